@@ -1,0 +1,3 @@
+"""Gearcase: the box for autonomous agents."""
+
+__version__ = "0.1.0"

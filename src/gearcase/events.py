@@ -1,0 +1,381 @@
+"""Every event type: what can stand in a journal.
+
+An event is a fact that has happened, as a frozen dataclass of plain JSON values. Its `type` in the journal is the class name in
+snake case. Fields are only ever added, with a default, within one minor version of `FORMAT`; a reader of an older journal finds
+the defaults. Amounts are maps from a resource (`usd` in nano-dollars, `tokens`, `calls`, `cpu` and `wall` in milliseconds,
+`egress` in bytes, `agents`) to an integer.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+FORMAT = "1.0"
+
+Amounts = dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Root of the catalogue. A subclass registers itself under its `type`."""
+
+    type: ClassVar[str] = "event"
+    catalogue: ClassVar[dict[str, type[Event]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        cls.type = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+        Event.catalogue[cls.type] = cls
+
+
+# --- the run ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted(Event):
+    """First record of every journal."""
+
+    run: str
+    name: str
+    goal: str
+    box: str  # SHA-256 of the effective box
+    gearcase: str
+    boot_id: str
+    host: dict[str, Any]
+    format: str = FORMAT
+
+
+@dataclass(frozen=True, slots=True)
+class RunResumed(Event):
+    """The run went on after a crash or a stop of ours."""
+
+    boot_id: str
+    repaired_bytes: str = ""  # base64 of a torn last line that was cut
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded(Event):
+    """Last record of a run that ended in an orderly way. `record` is the one record of `docs/endings.md`."""
+
+    status: str
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick(Event):
+    """Every five seconds of box time: what a detector needs to know that nothing happened."""
+
+    box_time: float
+    cpu: float
+    memory: int
+    processes: int
+    disk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure(Event):
+    """Something of ours or of the machine failed; `error` is the envelope of errors.py."""
+
+    error: dict[str, Any]
+
+
+# --- the ledger ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AccountOpened(Event):
+    """An account exists. With a parent, `limits` were carved out of it."""
+
+    account: str
+    parent: str
+    limits: Amounts
+
+
+@dataclass(frozen=True, slots=True)
+class LimitGranted(Event):
+    """An operator raised limits of an account that has no parent."""
+
+    account: str
+    amounts: Amounts
+
+
+@dataclass(frozen=True, slots=True)
+class Held(Event):
+    """The worst case of an action is set aside."""
+
+    hold: int
+    account: str
+    amounts: Amounts
+    purpose: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent(Event):
+    """The action that a hold pays has left: from here it may be billed."""
+
+    hold: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settled(Event):
+    """A hold became what the action really cost. `over` is what exceeded the hold: a defect, booked and alarmed."""
+
+    hold: int
+    account: str
+    amounts: Amounts
+    over: Amounts = field(default_factory=dict[str, int])
+
+
+@dataclass(frozen=True, slots=True)
+class Released(Event):
+    """A hold was given back: the action did not happen, or provably cost nothing."""
+
+    hold: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cut(Event):
+    """A hold counts as spent whole: what the action cost cannot be known."""
+
+    hold: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccountClosed(Event):
+    """The account ended; what was free went back to its parent."""
+
+    account: str
+    returned: Amounts
+
+
+# --- sandboxes and commands ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxOpened(Event):
+    """A sandbox is up. `profile` says what is enforced and by what."""
+
+    sandbox: str
+    profile: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxLost(Event):
+    """A sandbox died without being told to."""
+
+    sandbox: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxClosed(Event):
+    """A sandbox was torn down. `residue` lists what stayed; empty is the promise."""
+
+    sandbox: str
+    residue: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class CommandStarted(Event):
+    """A command begins inside a sandbox."""
+
+    command: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommandEnded(Event):
+    """A command ended. `ended` is exited | signalled | deadline | lost."""
+
+    command: int
+    ended: str
+    exit_code: int
+    seconds: float
+    cpu: float
+    output_bytes: int
+    head: str
+    tail: str
+    limits: list[str] = field(default_factory=list[str])
+    health: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TestsClaimed(Event):
+    """A test runner inside the box reported a result; the claim is the agent's, not ours."""
+
+    command: int
+    runner: str
+    passed: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class FilesChanged(Event):
+    """Difference of the workspace between two scans."""
+
+    snapshot: str
+    added: int
+    changed: int
+    removed: int
+    bytes: int
+    paths: list[str] = field(default_factory=list[str])
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotTaken(Event):
+    """A state of the workspace that can be returned to."""
+
+    snapshot: str
+    files: int
+    bytes: int
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewound(Event):
+    """The workspace went back to a snapshot."""
+
+    snapshot: str
+
+
+# --- doors -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCalled(Event):
+    """A model call ended, however it ended. Money is in the ledger's events; `hold` joins the two."""
+
+    call: int
+    hold: int
+    protocol: str
+    model: str
+    served: str
+    status: int
+    ended: str  # complete | clamped | cut | failed
+    usage: Amounts
+    seconds: float
+    first_byte: float
+    label: str = ""
+    request_bytes: int = 0
+    response_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DoorRefused(Event):
+    """A door said no. `door` is model, gear, resolver, files."""
+
+    door: str
+    code: str
+    message: str
+    context: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True)
+class RequestEdited(Event):
+    """The model door removed or lowered something in a request before it was priced and sent."""
+
+    call: int
+    edits: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class NameAsked(Event):
+    """The box's resolver was asked for a name (counted: the first time, then at powers of ten)."""
+
+    name: str
+    kind: str
+    allowed: bool
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class GearUsed(Event):
+    """An operation of the gear door."""
+
+    operation: str
+    ok: bool
+    detail: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+# --- the agent -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStarted(Event):
+    """An agent begins."""
+
+    model: str
+    goal: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentTurn(Event):
+    """One answer of the model that drives an agent."""
+
+    step: int
+    text: str
+    commands: int
+
+
+@dataclass(frozen=True, slots=True)
+class ContextCompacted(Event):
+    """Messages left the agent's context window; `file` in the box keeps them."""
+
+    dropped: int
+    tokens_before: int
+    tokens_after: int
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentEnded(Event):
+    """An agent's end: done | steps | budget | wall | failed | stopped."""
+
+    reason: str
+    detail: str = ""
+
+
+# --- checks, delivery, brake -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CheckRan(Event):
+    """An acceptance check ran on a copy of the deliverables. `verdict` is passed | failed | skipped."""
+
+    name: str
+    verdict: str
+    score: float | None
+    seconds: float
+    inputs: str  # SHA-256 of the manifest of what was checked
+    final: bool
+    output: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered(Event):
+    """Deliverables left the box."""
+
+    to: str
+    files: list[dict[str, Any]]
+    refused: list[dict[str, str]]
+    manifest: str
+
+
+@dataclass(frozen=True, slots=True)
+class BrakeChanged(Event):
+    """The brake's level changed: running | latched | frozen | killed."""
+
+    level: str
+    by: str
+    reason: str = ""
+    milliseconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LimitReached(Event):
+    """A limit of the run was met."""
+
+    limit: str
+    detail: str = ""

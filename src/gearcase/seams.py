@@ -1,0 +1,274 @@
+"""The seams: the Protocols along which the parts of Gearcase are joined, on one screen.
+
+Each has a real, small implementation in the package that tests use, so nothing needs patching: `sandbox.namespaces` is a
+`Driver`, `doors.model.upstreams.scripted` an `Upstream`, `journal.Journal` a `Recorder`. Values that cross a seam are frozen.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from gearcase.events import Event
+
+# --- record ----------------------------------------------------------------------------------------------------------------
+
+
+class Recorder(Protocol):
+    """Where facts go. `append` never blocks on the disk; `flush` hands the bytes to the kernel; `durable` waits for the disk."""
+
+    def append(self, event: Event, agent: str = "") -> int:
+        """Add one event; returns its sequence number."""
+        ...
+
+    def flush(self) -> None:
+        """Everything appended so far survives a kill of this process. Raises RunError when the disk refuses."""
+        ...
+
+    async def durable(self) -> None:
+        """Everything appended so far survives a power cut. Raises RunError when the disk refuses."""
+        ...
+
+
+# --- isolation -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A socket to be born inside a sandbox's network and served from outside. `port` 53 on 127.0.0.1 is the resolver's."""
+
+    name: str
+    address: str
+    port: int
+    kind: Literal["tcp", "udp"] = "tcp"
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A host path seen read-only (nosuid, nodev) at `target` inside. Refused when it holds sockets, FIFOs or devices."""
+
+    source: Path
+    target: str
+    executable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Compute of one sandbox. Bytes, cores, counts."""
+
+    memory: int
+    cpus: float
+    disk: int
+    processes: int
+    open_files: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """What a driver is asked for. `id` is unique on the machine and safe in a file name."""
+
+    id: str
+    limits: Limits
+    mounts: tuple[Mount, ...] = ()
+    listeners: tuple[Listener, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict[str, str])  # name -> address, for /etc/hosts
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])  # of every command
+    workspace_executable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One program to run inside. `output_cap` bytes of head and as many of tail are kept per stream; the rest is counted."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    cwd: str = "/workspace"
+    stdin: bytes = b""
+    deadline: float | None = None  # seconds of box time
+    output_cap: int = 64 * 1024
+    merge_stderr: bool = True
+    report: bool = False  # open file descriptor 3 for a report (at most 64 KiB are kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What was kept of a stream: all of it in `head` when `total` fits, else head and tail."""
+
+    head: bytes
+    tail: bytes
+    total: int
+
+    def text(self) -> str:
+        """The stream as text, with a line that says how many bytes are left out in the middle."""
+        middle = self.total - len(self.head) - len(self.tail)
+        head, tail = self.head.decode("utf-8", "replace"), self.tail.decode("utf-8", "replace")
+        return f"{head}\n[... {middle} bytes left out ...]\n{tail}" if middle > 0 else head + tail
+
+
+Ended = Literal["exited", "signalled", "deadline", "lost"]
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """How a command ended. `limits` names those that struck (memory, processes, disk, files, time), `health` what is broken."""
+
+    ended: Ended
+    exit_code: int  # 128 + signal where signalled, as a shell says it
+    stdout: Output
+    stderr: Output
+    report: bytes
+    seconds: float
+    cpu: float
+    limits: tuple[str, ...] = ()
+    health: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a sandbox uses now: processor seconds since its start, bytes, counts."""
+
+    cpu: float
+    memory: int
+    processes: int
+    disk: int
+    inodes: int
+
+
+Strength = Literal["enforced", "watched", "absent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Guarantee:
+    """How strongly one aspect is limited here. `by` names the means; `remedy` how to get more; `bound` the overshoot if watched."""
+
+    strength: Strength
+    by: str
+    remedy: str = ""
+    bound: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a driver enforces on this machine: filesystem network processes memory cpu disk freeze syscalls."""
+
+    driver: str
+    guarantees: Mapping[str, Guarantee]
+    notes: tuple[str, ...] = ()
+
+
+class Sandbox(Protocol):
+    """One live, isolated place for one agent. All methods are safe after its death: they raise RunError `sandbox_lost`."""
+
+    @property
+    def id(self) -> str:
+        """The id of its spec."""
+        ...
+
+    @property
+    def profile(self) -> Profile:
+        """What is enforced for this sandbox, checked from outside."""
+        ...
+
+    @property
+    def sockets(self) -> Mapping[Listener, socket.socket]:
+        """The listening sockets, born inside, owned by the caller from `open` on."""
+        ...
+
+    @property
+    def workspace(self) -> int:
+        """Directory descriptor of /workspace, for host code that walks it without following links."""
+        ...
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        """Host uid and gid of the box's user: what host code must chown given files to."""
+        ...
+
+    async def run(self, command: Command, on_output: Callable[[bytes], None] | None = None) -> CommandResult:
+        """Run to the end, the deadline, or the box's death; background children may go on. Cancelling kills the command."""
+        ...
+
+    async def freeze(self) -> float:
+        """Stop every process; returns milliseconds. Idempotent. Raises RunError `not_frozen` naming who could not be stopped."""
+        ...
+
+    async def thaw(self) -> None:
+        """Undo freeze. Idempotent."""
+        ...
+
+    async def usage(self) -> Usage:
+        """What it uses now."""
+        ...
+
+    async def died(self) -> str:
+        """Wait until the sandbox is gone for a reason other than `close`; returns the reason."""
+        ...
+
+    async def close(self) -> tuple[str, ...]:
+        """Kill everything, remove everything, look for residue; returns what stayed (empty is the promise). Idempotent."""
+        ...
+
+
+class Driver(Protocol):
+    """A way to make sandboxes. One per host process."""
+
+    async def profile(self, limits: Limits | None = None) -> Profile:
+        """What this machine can enforce; probed once and cached."""
+        ...
+
+    async def open(self, spec: SandboxSpec) -> Sandbox:
+        """A live sandbox whose effective state was checked from outside, or an error and nothing left behind."""
+        ...
+
+    async def close(self) -> None:
+        """Close every sandbox that is still open, then the launcher. Idempotent."""
+        ...
+
+
+# --- doors -----------------------------------------------------------------------------------------------------------------
+
+Protocol_ = Literal["anthropic", "chat", "responses"]
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """A model call as it will be sent: already priced, capped and serialised again."""
+
+    protocol: Protocol_
+    path: str  # "/v1/messages", "/v1/messages/count_tokens", "/v1/chat/completions", "/v1/responses"
+    model: str
+    headers: Mapping[str, str]  # by allow-list; no credential
+    body: bytes
+    parsed: Mapping[str, Any]  # the object that `body` serialises
+    stream: bool
+    agent: str
+    lead: bool  # the agent's own loop, not a program inside its box
+    ordinal: int  # of this agent's calls of this kind, from 0
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamResponse:
+    """Headers have arrived; `chunks` are the body as it comes. Always aclose the iterator."""
+
+    status: int
+    headers: Mapping[str, str]
+    chunks: AsyncIterator[bytes]
+
+
+class Upstream(Protocol):
+    """What a model door talks to."""
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        """One attempt, no retries. Raises UpstreamDown when provably nothing was sent; any other failure may have been billed."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections and files. Idempotent."""
+        ...
+
+
+Handler = Callable[[str, Mapping[str, Any]], Awaitable[dict[str, Any]]]
+"""An operation of the gear door: (agent, arguments) -> result; raises GearcaseError, whose envelope the agent sees."""
