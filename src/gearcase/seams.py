@@ -142,7 +142,10 @@ Strength = Literal["enforced", "watched", "absent"]
 
 @dataclass(frozen=True, slots=True)
 class Guarantee:
-    """How strongly one aspect is limited here. `by` names the means; `remedy` how to get more; `bound` the overshoot if watched."""
+    """How strongly one aspect is limited here.
+
+    `by` names the means, `remedy` how to get more, `bound` the overshoot where it is only watched.
+    """
 
     strength: Strength
     by: str
@@ -180,6 +183,11 @@ class Sandbox(Protocol):
     @property
     def workspace(self) -> int:
         """Directory descriptor of /workspace, for host code that walks it without following links."""
+        ...
+
+    @property
+    def box(self) -> int:
+        """Directory descriptor of /box: writable from outside only, read-only inside. For gear, OpenAPI, context files."""
         ...
 
     @property
