@@ -1,0 +1,253 @@
+"""The brake: freeze, resume and kill a run, from outside, at any moment.
+
+A level, not an edge: `running < latched < frozen < killed`. It is persisted before processes are touched, and is idempotent. Each
+source (operator, budget, sandbox) has a level of its own and the highest one holds: resuming clears one's own only.
+
+Order of a freeze: the doors take nothing new (at once, in memory), the level is made durable, the processes are frozen. Calls in
+flight finish upstream, are settled, and their answers wait in the frozen box's sockets.
+
+Threat: an agent that will not stop, and an operator who needs it to. Nothing in a box can reach the control socket: it is a path
+of the host, in a folder of mode 0700, and the peer's uid is checked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import struct
+import time
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+from gearcase.errors import GearcaseError, RunError, UsageError
+from gearcase.events import BrakeChanged
+from gearcase.runs import RunFolder, write_atomically
+from gearcase.seams import Recorder, Sandbox
+
+
+class Level(IntEnum):
+    """How far the brake is pulled."""
+
+    RUNNING = 0
+    LATCHED = 1
+    FROZEN = 2
+    KILLED = 3
+
+
+class Latch(Protocol):
+    """A door that can be told to take nothing new."""
+
+    def latch(self) -> None:
+        """Refuse new requests from now on; those in flight finish."""
+        ...
+
+    def unlatch(self) -> None:
+        """Take requests again."""
+        ...
+
+
+class BoxClock:
+    """Seconds of box time: CLOCK_BOOTTIME less the time that the run stood frozen."""
+
+    def __init__(self) -> None:
+        self._start = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._frozen_since: float | None = None
+        self._frozen = 0.0
+
+    def stop(self) -> None:
+        """The clock stands still from now on."""
+        if self._frozen_since is None:
+            self._frozen_since = time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def go(self) -> None:
+        """The clock runs again."""
+        if self._frozen_since is not None:
+            self._frozen += time.clock_gettime(time.CLOCK_BOOTTIME) - self._frozen_since
+            self._frozen_since = None
+
+    def now(self) -> float:
+        """Seconds since the start."""
+        until = time.clock_gettime(time.CLOCK_BOOTTIME) if self._frozen_since is None else self._frozen_since
+        return until - self._start - self._frozen
+
+
+class Brake:
+    """The brake of one run. Doors and sandboxes are added as they come to life and obey the level at once."""
+
+    def __init__(self, folder: RunFolder, recorder: Recorder, clock: BoxClock) -> None:
+        self._folder = folder
+        self._recorder = recorder
+        self._clock = clock
+        self._sources: dict[str, Level] = {}
+        self._doors: list[Latch] = []
+        self._sandboxes: list[Sandbox] = []
+        self._changed = asyncio.Condition()
+        self._turn = asyncio.Lock()
+
+    @property
+    def level(self) -> Level:
+        """The level that holds: the highest of all sources."""
+        return max(self._sources.values(), default=Level.RUNNING)
+
+    def add_door(self, door: Latch) -> None:
+        """From now on this door obeys the brake."""
+        self._doors.append(door)
+        if self.level > Level.RUNNING:
+            door.latch()
+
+    async def add_sandbox(self, sandbox: Sandbox) -> None:
+        """From now on this sandbox obeys the brake."""
+        self._sandboxes.append(sandbox)
+        if self.level >= Level.FROZEN:
+            await sandbox.freeze()
+
+    def remove_sandbox(self, sandbox: Sandbox) -> None:
+        """A sandbox that is torn down needs no brake."""
+        self._sandboxes.remove(sandbox)
+
+    async def pull(self, level: Level, by: str, reason: str = "") -> float:
+        """Set the level of one source; returns the milliseconds until it was in force. Raises RunError when a process resists."""
+        began = time.perf_counter()
+        if level > Level.RUNNING:
+            for door in self._doors:
+                door.latch()
+        async with self._turn:
+            before = self.level
+            self._sources[by] = level
+            if level is Level.RUNNING:
+                del self._sources[by]
+            after = self.level
+            self._persist()
+            await self._enforce(before, after)
+            milliseconds = (time.perf_counter() - began) * 1000
+            event = BrakeChanged(level=after.name.lower(), by=by, reason=reason, milliseconds=round(milliseconds, 2))
+            self._recorder.append(event)
+            self._recorder.flush()
+        async with self._changed:
+            self._changed.notify_all()
+        return milliseconds
+
+    async def wait_for(self, wanted: Callable[[Level], bool]) -> Level:
+        """Wait until the level is as wanted; returns it."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: wanted(self.level))
+            return self.level
+
+    async def _enforce(self, before: Level, after: Level) -> None:
+        if after >= Level.FROZEN:
+            self._clock.stop()
+            await asyncio.gather(*(sandbox.freeze() for sandbox in self._sandboxes))
+        elif before >= Level.FROZEN:
+            await asyncio.gather(*(sandbox.thaw() for sandbox in self._sandboxes))
+            self._clock.go()
+        if after is Level.RUNNING:
+            for door in self._doors:
+                door.unlatch()
+
+    def _persist(self) -> None:
+        levels = {source: level.name.lower() for source, level in self._sources.items()}
+        write_atomically(self._folder.path / "level", json.dumps(levels).encode())
+
+
+# --- the control socket ----------------------------------------------------------------------------------------------------
+
+Verb = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
+
+
+class Control:
+    """Serves `control.sock` of a run: one JSON line in, one JSON line out, for processes of the same user or root."""
+
+    def __init__(self, folder: RunFolder, verbs: Mapping[str, Verb]) -> None:
+        self._folder = folder
+        self._verbs = verbs
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen. The path may be longer than a socket address allows, so it is bound through its folder's descriptor."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with _short_path(self._folder.path) as path:
+            Path(path).unlink(missing_ok=True)
+            listener.bind(path)
+            Path(path).chmod(0o600)
+        listener.listen(16)
+        self._server = await asyncio.start_unix_server(self._serve, sock=listener)
+
+    async def close(self) -> None:
+        """Stop listening and remove the socket."""
+        if self._server is not None:
+            self._server.close()
+            (self._folder.path / "control.sock").unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            peer: socket.socket = writer.get_extra_info("socket")
+            _pid, uid, _gid = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            if uid in (0, os.getuid()):
+                request = json.loads(await asyncio.wait_for(reader.readline(), 5))
+                writer.write(json.dumps(await self._answer(request)).encode() + b"\n")
+                await writer.drain()
+        except (TimeoutError, ValueError, ConnectionError):
+            return  # a client that went away or spoke nonsense is answered by the closed connection
+        finally:
+            writer.close()
+
+    async def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        verb = self._verbs.get(str(request.get("verb")))
+        try:
+            if verb is None:
+                raise UsageError(
+                    "unknown_verb", f"a run has no verb {request.get('verb')!r}", remedy=f"one of: {', '.join(self._verbs)}"
+                )
+            return {"ok": await verb(request)}
+        except GearcaseError as error:
+            return {"error": error.envelope()}
+
+
+def command(folder: RunFolder, verb: str, *, timeout: float = 30.0, **arguments: Any) -> dict[str, Any]:
+    """Ask the process that drives a run to do something. Raises RunError `not_running`, or what that process answers.
+
+    A `kill` that is not answered within the timeout kills that process itself: its boxes die with it.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, _short_path(folder.path) as path:
+            connection.settimeout(5.0 if verb == "kill" else timeout)
+            connection.connect(path)
+            connection.sendall(json.dumps({"verb": verb, **arguments}).encode() + b"\n")
+            with connection.makefile("rb") as stream:
+                answer = json.loads(stream.readline())
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise RunError(
+            "not_running",
+            f"run {folder.name} is not running",
+            remedy=f"see how it ended: gearcase report {folder.name}",
+        ) from None
+    except (TimeoutError, ValueError, ConnectionError) as error:
+        pid = folder.owner_pid()
+        if verb == "kill" and pid:
+            os.kill(pid, signal.SIGKILL)
+            return {"level": "killed", "by": "signal"}
+        raise RunError(
+            "no_answer",
+            f"the process that drives run {folder.name} (pid {pid}) does not answer",
+            cause=str(error),
+            remedy=f"end it, with its boxes: gearcase kill {folder.name}",
+        ) from error
+    if "error" in answer:
+        told = answer["error"]
+        raise RunError(told["code"], told["message"], remedy=told["remedy"], cause=told["cause"], **told["context"])
+    return answer["ok"]
+
+
+@contextlib.contextmanager
+def _short_path(folder: Path) -> Generator[str]:
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/control.sock"
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,127 @@
+"""The brake: a level that is persisted, independent per source, and obeyed by doors and sandboxes."""
+
+import asyncio
+import json
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gearcase import runs
+from gearcase.brake import BoxClock, Brake, Control, Level, command
+from gearcase.errors import RunError
+from gearcase.journal import Journal, read
+
+
+class Door:
+    """A door that counts."""
+
+    def __init__(self):
+        self.latched = False
+
+    def latch(self):
+        self.latched = True
+
+    def unlatch(self):
+        self.latched = False
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / ("long-" * 40)))
+    made, owner = runs.create("goal")
+    yield made
+    owner.release()
+
+
+@pytest.fixture
+def journal(folder):
+    made = Journal.create(folder.journal)
+    yield made
+    made.close()
+
+
+def test_each_source_has_its_own_level_and_the_highest_holds(folder, journal):
+    async def scenario():
+        door, brake = Door(), Brake(folder, journal, BoxClock())
+        brake.add_door(door)
+        await brake.pull(Level.FROZEN, "operator")
+        await brake.pull(Level.LATCHED, "budget")
+        assert brake.level is Level.FROZEN
+        await brake.pull(Level.RUNNING, "operator")
+        assert brake.level is Level.LATCHED and door.latched
+        await brake.pull(Level.RUNNING, "budget")
+        assert brake.level is Level.RUNNING and not door.latched
+        assert json.loads((folder.path / "level").read_text()) == {}
+
+    asyncio.run(scenario())
+    journal.flush()
+    assert [r.event.level for r in read(folder.journal) if r.type == "brake_changed"] == [
+        "frozen",
+        "frozen",
+        "latched",
+        "running",
+    ]
+
+
+def test_a_door_that_comes_late_is_latched_at_once(folder, journal):
+    async def scenario():
+        brake = Brake(folder, journal, BoxClock())
+        await brake.pull(Level.LATCHED, "operator")
+        door = Door()
+        brake.add_door(door)
+        assert door.latched
+
+    asyncio.run(scenario())
+
+
+def test_box_time_stands_still_while_frozen():
+    clock = BoxClock()
+    clock.stop()
+    before = clock.now()
+    time.sleep(0.02)
+    assert clock.now() == before
+    clock.go()
+    time.sleep(0.002)
+    assert clock.now() > before
+
+
+def test_the_control_socket_answers_its_user_and_works_below_a_very_long_path(folder):
+    async def scenario():
+        async def status(request):
+            return {"level": "running", "told": request["word"]}
+
+        async def broken(request):
+            raise RunError("lost", "it is lost", remedy="find it")
+
+        control = Control(folder, {"status": status, "broken": broken})
+        await control.start()
+        assert stat.S_IMODE((folder.path / "control.sock").stat().st_mode) == 0o600
+        told = await asyncio.to_thread(command, folder, "status", word="hello")
+        assert told == {"level": "running", "told": "hello"}
+        with pytest.raises(RunError, match="it is lost"):
+            await asyncio.to_thread(command, folder, "broken")
+        with pytest.raises(RunError, match="no verb"):
+            await asyncio.to_thread(command, folder, "explode")
+        await control.close()
+        with pytest.raises(RunError) as caught:
+            await asyncio.to_thread(command, folder, "status")
+        assert caught.value.code == "not_running"
+
+    asyncio.run(scenario())
+
+
+def test_kill_ends_a_supervisor_that_does_not_answer(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    script = (
+        "import socket, time; from gearcase import runs; f, o = runs.create('g')\n"
+        "s = socket.socket(socket.AF_UNIX); s.bind(str(f.path / 'control.sock')); s.listen()
+"
+        "print(f.id, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as hung:
+        folder = runs.find(hung.stdout.readline().strip())
+        assert command(folder, "kill") == {"level": "killed", "by": "signal"}
+        assert hung.wait(10) == -9
