@@ -8,11 +8,11 @@ import sys
 import time
 
 import pytest
+from gearcase.journal import Journal, read
 
 from gearcase import runs
 from gearcase.brake import BoxClock, Brake, Control, Level, command
 from gearcase.errors import RunError
-from gearcase.journal import Journal, read
 
 
 class Door:
@@ -117,8 +117,7 @@ def test_kill_ends_a_supervisor_that_does_not_answer(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     script = (
         "import socket, time; from gearcase import runs; f, o = runs.create('g')\n"
-        "s = socket.socket(socket.AF_UNIX); s.bind(str(f.path / 'control.sock')); s.listen()
-"
+        "s = socket.socket(socket.AF_UNIX); s.bind(str(f.path / 'control.sock')); s.listen()\n"
         "print(f.id, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as hung:
