@@ -71,7 +71,9 @@ class _Draft:
     mistakes: list[Mistake] = field(default_factory=list[Mistake])
 
     def wrong(self, path: PathKey, message: str, near: str = "") -> None:
-        """Add a mistake at a path."""
+        """Add a mistake at a path, unless it has one: what is wrong first explains the rest."""
+        if any(mistake.key == dotted(path) for mistake in self.mistakes):
+            return
         line, option = place(path, self.lines, self.options)
         self.mistakes.append(Mistake(dotted(path), f"`{dotted(path)}` {message}", line, option, near))
 
@@ -210,9 +212,9 @@ def _resolve(draft: _Draft, places: Iterable[_Place], folder: Path) -> None:
         text = holder[at.path[-1]]
         if not isinstance(text, str):
             continue
-        prefix, colon, rest = text.partition(":") if at.path[0] == "model" and "providers" not in at.path else ("", "", text)
-        if not rest:
-            continue
+        prefix, colon, rest = text.partition(":") if at.path in (("model", "lead"), ("model", "worker")) else ("", "", text)
+        if colon and not rest:
+            continue  # the model's name is refused as a whole
         try:
             path = absolute(rest, folder, draft.environment)
             if at.kind != "new folder":
