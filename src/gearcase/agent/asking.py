@@ -1,0 +1,144 @@
+"""Ask the model through its door, with bounded patience.
+
+Waiting helps against 408, 409, 425, 429, 5xx, a broken connection and an answer that is none: they are tried again with
+exponential back-off, or when `Retry-After` says. Nothing else is. What is left over becomes a `Fault`, sorted by what can help.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Literal
+
+from gearcase.agent.transcript import Answer, BadAnswer, Dialect, read_object, table
+from gearcase.doors.server import Reply
+
+Ask = Callable[[str, bytes], Awaitable[Reply]]
+"""One call of the model door: (path, body) -> reply. May wait as long as the run is frozen."""
+Sleep = Callable[[float], Awaitable[None]]
+
+ATTEMPTS = 8
+LONGEST_WAIT = 60.0
+"""Seconds of one wait of our own choice."""
+LONGEST_TOLD_WAIT = 300.0
+"""Seconds of one wait that the other side asked for."""
+MAX_ANSWER = 64 * 1024 * 1024
+
+_AGAIN = frozenset({408, 409, 425, 429})
+_TOO_LONG = (
+    "context_length_exceeded",
+    "prompt is too long",
+    "maximum context length",
+    "exceed context limit",
+    "exceed_context_size",
+    "exceeds the context window",
+    "exceeds the available context size",
+    "input is too long",
+)
+_NEVER = ("insufficient_quota", "billing_hard_limit")
+_REMEDIES = {
+    401: "check the key of this provider: `gearcase models list` says where it is looked for",
+    403: "the key may not use this model, or the box does not allow it: check [model] and the provider's console",
+    404: "check the model's name: `gearcase models list`",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why there is no answer. `budget`: the account cannot pay; `too_long`: over the window; `failed`: nothing helps."""
+
+    kind: Literal["budget", "too_long", "failed"]
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Miss:
+    """One attempt that failed. `wait` is what the other side asked for, in seconds; None where it did not say."""
+
+    fault: Fault
+    again: bool
+    wait: float | None = None
+
+
+async def ask_model(ask: Ask, dialect: Dialect, body: bytes, sleep: Sleep) -> Answer | Fault:
+    """The answer, after as many attempts as make sense. A GearcaseError of the door (a cassette mismatch) is raised."""
+    attempt = 1
+    while True:
+        outcome = await _attempt(ask, dialect, body)
+        if isinstance(outcome, Answer):
+            return outcome
+        if not outcome.again:
+            return outcome.fault
+        if attempt == ATTEMPTS:
+            remedy = "the provider is down or overloaded; try again later, or choose another model"
+            return Fault("failed", f"{attempt} attempts failed, the last so: {outcome.fault.detail}. Remedy: {remedy}")
+        backoff = min(LONGEST_WAIT, 2.0 ** (attempt - 1)) * random.uniform(0.75, 1.25)
+        await sleep(backoff if outcome.wait is None else min(outcome.wait, LONGEST_TOLD_WAIT))
+        attempt += 1
+
+
+async def _attempt(ask: Ask, dialect: Dialect, body: bytes) -> Answer | _Miss:
+    try:
+        reply = await ask(dialect.path, body)
+        received = await _read(reply)
+        if reply.status == 200:
+            return dialect.parse(received)
+    except BadAnswer as error:
+        return _Miss(Fault("failed", str(error)), again=True)
+    except (OSError, EOFError) as error:
+        return _Miss(Fault("failed", f"the connection failed ({type(error).__name__}: {error})"), again=True)
+    return _miss(reply.status, {key.lower(): value for key, value in reply.headers.items()}, received)
+
+
+async def _read(reply: Reply) -> bytes:
+    if isinstance(reply.chunks, bytes):
+        return reply.chunks
+    received = bytearray()
+    async for chunk in reply.chunks:
+        received += chunk
+        if len(received) > MAX_ANSWER:
+            raise BadAnswer(f"the answer is over {MAX_ANSWER} bytes")
+    return bytes(received)
+
+
+def _miss(status: int, headers: Mapping[str, str], body: bytes) -> _Miss:
+    told = _told(body)
+    detail = f"status {status}: {told}"
+    lowered = told.lower()
+    if status == 402:
+        return _Miss(Fault("budget", detail), again=False)
+    if status in (400, 413) and any(sign in lowered for sign in _TOO_LONG):
+        return _Miss(Fault("too_long", f"{detail}. Remedy: a model with a larger window, or a shorter goal"), again=False)
+    if any(sign in lowered for sign in _NEVER):
+        return _Miss(Fault("failed", f"{detail}. Remedy: pay in at the provider, or choose another"), again=False)
+    if (status in _AGAIN or status >= 500) and headers.get("x-should-retry") != "false":
+        return _Miss(Fault("failed", detail), again=True, wait=_wait(headers))
+    remedy = _REMEDIES.get(status, "the provider refuses the request itself: see its message")
+    return _Miss(Fault("failed", f"{detail}. Remedy: {remedy}"), again=False)
+
+
+def _told(body: bytes) -> str:
+    """Type, code and message of an error in any of the providers' shapes; else the beginning of the body."""
+    try:
+        answer = read_object(body)
+    except BadAnswer:
+        return body[:300].decode("utf-8", "replace") or "(no body)"
+    error = table(answer.get("error", answer)) or {"message": answer.get("error")}
+    parts = [str(error[key]) for key in ("type", "code", "message") if error.get(key)]
+    return " ".join(parts)[:500] or body[:300].decode("utf-8", "replace")
+
+
+def _wait(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the answer asks to wait, in any of the three ways; None when it does not say, or says nonsense."""
+    try:
+        if "retry-after-ms" in headers:
+            return max(0.0, float(headers["retry-after-ms"]) / 1000)
+        value = headers.get("retry-after", "")
+        if value.replace(".", "", 1).isdecimal():
+            return float(value)
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError, OverflowError):
+        return None
