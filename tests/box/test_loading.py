@@ -153,7 +153,7 @@ def test_a_table_whose_machinery_does_not_exist_is_unknown(tmp_path: Path, key: 
         ("[model.providers.'A B']\nkey_env = 'A'\n", "model.providers.A B", "not allowed there"),
         ("[model.prices.'a/b']\ninput = -1\noutput = 1\n", "model.prices.a/b.input", "at least 0"),
         ("[model.prices.'a/b']\ninput = nan\noutput = 1\n", "model.prices.a/b.input", "finite"),
-        ("[model.prices.'a/b']\ninput = 1\n", "model.prices.a/b.output", "needs `output`"),
+        ("[model.prices.'a/b']\ninput = 1\n", "model.prices.a/b", "needs `output`"),
         ("[files]\ngive = 'data'\n", "files.give", "must be a list"),
         ("[files]\ngive = [3]\n", "files.give[0]", "must be a path"),
         ("[files]\ngive = ['']\n", "files.give[0]", "is empty"),

@@ -182,12 +182,13 @@ class Table(BaseModel):
 
 
 class Price(Table):
-    """An operator's own price of a model: dollars per million tokens."""
+    """An operator's own price of a model, in dollars per million tokens: it replaces the table's rates whole."""
 
-    input: Rate = Field(description="dollars per million input tokens")
-    output: Rate = Field(description="dollars per million output tokens")
-    cache_read: Rate | None = Field(default=None, description="dollars per million input tokens read from the provider's cache")
-    cache_write: Rate | None = Field(default=None, description="dollars per million input tokens written to the provider's cache")
+    input: Rate | None = Field(default=None, description="dollars per million input tokens")
+    output: Rate | None = Field(default=None, description="dollars per million output tokens")
+    cache_read: Rate | None = Field(default=None, description="for tokens read from the provider's cache; else as input")
+    cache_write: Rate | None = Field(default=None, description="for tokens written to its cache; else twice the input")
+    cache_write_1h: Rate | None = Field(default=None, description="for tokens written for an hour; else as cache_write")
     context: Count | None = Field(default=None, description="tokens of the context window")
     max_output: Count | None = Field(default=None, description="most output tokens of one answer")
 

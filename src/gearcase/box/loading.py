@@ -335,6 +335,11 @@ def _whole(draft: _Draft, box: Box) -> None:
         for position, path in enumerate(check.files):
             if not (path == box.folder or path.is_relative_to(box.folder)):
                 draft.wrong(("check", number, "files", position), f"{path} lies outside {box.folder}: checks run below it")
+    for name, price in box.model.prices.items():
+        rates = price.model_dump(exclude={"context", "max_output"}, exclude_none=True)
+        missing = [key for key in ("input", "output") if rates and key not in rates]
+        if missing:
+            draft.wrong(("model", "prices", name), f"needs `{'` and `'.join(missing)}`: rates replace the table's whole")
     for name, provider in box.model.providers.items():
         keys = [key for key in ("key_env", "key_file", "keyring") if getattr(provider, key) is not None]
         if len(keys) > 1:
