@@ -90,6 +90,7 @@ class AccountOpened(Event):
     account: str
     parent: str
     limits: Amounts
+    of_agent: str = ""  # whose account it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +120,16 @@ class Sent(Event):
 
 @dataclass(frozen=True, slots=True)
 class Settled(Event):
-    """A hold became what the action really cost. `over` is what exceeded the hold: a defect, booked and alarmed."""
+    """A hold became what the action really cost. `over` is what exceeded the hold: a defect, booked and alarmed.
+
+    Without a `Held` before it, a charge: what had happened already, `over` is what exceeded the account's free amounts.
+    """
 
     hold: int
     account: str
     amounts: Amounts
     over: Amounts = field(default_factory=dict[str, int])
+    purpose: str = ""  # of a charge
 
 
 @dataclass(frozen=True, slots=True)
