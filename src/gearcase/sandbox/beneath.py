@@ -82,12 +82,12 @@ def explain(error: OSError, path: bytes, doing: str) -> GearcaseError:
 
 
 @contextmanager
-def explaining(path: bytes, doing: str) -> Generator[None]:
-    """Turn an OSError of the block into the error that a user sees."""
+def explaining(path: bytes | Callable[[], bytes], doing: str) -> Generator[None]:
+    """Turn an OSError of the block into the error that a user sees. A path that costs its depth to make is given as a function."""
     try:
         yield
     except OSError as error:
-        raise explain(error, path, doing) from error
+        raise explain(error, path if isinstance(path, bytes) else path(), doing) from error
 
 
 def split_path(path: bytes) -> list[bytes]:

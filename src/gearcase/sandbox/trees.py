@@ -212,7 +212,7 @@ def walk(cursor: Cursor, wanted: Callable[[bytes], bool] | None = None, limit: i
 
 
 def _listed(cursor: Cursor, limit: int) -> list[bytes]:
-    with explaining(cursor.path, "listing"):
+    with explaining(lambda: cursor.path, "listing"):
         return list_names(cursor.fd, limit)
 
 
