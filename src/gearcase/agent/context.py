@@ -32,6 +32,8 @@ TARGET = 0.5
 """Of the window: what compaction aims at, so that it (and the lost prompt cache) is rare."""
 RECENT = 6
 """Turns at the end that are only touched when nothing else is left."""
+LEAST_BELIEVED = 3
+"""A server that reports under a third of bytes / 4 does not count all (some leave cached tokens out)."""
 STUB_OVER = 400
 """Characters: a shorter output is no gain to leave out."""
 
@@ -42,11 +44,21 @@ class Entry:
 
     id: int
     message: Message
-    tokens: int
     pinned: bool = False
-    measured: bool = False
     stub: bool = False
     file: str = ""
+    estimate: int = 0
+    tokens: int = 0
+    measured: bool = False
+
+    def __post_init__(self) -> None:
+        self.change(self.message)
+
+    def change(self, message: Message) -> None:
+        """Another message in its place; what it counts is not known any more."""
+        self.message = message
+        self.estimate = self.tokens = _estimate(message)
+        self.measured = False
 
 
 class Context:
@@ -54,7 +66,7 @@ class Context:
 
     def __init__(self, system: str, window: int, keep: Keep, recorder: Recorder, agent: str) -> None:
         self.window = window
-        self._system = Entry(0, Told(system), _estimate(Told(system)), pinned=True)
+        self._system = Entry(0, Told(system), pinned=True)
         self._entries: list[Entry] = []
         self._waiting: list[Entry] = []
         self._marker: Entry | None = None
@@ -90,8 +102,7 @@ class Context:
         self._waiting = []
         last = self._entries[-1]
         if status and not last.file and not isinstance(last.message, Said):
-            last.message = replace(last.message, text=f"{last.message.text}\n{status}")
-            last.tokens = _estimate(last.message)
+            last.change(replace(last.message, text=f"{last.message.text}\n{status}"))
         self.write()
         if self.tokens > SHARE * self.window:
             self.compact(TARGET)
@@ -106,8 +117,10 @@ class Context:
                 entry.file = self._keep(f"{name}.txt", readable(entry.message).encode("utf-8", "replace"))
 
     def report(self, tokens: Tokens) -> None:
-        """What the provider counted for the last request, whose answer is the last message."""
+        """What the provider counted for the last request, whose answer is the last message. Absurdly little is not believed."""
         *asked, answer = (self._system, *self._entries)
+        if tokens.input is not None and tokens.input * LEAST_BELIEVED < sum(entry.estimate for entry in asked):
+            tokens = Tokens(None, tokens.output)
         fresh = [entry for entry in asked if not entry.measured]
         known = sum(entry.tokens for entry in asked if entry.measured)
         if tokens.input is not None and fresh and tokens.input > known:
@@ -163,8 +176,8 @@ class Context:
         if not isinstance(message, Ran) or entry.stub or not entry.file or len(message.text) <= STUB_OVER:
             return 0
         text = f"[{len(message.text)} characters left out of view to save room; whole in {entry.file}]"
-        entry.message, entry.stub = replace(message, text=text), True
-        entry.tokens, entry.measured = _estimate(entry.message), False
+        entry.change(replace(message, text=text))
+        entry.stub = True
         return 1
 
     def _remove(self, turn: list[Entry]) -> int:
@@ -177,8 +190,7 @@ class Context:
             self._marker = self._entry(Told(""), pinned=True)
             self._entries.insert(len(head), self._marker)
         folder = head[0].file.rpartition("/")[0]
-        self._marker.message = Told(f"[{self._gone} earlier messages are out of view; whole in {folder}]")
-        self._marker.tokens, self._marker.measured = _estimate(self._marker.message), False
+        self._marker.change(Told(f"[{self._gone} earlier messages are out of view; whole in {folder}]"))
         self._marker.file = folder
         return len(going)
 
@@ -239,7 +251,7 @@ class Context:
         return {"id": self.tell(f"[note] {clip(text, 8000)}", pinned=True)}
 
     def _entry(self, message: Message, pinned: bool = False) -> Entry:
-        entry = Entry(self._next, message, _estimate(message), pinned)
+        entry = Entry(self._next, message, pinned)
         self._next += 1
         return entry
 
