@@ -41,7 +41,6 @@ def test_an_empty_box_is_a_safe_box(tmp_path: Path) -> None:
     assert box.limits.on_exhausted == "ask"
     assert box.journal.durability == "strict"
     assert box.sandbox.need == ("network", "filesystem", "processes")
-    assert box.folder == tmp_path
 
 
 def test_amounts_are_held_in_base_units_exactly(tmp_path: Path) -> None:
@@ -134,7 +133,6 @@ def test_a_table_whose_machinery_does_not_exist_is_unknown(tmp_path: Path, key: 
         ("[limits]\nwind_down_reserve = 'some'\n", "limits.wind_down_reserve", "not a share"),
         ("[limits]\nwind_down_reserve = nan\n", "limits.wind_down_reserve", "50%"),
         ("goal = 3\n", "goal", "must be a text"),
-        ("folder = 3\n", "folder", "must be a path"),
         ("limits = 3\n", "limits", "must be a table"),
         ("check = 3\n", "check", "must be a list"),
         ("check = [3]\n", "check[0]", "must be a table"),
@@ -170,7 +168,8 @@ def test_a_table_whose_machinery_does_not_exist_is_unknown(tmp_path: Path, key: 
         ("[[check]]\nname = 'a'\nrun = 'true'\nshow = 'all'\n", "check[0].show", "not one of"),
         ("[[check]]\nname = 'a'\nrun = 'true'\nmin_score = inf\n", "check[0].min_score", "finite"),
         ("[[check]]\nname = 'a'\nrun = 'true'\nfiles = ['../x']\n", "check[0].files[0]", "does not exist"),
-        ("[[check]]\nname = 'a'\nrun = 'true'\nfiles = ['/tmp']\n", "check[0].files[0]", "lies outside"),
+        ("[[check]]\nname = 'a'\nrun = 'true'\nfiles = ['/']\n", "check[0].files[0]", "root folder"),
+        ("[[check]]\nname = 'a'\nrun = 'true'\nfiles = ['/usr/bin', '/bin']\n", "check[0].files[1]", "same place"),
         ("[[check]]\nname='a'\nrun='true'\n[[check]]\nname='a'\nrun='true'\n", "check[1].name", "an earlier check"),
         ("[sandbox]\ndriver = 'docker'\n", "sandbox.driver", "not one of"),
         ("[sandbox]\nneed = ['net']\n", "sandbox.need[0]", "not one of"),
@@ -226,12 +225,6 @@ def test_paths_are_absolute_from_the_box_file(tmp_path: Path) -> None:
     assert box.files.see == (tmp_path / "sub",)
 
 
-def test_a_named_folder_moves_what_paths_start_from(tmp_path: Path) -> None:
-    (tmp_path / "project/data").mkdir(parents=True)
-    box = load_box(write_box(tmp_path, 'folder = "project"\n[files]\ngive = ["data"]\n')).box
-    assert (box.folder, box.files.give) == (tmp_path / "project", (tmp_path / "project/data",))
-
-
 def test_a_missing_path_names_the_nearest_beside_it(tmp_path: Path) -> None:
     (tmp_path / "reference").mkdir()
     found = only_mistake(tmp_path, '[files]\nsee = ["refrence/"]\n')
@@ -268,9 +261,10 @@ def test_two_gives_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_a_check_finds_the_files_that_its_command_names(tmp_path: Path) -> None:
     (tmp_path / "checks").mkdir()
     (tmp_path / "checks/validate.py").write_text("")
-    text = "[[check]]\nname = 'a'\nrun = 'python3 checks/validate.py --strict ../outside /etc/passwd missing'\n"
+    (tmp_path / "truth.csv").write_text("")
+    text = "[[check]]\nname = 'a'\nrun = 'python3 ./checks/validate.py truth.csv --strict ../outside /etc/passwd missing .'\n"
     loaded = load_box(write_box(tmp_path, text))
-    assert loaded.box.checks[0].files == (tmp_path / "checks/validate.py",)
+    assert loaded.box.checks[0].files == (tmp_path / "checks", tmp_path / "truth.csv")
     assert loaded.source("check[0].files") == "found in `run`"
 
 
@@ -337,7 +331,7 @@ def test_a_wrong_option_is_named_instead_of_a_line() -> None:
 def test_options_alone_make_a_box(tmp_path: Path) -> None:
     loaded = box_from_options([Override(("goal",), "count", "GOAL"), Override(("files", "take"), "out/**", "--take")], tmp_path)
     assert loaded.path is None
-    assert (loaded.box.goal, loaded.box.files.take, loaded.box.folder) == ("count", ("out/**",), tmp_path)
+    assert (loaded.box.goal, loaded.box.files.take, loaded.folder) == ("count", ("out/**",), tmp_path)
 
 
 def test_prices_are_exact(tmp_path: Path) -> None:

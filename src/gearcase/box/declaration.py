@@ -251,7 +251,7 @@ class Limits(Table):
 
 
 class Files(Table):
-    """What goes in and what may leave. Paths outside are relative to the box file's folder."""
+    """What goes in and what may leave. Paths of this machine are relative to the box file."""
 
     give: tuple[Path, ...] = Field(default=(), description="copied to /workspace/NAME; the originals are never touched")
     see: tuple[Path, ...] = Field(default=(), description="seen read-only at /given/NAME")
@@ -264,10 +264,10 @@ class Check(Table):
 
     name: Name = Field(description="unique among the checks")
     run: Annotated[str, Field(min_length=1, pattern=r"\S")] = Field(
-        description="shell command in the folder as the check sees it; exit 0 passes; a score goes to descriptor 3"
+        description="shell command, in a folder that holds `files`; exit 0 passes; a score goes to descriptor 3"
     )
     files: tuple[Path, ...] = Field(
-        default=(), description="what it needs, below the folder; default: the words of `run` that exist"
+        default=(), description="what it needs, each by its name in the check's folder; default: the words of `run` that exist"
     )
     show: Literal["verdict", "score", "output"] = Field(default="verdict", description="what the agent may see")
     min_score: Annotated[float, Field(allow_inf_nan=False)] | None = Field(default=None, description="lowest score that passes")
@@ -298,9 +298,6 @@ class Box(Table):
     """A whole box. Build it from what people write; read it in base units."""
 
     goal: str = Field(default="", description="what the agent shall reach")
-    folder: Path = Field(
-        default=Path(), description="what relative paths start from; the box file's own folder when it is not named"
-    )
     model: Model = Model()
     limits: Limits = Limits()
     files: Files = Files()

@@ -138,13 +138,10 @@ def _syntax(message: str, text: str) -> Mistake:
 
 
 def _finish(draft: _Draft, path: Path | None, overrides: Sequence[Override]) -> LoadedBox:
-    own_folder = draft.folder
-    _start_folder(draft)
     _resolve(draft, list(_path_places(draft)), draft.folder)
     _lay_over(draft, overrides)
     _find_check_files(draft)
     _fit_machine(draft)
-    draft.tree["folder"] = str(draft.folder)
     box: Box | None = None
     try:
         box = Box.model_validate(draft.tree)
@@ -154,19 +151,7 @@ def _finish(draft: _Draft, path: Path | None, overrides: Sequence[Override]) -> 
         _whole(draft, box)
     if box is None or draft.mistakes:
         raise failure(draft.mistakes, draft.file)
-    return LoadedBox(box, path, own_folder, _sources(draft))
-
-
-def _start_folder(draft: _Draft) -> None:
-    named = draft.tree.get("folder")
-    if isinstance(named, str):
-        try:
-            draft.folder = absolute(named, draft.folder, draft.environment)
-            existing(draft.folder, "folder")
-        except PathMistake as mistake:
-            draft.wrong(("folder",), mistake.message, mistake.near)
-    elif named is not None:
-        draft.wrong(("folder",), f"must be a path in quotes, not {named!r}")
+    return LoadedBox(box, path, draft.folder, _sources(draft))
 
 
 # --- paths -----------------------------------------------------------------------------------------------------------------
@@ -228,7 +213,7 @@ def _resolve(draft: _Draft, places: Iterable[_Place], folder: Path) -> None:
 
 
 def _find_check_files(draft: _Draft) -> None:
-    """A check that names no files is given the words of its command that exist below the folder."""
+    """A check that names no files is given what its command names: `python3 checks/valid.py` needs `checks`."""
     for number, check in enumerate(draft.list_of("check")):
         if not isinstance(check, dict) or "files" in check:
             continue
@@ -237,16 +222,18 @@ def _find_check_files(draft: _Draft) -> None:
             words = shlex.split(str(entry.get("run", "")))
         except ValueError:
             continue
-        candidates = (Path(os.path.normpath(draft.folder / word)) for word in words if not word.startswith(("-", "/", "~")))
-        entry["files"] = list(dict.fromkeys(str(path) for path in candidates if _below(path, draft.folder) and path.exists()))
-        if not entry["files"]:
-            del entry["files"]
-        else:
+        found = [top for word in words if (top := _named(word, draft.folder))]
+        if found:
+            entry["files"] = list(dict.fromkeys(found))
             draft.machine[("check", number, "files")] = "found in `run`"
 
 
-def _below(path: Path, folder: Path) -> bool:
-    return path != folder and path.is_relative_to(folder)
+def _named(word: str, folder: Path) -> str:
+    """What stands beside the box and holds the file or folder that a word names; empty when there is none."""
+    path = Path(os.path.normpath(folder / word))
+    if not path.is_relative_to(folder) or path == folder or not path.exists():
+        return ""
+    return str(folder / path.relative_to(folder).parts[0])
 
 
 # --- options, machine, sources ---------------------------------------------------------------------------------------------
@@ -326,15 +313,13 @@ def _add_source(found: dict[str, list[str]], path: PathKey, source: str) -> None
 
 def _whole(draft: _Draft, box: Box) -> None:
     for key in ("give", "see"):
-        _distinct(draft, key, getattr(box.files, key))
+        _distinct(draft, ("files", key), getattr(box.files, key))
     names: set[str] = set()
     for number, check in enumerate(box.checks):
         if check.name in names:
             draft.wrong(("check", number, "name"), f"= {check.name!r} is the name of an earlier check")
         names.add(check.name)
-        for position, path in enumerate(check.files):
-            if not (path == box.folder or path.is_relative_to(box.folder)):
-                draft.wrong(("check", number, "files", position), f"{path} lies outside {box.folder}: checks run below it")
+        _distinct(draft, ("check", number, "files"), check.files)
     for name, price in box.model.prices.items():
         rates = price.model_dump(exclude={"context", "max_output"}, exclude_none=True)
         missing = [key for key in ("input", "output") if rates and key not in rates]
@@ -348,13 +333,14 @@ def _whole(draft: _Draft, box: Box) -> None:
         _outside(draft, box, key)
 
 
-def _distinct(draft: _Draft, key: str, paths: tuple[Path, ...]) -> None:
+def _distinct(draft: _Draft, at: PathKey, paths: tuple[Path, ...]) -> None:
+    """Each path stands inside under its own name, so names differ."""
     seen: dict[str, Path] = {}
     for number, path in enumerate(paths):
         if not path.name:
-            draft.wrong(("files", key, number), "is the root folder: name what the agent needs")
+            draft.wrong((*at, number), "is the root folder: name what the agent needs")
         elif path.name in seen:
-            draft.wrong(("files", key, number), f"{path} would stand at the same place inside as {seen[path.name]}")
+            draft.wrong((*at, number), f"{path} would stand at the same place inside as {seen[path.name]}")
         seen[path.name] = path
 
 

@@ -14,6 +14,7 @@ from gearcase.box.declaration import Box
 from gearcase.box.paths import escape
 from gearcase.units import NANO
 
+_WIDE = 80
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
@@ -77,8 +78,11 @@ def _key(path: tuple[str, ...]) -> str:
 
 
 def _pair(key: str, value: str, remark: str) -> str:
+    """`key = value  # remark`; of a value of several lines the remark stands above it."""
     line = f"{key} = {value}"
-    return f"{line:<48}  # {remark}" if remark else line
+    if not remark:
+        return line
+    return f"# {remark}\n{line}" if "\n" in line else f"{line:<48}  # {remark}"
 
 
 def _written(path: tuple[str, ...], key: str, value: Any) -> str:
@@ -96,7 +100,10 @@ def _written(path: tuple[str, ...], key: str, value: Any) -> str:
 
 def _plain(path: tuple[str, ...], key: str, value: Any) -> str:
     if isinstance(value, tuple):
-        return f"[{', '.join(_plain(path, key, item) for item in cast(tuple[Any, ...], value))}]"
+        items = [_plain(path, key, item) for item in cast(tuple[Any, ...], value)]
+        if sum(map(len, items)) > _WIDE:
+            return "[\n" + "".join(f"  {item},\n" for item in items) + "]"
+        return f"[{', '.join(items)}]"
     if isinstance(value, Path):
         return _string(escape(str(value)))
     if isinstance(value, Decimal):
@@ -106,7 +113,7 @@ def _plain(path: tuple[str, ...], key: str, value: Any) -> str:
     text = str(value)
     if path == ("model",) and text.startswith(("manual:", "cassette:", "scripted:")):
         text = escape(text)
-    return _string(text)
+    return _text(text) if "\n" in text else _string(text)
 
 
 def _decimal(value: Decimal) -> str:
@@ -127,6 +134,11 @@ def _duration(seconds: float) -> str:
         if seconds % size == 0:
             return f'"{int(seconds) // size}{unit}"'
     return repr(seconds)
+
+
+def _text(text: str) -> str:
+    """A text of several lines, as lines. The newline after the opening quotes is not part of it."""
+    return '"""\n' + "\n".join(_string(line)[1:-1] for line in text.split("\n")) + '"""'
 
 
 def _string(text: str) -> str:
