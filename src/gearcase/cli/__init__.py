@@ -1,0 +1,17 @@
+"""What a person types. `main` is the `gearcase` command; `--version` is answered before anything is imported."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """Run the command line; returns the exit code."""
+    if sys.argv[1:] in (["--version"], ["-V"]):
+        from gearcase import __version__
+
+        print(f"gearcase {__version__}")
+        return 0
+    from gearcase.cli.app import run_command_line
+
+    return run_command_line(sys.argv[1:])

@@ -1,0 +1,93 @@
+"""The command line: one module per command, and only the module of the command that was typed is imported."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+
+from gearcase import __version__
+from gearcase.cli import failure
+from gearcase.errors import GearcaseError
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """Where a command lives: a function, or a group (a `typer.Typer`)."""
+
+    module: str
+    name: str
+    options: dict[str, Any] | None = None
+
+
+_REST = {"context_settings": {"allow_interspersed_args": False}}
+
+COMMANDS: dict[str, _Entry] = {
+    "run": _Entry("run", "run"),
+    "exec": _Entry("exec", "execute", _REST),
+    "replay": _Entry("replay", "replay"),
+    "ps": _Entry("ps", "ps"),
+    "logs": _Entry("logs", "logs"),
+    "report": _Entry("report", "report"),
+    "freeze": _Entry("brake", "freeze"),
+    "resume": _Entry("brake", "resume"),
+    "kill": _Entry("brake", "kill"),
+    "box": _Entry("box", "app"),
+    "journal": _Entry("journal", "app"),
+    "models": _Entry("models", "app"),
+    "doctor": _Entry("doctor", "doctor"),
+}
+
+
+def run_command_line(arguments: list[str]) -> int:
+    """Run one command; returns its exit code. Every error becomes its envelope."""
+    named = arguments[0] if arguments else ""
+    try:
+        build([named] if named in COMMANDS else list(COMMANDS))(arguments, prog_name="gearcase")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except GearcaseError as error:
+        return failure.show(error, _wants_json(arguments))
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output left: nothing more can be said
+        return 141
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        return failure.show(failure.unexpected(error), _wants_json(arguments))
+    return 0
+
+
+def build(names: list[str]) -> typer.Typer:
+    """The application with the commands of these names."""
+    app = typer.Typer(
+        help="The box for autonomous agents: a shell, hard limits, metered doors, checked outputs, and a brake.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for name in names:
+        entry = COMMANDS[name]
+        member = getattr(importlib.import_module(f"gearcase.cli.{entry.module}"), entry.name)
+        if isinstance(member, typer.Typer):
+            app.add_typer(member, name=name)
+        else:
+            app.command(name, **(entry.options or {}))(member)
+    return app
+
+
+def _root(version: bool = typer.Option(False, "--version", "-V", help="Print the version.", is_eager=True)) -> None:
+    """Give an agent a box: `gearcase run "GOAL" --give data/ --take 'out/**' --usd 2`."""
+    if version:
+        print(f"gearcase {__version__}")
+        raise typer.Exit
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--json" in own

@@ -1,0 +1,91 @@
+"""`gearcase exec`: any program, in a box, with the model door. Its exit code is the command's."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from gearcase.brake import command
+from gearcase.cli import options as o
+from gearcase.cli.console import err, print_json
+from gearcase.cli.text import neutral
+from gearcase.errors import GearcaseError, UsageError
+from gearcase.run.process import Started, ending, start
+from gearcase.run.record import EndRecord
+from gearcase.run.supervisor import RunOptions
+from gearcase.units import format_duration, format_money
+
+
+def execute(
+    program: Annotated[
+        list[str] | None, typer.Argument(metavar="-- PROGRAM [ARGUMENT]...", help="What to run.", show_default=False)
+    ] = None,
+    file: o.BoxFile = None,
+    give: o.Give = None,
+    see: o.See = None,
+    take: o.Take = None,
+    check: o.CheckOption = None,
+    usd: o.Usd = None,
+    tokens: o.Tokens = None,
+    wall: o.Wall = None,
+    memory: o.Memory = None,
+    cpus: o.Cpus = None,
+    disk: o.Disk = None,
+    model: o.ModelOption = None,
+    worker: o.Worker = None,
+    allow: o.Allow = None,
+    output: o.Out = None,
+    force: o.Force = False,
+    name: o.RunName = "",
+    record: o.Record = None,
+    as_json: o.Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No summary on stderr.")] = False,
+) -> None:
+    """Run a program in a box: gearcase exec --usd 1 --model anthropic/claude-haiku-5 -- python3 agent.py
+
+    Inside, http://model.box speaks Anthropic's and http://model.box/v1 OpenAI's protocol; any key will do.
+    """
+    if not program:
+        raise UsageError("no_program", "there is no program to run", remedy="gearcase exec [OPTIONS] -- PROGRAM [ARGUMENT]...")
+    typed = o.BoxOptions(file, "", give, see, take, check, allow, usd, tokens, wall, None, memory, cpus, disk, model, worker)
+    settings = RunOptions(box=o.loaded(typed), out=output, force=force, name=name, record=record, program=tuple(program))
+    started = start(settings)
+    asyncio.run(_until_end(started))
+    ended = ending(started.folder)
+    if as_json:
+        print_json(ended.as_json())
+    elif not quiet:
+        _summary(ended)
+    raise typer.Exit(ended.exit_code)
+
+
+async def _until_end(started: Started) -> None:
+    """Wait for the program. Ctrl-C and a request to end kill its box; what it did is still settled and recorded."""
+    loop = asyncio.get_running_loop()
+    wanted = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, wanted.set)
+    while not started.poll():
+        if wanted.is_set():
+            wanted.clear()
+            try:
+                await asyncio.to_thread(command, started.folder, "kill")
+            except GearcaseError as error:
+                if error.code != "not_running":
+                    err().print(Text(neutral(error.message), "red"))
+        await asyncio.sleep(0.02)
+
+
+def _summary(ended: EndRecord) -> None:
+    spent = format_money(ended.spent.get("usd", 0))
+    calls = ended.spent.get("calls", 0)
+    delivered = f", {len(ended.delivered)} files in {neutral(ended.out)}" if ended.delivered else ""
+    limit = f", ended by its limit: {neutral(ended.limit)}" if ended.limit else ""
+    text = f"gearcase: {neutral(ended.name)} exit {ended.exit_code}, {spent} in {calls} calls, {format_duration(ended.seconds)}"
+    err().print(Text(f"{text}{delivered}{limit}", "dim"))
+    for warning in ended.warnings:
+        err().print(Text(f"gearcase: {neutral(warning)}", "yellow"))

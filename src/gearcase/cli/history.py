@@ -1,0 +1,47 @@
+"""A run on disk, read for a view: its folded journal, its limits, its state. Works for runs that live, ended or died."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from decimal import Decimal
+
+from gearcase.box import Limits
+from gearcase.cli.view import View, fold
+from gearcase.journal import read
+from gearcase.runs import RunFolder
+
+DIED = "died"
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What there is to say about a run."""
+
+    folder: RunFolder
+    view: View
+    limits: Limits
+    owner: int  # pid of the process that drives it; 0 when none does
+
+    @property
+    def state(self) -> str:
+        """The view's state; `died` where the run neither ended nor is driven by a process."""
+        return DIED if self.view.ended is None and not self.owner else self.view.state
+
+
+def history(folder: RunFolder) -> History:
+    """Read a run whole. Raises RunError for a journal that cannot be read."""
+    owner = folder.owner_pid()  # before the journal: a run that ends meanwhile is seen as ended, not as died
+    view = View(run=folder.id, name=folder.name, goal=folder.goal, started=folder.created)
+    for record in read(folder.journal):
+        view = fold(view, record)
+    return History(folder, view, limits_of(folder), owner)
+
+
+def limits_of(folder: RunFolder) -> Limits:
+    """The limits of the effective box. Only they are read: the files that the box names may be gone by now."""
+    try:
+        tree = tomllib.loads(folder.box_file.read_text(), parse_float=Decimal)
+    except FileNotFoundError:
+        return Limits()  # the run stopped before its box was written
+    return Limits.model_validate(tree.get("limits", {}))

@@ -1,0 +1,61 @@
+"""`gearcase journal`: the record of a run, checked and shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from gearcase.cli import lines
+from gearcase.cli import options as o
+from gearcase.cli.console import out, print_json
+from gearcase.cli.text import neutral
+from gearcase.journal import read
+from gearcase.journal import verify as verify_journal
+from gearcase.runs import find
+
+app = typer.Typer(help="Verify and show the record of a run.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("verify")
+def verify(
+    run: o.RunReference = "",
+    head: Annotated[
+        str, typer.Option("--head", help="The head that you hold (16 digits or more): nothing before it may differ.")
+    ] = "",
+    as_json: o.Json = False,
+) -> None:
+    """Prove offline that nothing in a journal was altered, removed or reordered (up to a head that you hold)."""
+    proof = verify_journal(_folder(run), head)
+    if as_json:
+        print_json(dataclasses.asdict(proof))
+    else:
+        out().print(Text.assemble(("✓ ", "green"), f"{proof.records:,} records, unbroken; head {neutral(proof.head)}"))
+
+
+@app.command("show")
+def show(
+    run: o.RunReference = "",
+    kind: Annotated[list[str] | None, typer.Option("--type", "-t", help="Only events of this type (repeat).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, as it stands on disk.")] = False,
+) -> None:
+    """Print every event of a journal, with its fields."""
+    for record in read(_folder(run)):
+        if kind and record.type not in kind:
+            continue
+        if as_json:
+            print(json.dumps(record.raw, ensure_ascii=True))
+        else:
+            out().print(lines.detail(record), soft_wrap=True)
+
+
+def _folder(run: str) -> Path:
+    """A journal's folder given as a path, or a run's."""
+    path = Path(run)
+    if run and path.is_dir() and any(path.glob("*.jsonl")):
+        return path
+    return find(run).journal

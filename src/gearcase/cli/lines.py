@@ -1,0 +1,130 @@
+"""One record of a journal as one line for a person; `None` for what only a machine wants to know."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.text import Text
+
+from gearcase import events
+from gearcase.cli.text import first_line, neutral
+from gearcase.journal import Record
+from gearcase.units import format_bytes, format_duration, format_money
+
+_Said = tuple[str, str, str]  # mark, style, text
+
+
+def line(record: Record, width: int = 0) -> Text | None:
+    """`12:01:03  $  command 3  python3 build.py`, cut to `width` when it is given."""
+    said = _SAY.get(type(record.event))
+    parts = said(record.event) if said else None
+    if parts is None:
+        return None
+    mark, style, text = parts
+    clock = time.strftime("%H:%M:%S", time.localtime(record.time))
+    who = f"{neutral(record.agent)}  " if record.agent not in ("", "lead") else ""
+    made = Text.assemble((f"{clock}  ", "dim"), (f"{mark:<8}", style), "  ", (who, "dim"), text)
+    if width:
+        made.truncate(width, overflow="ellipsis")
+    return made
+
+
+def detail(record: Record) -> Text:
+    """Any record, with its fields: what `line` leaves out too."""
+    fields = {key: value for key, value in record.raw.items() if key not in ("seq", "time", "boot", "agent", "type", "prev")}
+    shown = "  ".join(f"{key}={neutral(value, limit=120)}" for key, value in fields.items() if value not in ("", None, [], {}))
+    clock = time.strftime("%H:%M:%S", time.localtime(record.time))
+    return Text.assemble((f"{record.seq:>6}  {clock}  ", "dim"), (f"{neutral(record.type):<17}", "cyan"), "  ", shown)
+
+
+def _command(text: str) -> str:
+    return neutral(text.strip(), limit=300)
+
+
+def _ended(event: events.CommandEnded) -> _Said:
+    ok = event.ended == "exited" and event.exit_code == 0
+    how = f"exit {event.exit_code}" if event.ended == "exited" else f"{event.ended} ({event.exit_code})"
+    struck = f", {', '.join(event.limits)} limit struck" if event.limits else ""
+    health = f", {neutral(event.health)}" if event.health else ""
+    rest = f"{how}, {format_duration(event.seconds)}, {format_bytes(event.output_bytes)} out{struck}{health}"
+    return ("ok" if ok else "failed", "green" if ok else "red", rest)
+
+
+def _called(event: events.ModelCalled) -> _Said:
+    usage = event.usage
+    read = sum(usage.get(key, 0) for key in ("input", "cache_read", "cache_write_5m", "cache_write_1h"))
+    text = f"{neutral(event.model)}  {read:,} in, {usage.get('output', 0):,} out, {format_duration(event.seconds)}"
+    failed = event.ended in ("failed", "cut")
+    return (
+        "call",
+        "red" if failed else "blue",
+        text + (f"  {event.ended} ({event.status})" if event.ended != "complete" else ""),
+    )
+
+
+def _check(event: events.CheckRan) -> _Said:
+    score = "" if event.score is None else f"  score {event.score:g}"
+    style = {"passed": "bold green", "failed": "bold red"}.get(event.verdict, "yellow")
+    return ("check", style, f"{neutral(event.name)}  {neutral(event.verdict)}{score}{'  (final)' if event.final else ''}")
+
+
+def _delivered(event: events.Delivered) -> _Said:
+    size = format_bytes(sum(int(file.get("bytes", file.get("size", 0))) for file in event.files))
+    refused = f", {len(event.refused)} refused" if event.refused else ""
+    return ("out", "bold green", f"{len(event.files)} files, {size}{refused} → {neutral(event.to)}")
+
+
+def _turn(event: events.AgentTurn) -> _Said | None:
+    said = first_line(event.text)
+    return ("says", "magenta", said) if said else None
+
+
+def _brake(event: events.BrakeChanged) -> _Said:
+    reason = f": {neutral(event.reason)}" if event.reason else ""
+    return ("brake", "bold yellow", f"{neutral(event.level)} by {neutral(event.by)}{reason}  ({event.milliseconds:.0f} ms)")
+
+
+def _error(error: dict[str, Any]) -> _Said:
+    return ("error", "bold red", f"{neutral(error.get('code', ''))}: {neutral(error.get('message', ''))}")
+
+
+def _settled(event: events.Settled) -> _Said | None:
+    if not event.over.get("usd"):
+        return None
+    return ("alarm", "bold red", f"billed above its hold: {format_money(event.over['usd'])}")
+
+
+_SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
+    events.RunStarted: lambda e: ("run", "bold", f"{neutral(e.name)}  {first_line(e.goal)}"),
+    events.RunResumed: lambda e: ("run", "bold", "goes on after a stop"),
+    events.RunEnded: lambda e: ("end", "bold", neutral(e.status)),
+    events.Failure: lambda e: _error(e.error),
+    events.Settled: _settled,
+    events.Cut: lambda e: ("cut", "yellow", f"a hold counts as spent whole: {neutral(e.reason)}"),
+    events.SandboxOpened: lambda e: ("box", "cyan", f"{neutral(e.sandbox)} is up"),
+    events.SandboxLost: lambda e: ("box", "bold red", f"{neutral(e.sandbox)} died: {neutral(e.reason)}"),
+    events.SandboxClosed: lambda e: (
+        ("box", "bold red", f"{neutral(e.sandbox)} left behind: {neutral(', '.join(e.residue))}")
+        if e.residue
+        else ("box", "cyan", f"{neutral(e.sandbox)} torn down, nothing left behind")
+    ),
+    events.CommandStarted: lambda e: ("$", "bold", _command(e.text)),
+    events.CommandEnded: _ended,
+    events.TestsClaimed: lambda e: ("tests", "cyan", f"{neutral(e.runner)} says {e.passed} passed, {e.failed} failed"),
+    events.FilesChanged: lambda e: ("files", "cyan", f"+{e.added} ~{e.changed} -{e.removed}"),
+    events.SnapshotTaken: lambda e: ("snapshot", "cyan", f"{neutral(e.snapshot)}  {neutral(e.note)}"),
+    events.Rewound: lambda e: ("rewind", "yellow", f"to {neutral(e.snapshot)}"),
+    events.ModelCalled: _called,
+    events.DoorRefused: lambda e: ("refused", "yellow", f"{neutral(e.door)} door: {neutral(e.message, limit=300)}"),
+    events.RequestEdited: lambda e: ("edited", "yellow", neutral(", ".join(e.edits), limit=300)),
+    events.AgentStarted: lambda e: ("agent", "cyan", neutral(e.model)),
+    events.AgentTurn: _turn,
+    events.ContextCompacted: lambda e: ("context", "cyan", f"{e.tokens_before:,} to {e.tokens_after:,} tokens"),
+    events.AgentEnded: lambda e: ("agent", "cyan", f"ended: {neutral(e.reason)} {first_line(e.detail)}"),
+    events.CheckRan: _check,
+    events.Delivered: _delivered,
+    events.BrakeChanged: _brake,
+    events.LimitReached: lambda e: ("limit", "bold yellow", f"{neutral(e.limit)} {neutral(e.detail)}"),
+}

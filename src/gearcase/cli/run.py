@@ -1,0 +1,136 @@
+"""`gearcase run`: a goal, in a box, to its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from gearcase.box import LoadedBox, effective_toml
+from gearcase.cli import options as o
+from gearcase.cli import summary, watch
+from gearcase.cli.console import err, interactive, out, print_json
+from gearcase.cli.history import history
+from gearcase.errors import UsageError
+from gearcase.run.process import ending, start
+from gearcase.run.record import EndRecord
+from gearcase.run.supervisor import RunOptions
+from gearcase.runs import RunFolder
+from gearcase.units import format_bytes, format_duration, format_money
+
+
+def run(
+    goal: Annotated[str, typer.Argument(metavar="[GOAL]", help="What the agent shall reach.", show_default=False)] = "",
+    file: o.BoxFile = None,
+    give: o.Give = None,
+    see: o.See = None,
+    take: o.Take = None,
+    check: o.CheckOption = None,
+    usd: o.Usd = None,
+    tokens: o.Tokens = None,
+    wall: o.Wall = None,
+    steps: o.Steps = None,
+    memory: o.Memory = None,
+    cpus: o.Cpus = None,
+    disk: o.Disk = None,
+    model: o.ModelOption = None,
+    worker: o.Worker = None,
+    allow: o.Allow = None,
+    output: o.Out = None,
+    force: o.Force = False,
+    name: o.RunName = "",
+    record: o.Record = None,
+    as_json: o.Json = False,
+    require_checks: Annotated[bool, typer.Option("--require-checks", help="Refuse to start without a check.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the effective box and its worst case; start nothing.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No live view.")] = False,
+) -> None:
+    """Give an agent a goal and a box; watch it; take what it delivers.
+
+    Without a goal and without -f, ./box.toml is used.
+    """
+    if not goal and file is None and Path("box.toml").is_file():
+        file = Path("box.toml")
+    typed = o.BoxOptions(file, goal, give, see, take, check, allow, usd, tokens, wall, steps, memory, cpus, disk, model, worker)
+    box = o.loaded(typed)
+    _complete(box, require_checks)
+    if dry_run:
+        _show_plan(box, as_json)
+        return
+    settings = RunOptions(
+        box=box,
+        out=output,
+        force=force,
+        name=name,
+        record=record,
+        require_checks=require_checks,
+        interactive=interactive() and not as_json,
+    )
+    raise typer.Exit(follow_run(settings, quiet or as_json, as_json))
+
+
+def follow_run(settings: RunOptions, quiet: bool, as_json: bool) -> int:
+    """Start a run, watch it to its end, show the report; returns the exit code."""
+    started = start(settings)
+    ended = watch.watch(started, quiet)
+    return show_ending(started.folder, ending(started.folder) if ended else _left_frozen(started.folder), as_json)
+
+
+def show_ending(folder: RunFolder, record: EndRecord, as_json: bool) -> int:
+    """Print the report of a run with its ending's record."""
+    if as_json:
+        print_json(record.as_json())
+    elif record.status != "frozen":
+        out().print(summary.report(history(folder), record))
+    return record.exit_code
+
+
+def _left_frozen(folder: RunFolder) -> EndRecord:
+    view = history(folder).view
+    resume = f"gearcase resume {folder.name}"
+    return EndRecord(folder.id, folder.name, "frozen", spent=view.spent, journal_head=view.head, how_to_resume=resume)
+
+
+def _complete(box: LoadedBox, require_checks: bool) -> None:
+    if not box.box.goal.strip():
+        raise UsageError(
+            "no_goal", "there is no goal", remedy='say what shall be reached: gearcase run "GOAL", or goal = "..." in the box'
+        )
+    if box.box.model.lead is None:
+        raise UsageError(
+            "no_model",
+            "no model drives the agent",
+            remedy="name one: --model anthropic/claude-opus-5-5 (its key in ANTHROPIC_API_KEY), or lead = ... under [model]",
+        )
+    if require_checks and not box.box.checks:
+        raise UsageError(
+            "no_checks", "no check is declared", remedy="add --check 'COMMAND' or a [[check]]; without one nothing is verified"
+        )
+    if not box.box.files.take:
+        err().print(Text("nothing may leave this box: name deliverables with --take 'out/**'", "yellow"))
+
+
+def _show_plan(box: LoadedBox, as_json: bool) -> None:
+    limits = box.box.limits
+    worst = {
+        "usd": format_money(limits.usd),
+        "wall": format_duration(limits.wall),
+        "steps": f"{limits.steps}",
+        "memory": format_bytes(limits.memory),
+        "cpus": f"{limits.cpus:g}",
+        "disk": format_bytes(limits.disk),
+        "leaves": f"{format_bytes(box.box.files.take_max)} by {', '.join(box.box.files.take)}"
+        if box.box.files.take
+        else "nothing",
+    }
+    if as_json:
+        print_json({"box": effective_toml(box.box), "sources": dict(box.sources), "worst_case": worst})
+        return
+    out().print(Text(effective_toml(box.box, box.source)))
+    out().print(Text("Worst case", "bold"))
+    for key, value in worst.items():
+        out().print(Text(f"  {key:<8} {value}"))

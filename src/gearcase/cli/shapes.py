@@ -1,0 +1,89 @@
+"""Small renderings that several views share: bars, amounts, states, sections."""
+
+from __future__ import annotations
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.padding import Padding
+from rich.segment import Segment
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from gearcase.units import format_bytes, format_money
+
+STATE_STYLE = {
+    "accepted": "bold green",
+    "unverified": "bold yellow",
+    "rejected": "bold red",
+    "exhausted": "bold yellow",
+    "stopped": "bold yellow",
+    "failed": "bold red",
+    "died": "bold red",
+    "frozen": "bold cyan",
+    "latched": "bold cyan",
+    "killed": "bold red",
+    "running": "bold blue",
+}
+VERDICT_MARK = {"passed": ("✓", "green"), "failed": ("✗", "red"), "skipped": ("–", "yellow")}
+STRENGTH_STYLE = {"enforced": "green", "watched": "yellow", "absent": "red"}
+
+
+class Bar:
+    """What is spent, what is held and what is free of a limit, in `width` cells. Shares are of the whole, from 0 to 1."""
+
+    def __init__(self, spent: float, held: float = 0.0, width: int = 24) -> None:
+        self.spent = min(max(spent, 0.0), 1.0)
+        self.held = min(max(held, 0.0), 1.0 - self.spent)
+        self.width = width
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        full = round(self.spent * self.width)
+        full = max(full, 1) if self.spent > 0 else 0
+        waiting = min(round(self.held * self.width), self.width - full)
+        waiting = max(waiting, 1) if self.held > 0 and full < self.width else waiting
+        style = "red" if self.spent >= 0.95 else "yellow" if self.spent >= 0.8 else "green"
+        ascii_only = options.ascii_only
+        yield Segment(("#" if ascii_only else "━") * full, Style.parse(style))
+        yield Segment(("+" if ascii_only else "━") * waiting, Style.parse("blue"))
+        yield Segment(("." if ascii_only else "─") * (self.width - full - waiting), Style.parse("dim"))
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(self.width, self.width)
+
+
+def amount(resource: str, value: int) -> str:
+    """An amount of a resource in its unit."""
+    if resource == "usd":
+        return format_money(value)
+    if resource == "egress":
+        return format_bytes(value)
+    return f"{value:,}"
+
+
+def state_text(state: str) -> Text:
+    """A state or status in its colour."""
+    return Text(state, STATE_STYLE.get(state, "bold"))
+
+
+def share(part: float, whole: float) -> float:
+    """`part / whole`, 0 when there is no whole."""
+    return part / whole if whole else 0.0
+
+
+def counted(count: int, what: str) -> str:
+    """`1 file`, `12 files`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def grid(*ratios: int | None) -> Table:
+    """An invisible table; a ratio gives a column the room that is left and lets it wrap."""
+    table = Table.grid(padding=(0, 2, 0, 0), expand=any(ratios))
+    for ratio in ratios:
+        table.add_column(ratio=ratio, no_wrap=ratio is None, overflow="fold")
+    return table
+
+
+def section(title: str, *body: RenderableType) -> Group:
+    """A titled part of a report."""
+    return Group(Text(title, "bold"), Padding(Group(*body), (0, 0, 1, 2)))

@@ -1,0 +1,273 @@
+"""The report of a run: what was asked, what came out, what it cost, what was built and what was torn down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from gearcase.cli.history import DIED, History
+from gearcase.cli.shapes import (
+    STATE_STYLE,
+    STRENGTH_STYLE,
+    VERDICT_MARK,
+    Bar,
+    amount,
+    counted,
+    grid,
+    section,
+    share,
+)
+from gearcase.cli.text import first_line, neutral
+from gearcase.cli.view import ROOT_LIMITS, CheckView, ModelView
+from gearcase.run.record import EndRecord
+from gearcase.units import format_bytes, format_duration, format_money
+
+_MEANING = {
+    "accepted": "all checks passed",
+    "unverified": "delivered; no check was declared, so nobody verified it",
+    "rejected": "a check failed or was skipped",
+    "exhausted": "a limit ended it",
+    "stopped": "it was stopped",
+    "failed": "the agent or its upstream failed",
+    "frozen": "frozen: it waits for an answer",
+    "latched": "its doors take nothing new",
+    "running": "still running",
+    "killed": "killed",
+    DIED: "the process that drove it died; its boxes died with it",
+}
+_FILES_SHOWN = 20
+
+
+def as_json(run: History, record: EndRecord | None) -> dict[str, Any]:
+    """The report for a program: the ending's record and what the journal adds to it."""
+    view = run.view
+    added: dict[str, Any] = {
+        "run": view.run,
+        "name": view.name,
+        "goal": view.goal,
+        "status": run.state,
+        "model": view.model,
+        "models": {
+            name: {"calls": m.calls, "failed": m.failed, "usd": m.usd, "tokens": m.tokens} for name, m in view.models.items()
+        },
+        "steps": view.steps,
+        "commands": view.commands,
+        "failed_commands": view.failed_commands,
+        "limits": {**view.limits, "wall": int(run.limits.wall * 1000), "steps": run.limits.steps},
+        "limits_reached": list(view.struck),
+        "refusals": [{"door": d, "code": c, "count": n} for (d, c), n in view.refusals.items()],
+        "edits": view.edits,
+        "enforced_by": view.profile,
+        "sandboxes": view.sandboxes,
+        "residue": list(view.residue),
+        "spent": view.spent,
+        "seconds": round(view.elapsed(view.now), 3),
+        "journal_head": view.head,
+        "folder": str(run.folder.path),
+    }
+    return {**added, **(record.as_json() if record else {})}
+
+
+def report(run: History, record: EndRecord | None) -> RenderableType:
+    """The report for a person."""
+    parts: list[RenderableType] = [_verdict(run, record)]
+    if record and (record.delivered or record.refused or record.out):
+        parts.append(_delivered(record))
+    if run.view.checks:
+        parts.append(section("Checks", _checks(run.view.checks)))
+    parts.append(section("Spent", *_spent(run)))
+    parts.append(section("Work", *_work(run)))
+    parts.append(section("Box", *_box(run)))
+    warnings = list(_warnings(run, record))
+    if warnings:
+        parts.append(section("Warnings", *warnings))
+    parts.append(section("Record", _record(run, record)))
+    return Group(*parts)
+
+
+def _verdict(run: History, record: EndRecord | None) -> RenderableType:
+    state, view = run.state, run.view
+    limit = record.limit if record else ""
+    meaning = f"{_MEANING.get(state, '')}{f' ({neutral(limit)})' if limit else ''}"
+    badge = Text(f" {state.upper()} ", f"{STATE_STYLE.get(state, 'bold')} reverse")
+    parts: list[RenderableType] = [
+        Text(),
+        Text.assemble(badge, "  ", (neutral(view.name), "bold"), (f"  {neutral(view.run)}", "dim"), f"  {meaning}"),
+        Text(f"{_goal(view.goal)}\n", "italic"),
+    ]
+    note = record.note if record else ""
+    if note:
+        parts.append(Text(f"“{neutral(note.strip(), lines=True, limit=1200)}”\n"))
+    error = record.error if record else None
+    if error:
+        parts.append(Text(f"{neutral(error.get('code', ''))}: {neutral(error.get('message', ''))}", "red"))
+        parts += [Text(f"  {neutral(error[key])}") for key in ("cause", "remedy") if error.get(key)]
+        parts.append(Text())
+    return Group(*parts)
+
+
+def _goal(goal: str) -> str:
+    lines = neutral(goal.strip(), lines=True, limit=600).splitlines()
+    return "\n".join(lines[:4] + (["…"] if len(lines) > 4 else []))
+
+
+def _delivered(record: EndRecord) -> RenderableType:
+    table = grid(None, None, None)
+    table.columns[0].no_wrap = False
+    table.columns[1].justify = "right"
+    for file in record.delivered[:_FILES_SHOWN]:
+        flags = ", ".join(str(flag) for flag in file.get("flags", ()))
+        size = format_bytes(int(file.get("size", file.get("bytes", 0))))
+        table.add_row(neutral(file.get("path", "")), size, Text(neutral(flags), "yellow"))
+    rest = len(record.delivered) - _FILES_SHOWN
+    body: list[RenderableType] = [table]
+    if rest > 0:
+        body.append(Text(f"and {counted(rest, 'file')} more", "dim"))
+    if not record.delivered:
+        body = [Text("nothing left the box", "yellow")]
+    for refused in record.refused[:_FILES_SHOWN]:
+        name, why = neutral(refused.get("path", "")), neutral(refused.get("reason", refused.get("why", "")))
+        body.append(Text.assemble(("refused  ", "yellow"), name, (f"  {why}", "dim")))
+    where = f" → {neutral(record.out)}" if record.out and record.delivered else ""
+    return section(f"Delivered{where}", *body)
+
+
+def _checks(checks: Mapping[str, CheckView]) -> RenderableType:
+    table = grid(None, None, None, 1)
+    for name, check in checks.items():
+        mark, style = VERDICT_MARK.get(check.verdict, ("?", "yellow"))
+        score = "" if check.score is None else f"score {check.score:g}"
+        if check.best is not None and check.score is not None and check.best > check.score:
+            score += f" (best {check.best:g})"
+        runs = f"ran {check.runs} times" if check.runs > 1 else ""
+        why = first_line(check.output.strip().rpartition("\n")[2]) if check.verdict != "passed" else ""
+        rest = Text(" · ".join(part for part in (score, runs, why) if part))
+        table.add_row(Text(mark, style), neutral(name), Text(neutral(check.verdict), style), rest)
+    return table
+
+
+# --- money, time, steps ----------------------------------------------------------------------------------------------------
+
+
+def _spent(run: History) -> Iterator[RenderableType]:
+    view = run.view
+    table = grid(None, None, 1)
+    for resource in ROOT_LIMITS:
+        limit, spent = view.limits.get(resource), view.spent.get(resource, 0)
+        held = view.held.get(resource, 0)
+        waiting = f"  ({amount(resource, held)} held)" if held else ""
+        name = "money" if resource == "usd" else resource
+        if limit is not None:
+            bar = Bar(share(spent, limit), share(held, limit))
+            table.add_row(name, bar, f"{amount(resource, spent)} of {amount(resource, limit)}{waiting}")
+        elif resource != "usd" and spent:
+            table.add_row(name, "", f"{amount(resource, spent)}{waiting}")
+    wall = view.elapsed(view.now)
+    table.add_row("time", Bar(share(wall, run.limits.wall)), f"{format_duration(wall)} of {format_duration(run.limits.wall)}")
+    table.add_row("steps", Bar(share(view.steps, run.limits.steps)), f"{view.steps} of {run.limits.steps}")
+    yield table
+    if view.models:
+        yield Text()
+        yield _models(view.models)
+
+
+def _models(models: Mapping[str, ModelView]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("model", overflow="fold")
+    for heading in ("calls", "input", "cached", "output", "cost"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, model in sorted(models.items(), key=lambda item: -item[1].usd):
+        tokens = model.tokens
+        written = sum(tokens.get(key, 0) for key in ("input", "cache_write_5m", "cache_write_1h"))
+        failed = f" ({model.failed} failed)" if model.failed else ""
+        table.add_row(
+            neutral(name),
+            f"{model.calls}{failed}",
+            f"{written:,}",
+            f"{tokens.get('cache_read', 0):,}",
+            f"{tokens.get('output', 0):,}",
+            format_money(model.usd),
+        )
+    return table
+
+
+# --- work, box, record -----------------------------------------------------------------------------------------------------
+
+
+def _work(run: History) -> Iterator[RenderableType]:
+    view = run.view
+    failed = f" ({view.failed_commands} failed)" if view.failed_commands else ""
+    added, changed, removed = view.files
+    facts = [
+        f"{counted(view.steps, 'turn')} of {neutral(view.model)}" if view.model else "",
+        f"{counted(view.commands, 'command')}{failed}",
+        f"files +{added} ~{changed} -{removed}" if any(view.files) else "",
+        counted(view.snapshots, "snapshot") if view.snapshots else "",
+        counted(view.rewinds, "rewind") if view.rewinds else "",
+        f"context compacted {counted(view.compactions, 'time')}" if view.compactions else "",
+    ]
+    yield Text(" · ".join(fact for fact in facts if fact))
+    for command in view.failures[-3:]:
+        how = f"exit {command.exit_code}" if command.ended == "exited" else command.ended
+        struck = f", {', '.join(command.limits)} limit" if command.limits else ""
+        yield Text.assemble(("✗ ", "red"), first_line(command.text, 100), (f"  {neutral(how)}{neutral(struck)}", "dim"))
+    if view.agent_end:
+        yield Text(f"the agent ended: {first_line(view.agent_end)}", "dim")
+
+
+def _box(run: History) -> Iterator[RenderableType]:
+    view = run.view
+    guarantees: Mapping[str, Any] = view.profile.get("guarantees", {})
+    if guarantees:
+        table = grid(None, None, 1)
+        for aspect, guarantee in guarantees.items():
+            strength = str(guarantee.get("strength", "absent"))
+            bound = f" (by at most {neutral(guarantee['bound'])})" if guarantee.get("bound") else ""
+            table.add_row(
+                neutral(aspect),
+                Text(strength, STRENGTH_STYLE.get(strength, "")),
+                Text(f"{neutral(guarantee.get('by', ''))}{bound}", "dim"),
+            )
+        yield table
+    built = f"built {view.sandboxes} sandbox{'' if view.sandboxes == 1 else 'es'}"
+    if view.closed < view.sandboxes:
+        gone = "; a sandbox dies with the process that made it" if run.state == DIED else ""
+        yield Text(f"{built}, torn down {view.closed} so far{gone}", "yellow" if view.ended is not None else "")
+    elif view.residue:
+        yield Text(f"{built}, torn down {view.closed}; left behind: {neutral(', '.join(view.residue))}", "bold red")
+    else:
+        yield Text(f"{built}, torn down {view.closed}; left behind: nothing")
+
+
+def _warnings(run: History, record: EndRecord | None) -> Iterator[Text]:
+    view = run.view
+    for text in record.warnings if record else ():
+        yield Text(f"! {neutral(text)}", "yellow")
+    for alarm in record.alarms if record else ():
+        yield Text(f"! {neutral(alarm.get('name', 'alarm'))}: {neutral(alarm.get('message', ''))}", "bold red")
+    for text in view.struck:
+        yield Text(f"! limit reached: {neutral(text)}", "yellow")
+    if view.overspent.get("usd"):
+        yield Text(f"! billed above what was held: {format_money(view.overspent['usd'])}", "bold red")
+    for (door, code), count in view.refusals.items():
+        yield Text(f"! the {neutral(door)} door refused {counted(count, 'request')}: {neutral(code)}", "yellow")
+    for text, count in view.edits.items():
+        yield Text(f"! {counted(count, 'request')} edited: {neutral(text)}", "yellow")
+    for error in view.errors:
+        yield Text(f"! {neutral(error.get('code', ''))}: {neutral(error.get('message', ''))}", "red")
+
+
+def _record(run: History, record: EndRecord | None) -> RenderableType:
+    table = grid(None, 1)
+    head = record.journal_head if record and record.journal_head else run.view.head
+    table.add_row("journal head", head)
+    table.add_row("verify", f"gearcase journal verify {neutral(run.folder.name)} --head {head[:16]}")
+    table.add_row("folder", neutral(run.folder.path))
+    resume = record.how_to_resume if record else ""
+    if resume or run.state == "frozen":
+        table.add_row("resume", Text(neutral(resume) or f"gearcase resume {neutral(run.folder.name)}", "bold"))
+    return table

@@ -1,0 +1,177 @@
+"""Watching a run from a terminal until it ends, and asking a person when the brake is pulled.
+
+The run lives in a process of its own: this one only follows the journal and talks to the control socket, so it may die at any
+moment. Ctrl-C freezes the run and asks; a second Ctrl-C leaves it frozen and goes away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import termios
+import time
+import tty
+from collections.abc import Generator
+from dataclasses import dataclass, field
+
+from rich.live import Live
+from rich.text import Text
+
+from gearcase.brake import command
+from gearcase.cli import lines
+from gearcase.cli.console import err, interactive
+from gearcase.cli.history import limits_of
+from gearcase.cli.live import LivePanel
+from gearcase.cli.text import neutral
+from gearcase.cli.view import View, fold
+from gearcase.errors import GearcaseError
+from gearcase.journal import follow
+from gearcase.run.process import Started
+from gearcase.runs import RunFolder
+
+_REFRESH = 0.125
+_CHOICES = {"r": "resume", "w": "wind_down", "k": "kill", "d": "detach"}
+
+
+def watch(started: Started, quiet: bool) -> bool:
+    """Watch a run until it ends (true), or until the person goes away and leaves it frozen (false)."""
+    return asyncio.run(_Watch(started, quiet).until_end())
+
+
+@dataclass(slots=True)
+class _Watch:
+    started: Started
+    quiet: bool
+    view: View = field(default_factory=View)
+    interrupts: int = 0
+    asked: str = ""  # the freeze (its sequence number) that the person was asked about
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    panel: LivePanel = field(init=False)
+
+    @property
+    def folder(self) -> RunFolder:
+        return self.started.folder
+
+    async def until_end(self) -> bool:
+        """Follow the journal, draw, and answer interrupts."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, self._interrupt)
+        self.panel = LivePanel(limits_of(self.folder), hint="Ctrl-C freezes and asks")
+        follower = asyncio.create_task(self._follow())
+        try:
+            while True:
+                if not await self._draw_until_needed():
+                    return True
+                if not await self._ask():
+                    return False
+        finally:
+            follower.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await follower
+            loop.remove_signal_handler(signal.SIGINT)
+
+    def _interrupt(self) -> None:
+        self.interrupts += 1
+        self.wake.set()
+
+    async def _follow(self) -> None:
+        plain = not self.quiet and not err().is_terminal
+        async for record in follow(self.folder.journal):
+            self.view = fold(self.view, record)
+            if plain and (said := lines.line(record)) is not None:
+                err().print(said, soft_wrap=True)
+            if record.type == "brake_changed":
+                self.wake.set()
+
+    async def _draw_until_needed(self) -> bool:
+        """Draw until a question must be asked (true) or the run has ended (false)."""
+        drawn = not self.quiet and err().is_terminal
+        live = Live(self.panel, console=err(), transient=True, auto_refresh=False) if drawn else contextlib.nullcontext()
+        with live:
+            while not self.started.poll():
+                if self.interrupts or self._waits_for_answer():
+                    return True
+                self.panel.view, self.panel.now = self.view, time.time()
+                if isinstance(live, Live):
+                    live.refresh()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.wake.wait(), _REFRESH)
+                self.wake.clear()
+        return False
+
+    def _waits_for_answer(self) -> bool:
+        """Frozen by another than this terminal's Ctrl-C: by a limit that asks. Each such freeze is asked about once."""
+        frozen = self.view.level == "frozen" and self.view.braked_by != "operator"
+        return frozen and interactive() and self.asked != str(self.view.frozen_since)
+
+    # --- the question ------------------------------------------------------------------------------------------------------
+
+    async def _ask(self) -> bool:
+        """Freeze where the person asked for it, and do what they choose. False: they go away."""
+        if self.interrupts:
+            answer = await self._command("freeze", by="operator")
+            if answer is None:
+                return True  # it ended meanwhile
+        self.asked = str(self.view.frozen_since)
+        self.interrupts = 0
+        reason = neutral(self.view.brake_reason) or "by Ctrl-C"
+        name = neutral(self.folder.name)
+        err().print(
+            Text.assemble((f"{name} is frozen", "bold cyan"), f" ({reason}). Nothing runs, nothing is spent, the clock stands.")
+        )
+        if not interactive():
+            return self._leave()
+        choice = await self._choice("[r]esume   [w]ind down: let it hand in   [k]ill   [d]etach: leave it frozen ")
+        if choice == "detach":
+            return self._leave()
+        await self._command(choice)
+        self.interrupts = 0
+        return True
+
+    def _leave(self) -> bool:
+        name = neutral(self.folder.name)
+        err().print(Text(f"left frozen. Go on: gearcase resume {name}    end it: gearcase kill {name}"))
+        return False
+
+    async def _command(self, verb: str, **arguments: str) -> dict[str, object] | None:
+        try:
+            return await asyncio.to_thread(command, self.folder, verb, **arguments)
+        except GearcaseError as error:
+            if error.code != "not_running":
+                err().print(Text(f"{neutral(error.message)}: {neutral(error.remedy)}", "red"))
+            return None
+
+    async def _choice(self, question: str) -> str:
+        """One key. A second Ctrl-C, the end of input, or the end of the run detaches."""
+        err().print(Text(question), end="")
+        keys: asyncio.Queue[str] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        with _single_keys(sys.stdin.fileno()) as descriptor:
+            loop.add_reader(descriptor, lambda: keys.put_nowait(os.read(descriptor, 1).decode("ascii", "replace").lower()))
+            try:
+                while not self.interrupts:
+                    with contextlib.suppress(TimeoutError):
+                        key = await asyncio.wait_for(keys.get(), _REFRESH)
+                        if key in ("", "\x04"):
+                            break
+                        if key in _CHOICES:
+                            err().print(Text(_CHOICES[key].replace("_", " "), "bold"))
+                            return _CHOICES[key]
+            finally:
+                loop.remove_reader(descriptor)
+        err().print()
+        return "detach"
+
+
+@contextlib.contextmanager
+def _single_keys(descriptor: int) -> Generator[int]:
+    """The terminal gives each key at once, and is as it was afterwards."""
+    before = termios.tcgetattr(descriptor)
+    try:
+        tty.setcbreak(descriptor)
+        yield descriptor
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
