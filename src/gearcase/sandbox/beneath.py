@@ -24,7 +24,7 @@ _BASE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | _BASE
 HANDLE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | _BASE
-_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | _BASE
+CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | _BASE
 
 _OPENAT2 = 437
 _RESOLVE = 0x01 | 0x02 | 0x04 | 0x08  # NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, BENEATH
@@ -83,7 +83,7 @@ def explain(error: OSError, path: bytes, doing: str) -> GearcaseError:
 
 @contextmanager
 def explaining(path: bytes | Callable[[], bytes], doing: str) -> Generator[None]:
-    """Turn an OSError of the block into the error that a user sees. A path that costs its depth to make is given as a function."""
+    """Turn an OSError of the block into the error that a user sees. A path that is costly to join is given as a function."""
     try:
         yield
     except OSError as error:
@@ -162,14 +162,16 @@ def open_beneath(directory: int, name: bytes, flags: int, mode: int = 0) -> int:
     return descriptor
 
 
-def open_file(directory: int, name: bytes, expected: os.stat_result | None = None) -> int:
+def open_file(directory: int, name: bytes, expected: os.stat_result | None = None, *, widen: bool = True) -> int:
     """A regular file for reading, and no other thing; with `expected`, the very inode that was seen.
 
-    Raises OSError ELOOP for what is not a regular file, or not that one any more.
+    `widen`: get past a mode that locks its own user out. Raises OSError ELOOP for what is not a regular file, or another by now.
     """
     try:
         descriptor = open_beneath(directory, name, _READ)
     except PermissionError:
+        if not widen:
+            raise
         descriptor = _open_locked(directory, name, os.O_RDONLY | os.O_NONBLOCK, 0o400)
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode) or (expected is not None and identity(found) != identity(expected)):
@@ -246,10 +248,10 @@ def open_directory(parent: int, name: bytes, need: int) -> tuple[int, int]:
 
 
 @contextmanager
-def replacing(directory: int, name: bytes) -> Generator[int]:
+def replacing(directory: int, name: bytes, mode: int = 0o600) -> Generator[int]:
     """A new file under a name of its own, which takes the place of `name` when the block ends well and goes when it does not."""
     temporary = b".gearcase-" + secrets.token_hex(8).encode()
-    descriptor = open_beneath(directory, temporary, _CREATE, 0o600)
+    descriptor = open_beneath(directory, temporary, CREATE, mode)
     try:
         yield descriptor
         os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)

@@ -1,0 +1,262 @@
+"""Hand a staged delivery over to the operator.
+
+Invariants: what is put into the operator's folder is what was staged, hashed again on the way; nothing that is there is replaced
+without `force`; either everything is there afterwards, with its manifest beside it, or nothing has changed. A new folder appears
+in one rename; into a folder that exists, each file does, and a failure takes the others back.
+
+Threat: the names are the agent's, the folder may hold links. Files are put in place below the folder's descriptor, without
+following a link, so `out/sub` that is a link elsewhere is refused and not written through.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import secrets
+import stat
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gearcase.doors.files import DeliveredFile, Delivery
+from gearcase.errors import RunError, UsageError
+from gearcase.sandbox.beneath import CREATE, DIRECTORY, explaining, open_beneath, open_file, replacing, shown
+from gearcase.sandbox.content import ContentChanged, copy_content, write_all
+from gearcase.sandbox.trees import Cursor, remove_tree
+
+_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """Where things are now; `patch` is None where there is none."""
+
+    out: Path
+    manifest: Path
+    patch: Path | None
+
+
+def verify(delivery: Delivery, staging: Path) -> None:
+    """Read every staged file again. Raises RunError `staging_changed` naming the first that is not what was taken."""
+    with _opened(staging) as folder:
+        for file in delivery.files:
+            _read_again(folder, file, None)
+
+
+def deliver(
+    delivery: Delivery, staging: Path, out: Path, *, force: bool = False, head: str = "", patch: bytes = b""
+) -> HandedOver:
+    """Copy a staged delivery to the folder `out`, which is made; beside it `OUT.manifest.json` and, with a patch, `OUT.patch`.
+
+    `head` is the journal's. Raises UsageError `exists` (listing what is in the way), RunError `staging_changed`, `disk_full`.
+    """
+    out = Path(os.path.normpath(out.absolute()))
+    with explaining(os.fsencode(out), "making"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        fresh = not os.path.lexists(out)
+    manifest = out.with_name(out.name + ".manifest.json")
+    beside = {manifest: delivery.to_json(head)}
+    if patch:
+        beside[out.with_name(out.name + ".patch")] = patch
+    _refuse_what_is_in_the_way(delivery, out, [*beside], force)
+    with _opened(out.parent if fresh else out) as near, _work_folder(near) as work, ExitStack() as undo, Cursor(work) as new:
+        os.mkdir(b"new", dir_fd=work)
+        new.enter(b"new")
+        _copy_staged(delivery, staging, new.fd)
+        if fresh:
+            _appear(near, work, os.fsencode(out.name))
+            undo.callback(remove_tree, near, os.fsencode(out.name))
+        else:
+            placed = _Placed()
+            undo.callback(_take_back, placed, near, work)
+            _put_in_place(delivery, new.fd, near, work, placed, force)
+        _write_beside(out.parent, beside)
+        undo.pop_all()
+    return HandedOver(out, manifest, out.with_name(out.name + ".patch") if patch else None)
+
+
+def _appear(near: int, work: int, name: bytes) -> None:
+    """Make the whole new folder visible at once."""
+    with explaining(name, "delivering"):
+        os.rename(b"new", name, src_dir_fd=work, dst_dir_fd=near)
+
+
+def _refuse_what_is_in_the_way(delivery: Delivery, out: Path, beside: list[Path], force: bool) -> None:
+    taken = [os.fsencode(path) for path in beside if os.path.lexists(path) and (not force or path.is_dir())]
+    if os.path.lexists(out):
+        with _opened(out) as folder:
+            for file in delivery.files:
+                standing = _standing(folder, file.path)
+                if standing == "file" and force:
+                    continue
+                if standing:
+                    taken.append(file.path)
+    if taken:
+        listed = ", ".join(shown(path) for path in taken[:_SHOWN]) + (" ..." if len(taken) > _SHOWN else "")
+        raise UsageError(
+            "exists",
+            f"{len(taken)} of the files to deliver are in {out} already: {listed}",
+            remedy="choose another folder with --out, or replace files with --force; remove folders and links in the way",
+            paths=[shown(path) for path in taken[:_SHOWN]],
+            count=len(taken),
+        )
+
+
+def _standing(folder: int, path: bytes) -> str:
+    """What is where a file is to be: "" nothing, "file" something that can be replaced, "blocked"."""
+    *folders, name = path.split(b"/")
+    with Cursor(folder) as cursor:
+        for part in folders:
+            try:
+                cursor.enter(part)
+            except FileNotFoundError:
+                return ""
+            except OSError:
+                return "blocked"
+        try:
+            found = os.stat(name, dir_fd=cursor.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return ""
+    return "blocked" if stat.S_ISDIR(found.st_mode) else "file"
+
+
+def _copy_staged(delivery: Delivery, staging: Path, target: int) -> None:
+    with _opened(staging) as folder:
+        for file in delivery.files:
+            _read_again(folder, file, target)
+
+
+def _read_again(staging: int, file: DeliveredFile, target: int | None) -> None:
+    """Hash a staged file, with a target copying it there under the same path."""
+    *folders, name = file.path.split(b"/")
+    with explaining(file.path, "reading the staged"), Cursor(staging) as source:
+        for folder in folders:
+            source.enter(folder)
+        descriptor = open_file(source.fd, name)
+    try:
+        if target is None:
+            digest = copy_content(descriptor, None, file.size, plain=True)
+        else:
+            digest = _copy_one(descriptor, file, target, folders, name)
+    except ContentChanged:
+        digest = ""
+    finally:
+        os.close(descriptor)
+    if digest != file.digest:
+        raise RunError(
+            "staging_changed",
+            f"the staged copy of {shown(file.path)} is not what was taken from the box",
+            remedy="something changed the run folder: run the goal again, and see what writes there",
+            path=shown(file.path),
+        )
+
+
+def _copy_one(descriptor: int, file: DeliveredFile, target: int, folders: list[bytes], name: bytes) -> str:
+    with explaining(file.path, "delivering"), Cursor(target) as cursor:
+        for folder in folders:
+            with suppress(FileExistsError):
+                os.mkdir(folder, dir_fd=cursor.fd)
+            cursor.enter(folder)
+        copy = open_beneath(cursor.fd, name, CREATE, 0o777 if file.mode & 0o100 else 0o666)  # less the operator's umask
+        try:
+            return copy_content(descriptor, copy, file.size, plain=True)
+        finally:
+            os.close(copy)
+
+
+@dataclass(slots=True)
+class _Placed:
+    """What was done to the operator's folder, in order, so that it can be taken back."""
+
+    folders: list[bytes] = field(default_factory=list[bytes])
+    kept: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])  # path -> name below `old` of what stood there
+    files: list[bytes] = field(default_factory=list[bytes])
+
+
+def _put_in_place(delivery: Delivery, new: int, out: int, old: int, placed: _Placed, force: bool) -> None:
+    """Move each file from `new` to `out`, what it replaces to `old`."""
+    for number, file in enumerate(delivery.files):
+        *folders, name = file.path.split(b"/")
+        with explaining(file.path, "delivering"), Cursor(new) as source, Cursor(out) as target:
+            for folder in folders:
+                source.enter(folder)
+                with suppress(FileExistsError):
+                    os.mkdir(folder, dir_fd=target.fd)
+                    placed.folders.append(target.below(folder))
+                target.enter(folder)
+            if force:
+                kept = str(number).encode()
+                with suppress(FileNotFoundError):
+                    os.rename(name, kept, src_dir_fd=target.fd, dst_dir_fd=old)
+                    placed.kept[file.path] = kept
+            _move_without_replacing(name, source.fd, target.fd)
+            placed.files.append(file.path)
+
+
+def _move_without_replacing(name: bytes, source: int, target: int) -> None:
+    """A link fails where something appeared meanwhile; a file system without links gets a rename."""
+    try:
+        os.link(name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+            raise
+        os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
+
+
+def _take_back(placed: _Placed, out: int, old: int) -> None:
+    """Undo `_put_in_place` as far as it came."""
+    for path in reversed(placed.files):
+        _at(out, path, lambda directory, name: os.unlink(name, dir_fd=directory))
+    for path, kept in placed.kept.items():
+        _at(out, path, functools.partial(_put_back, old, kept))
+    for path in reversed(placed.folders):
+        _at(out, path, lambda directory, name: os.rmdir(name, dir_fd=directory))
+
+
+def _put_back(old: int, kept: bytes, directory: int, name: bytes) -> None:
+    os.rename(kept, name, src_dir_fd=old, dst_dir_fd=directory)
+
+
+def _at(root: int, path: bytes, do: Callable[[int, bytes], None]) -> None:
+    """Do something to one path; what the operator removed meanwhile needs no undoing."""
+    *folders, name = path.split(b"/")
+    with suppress(FileNotFoundError), Cursor(root) as cursor:
+        for folder in folders:
+            cursor.enter(folder)
+        do(cursor.fd, name)
+
+
+def _write_beside(folder: Path, files: Mapping[Path, bytes]) -> None:
+    """Write all, then rename all; the first of them last."""
+    with explaining(os.fsencode(folder), "writing beside"), _opened(folder) as directory, ExitStack() as both:
+        for path, data in files.items():
+            write_all(both.enter_context(replacing(directory, os.fsencode(path.name), 0o666)), data)
+
+
+@contextmanager
+def _opened(folder: Path) -> Generator[int]:
+    with explaining(os.fsencode(folder), "opening"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _work_folder(near: int) -> Generator[int]:
+    """A folder of our own on the same disk, gone afterwards."""
+    name = b".gearcase-" + secrets.token_hex(8).encode()
+    with explaining(name, "making"):
+        os.mkdir(name, 0o700, dir_fd=near)
+    try:
+        with explaining(name, "opening"):
+            descriptor = os.open(name, DIRECTORY, dir_fd=near)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+    finally:
+        remove_tree(near, name)

@@ -1,0 +1,295 @@
+"""The door for files: what is given goes in as a copy, what may leave comes out as a copy.
+
+`give` copies host paths into the workspace and returns the manifest they make: the start that every later difference is seen
+against. `take` copies what the box's patterns name into a staging folder, once, hashing what it writes. That copy is what checks
+read and what `delivery.deliver` hands over, so delivered bytes = checked bytes = hashed bytes.
+
+Threat: deliverables are the agent's data. No link leaves and none is followed; no FIFO, socket, device; no set-id bit, owner,
+extended attribute or time; sizes and counts are limited; what is refused is listed with its reason. What a host tool would run by
+itself is delivered as data, and flagged. The caller freezes the box; a change that happens all the same is `tree_changed`, and
+then nothing is staged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gearcase.doors.flags import flags
+from gearcase.doors.patterns import Patterns, State
+from gearcase.errors import RunError, UsageError
+from gearcase.sandbox.beneath import (
+    CREATE,
+    explain,
+    explaining,
+    hand_over,
+    open_beneath,
+    open_file,
+    printable,
+    shown,
+    tree_changed,
+)
+from gearcase.sandbox.blobs import BlobStore
+from gearcase.sandbox.content import ContentChanged, copy_content
+from gearcase.sandbox.copying import Refusal, copy_in
+from gearcase.sandbox.manifest import Manifest
+from gearcase.sandbox.snapshots import kind_of, scan
+from gearcase.sandbox.trees import Cursor, Step, remove_tree, walk
+from gearcase.units import format_bytes
+
+MAX_FILES = 10_000
+"""Most files of a delivery."""
+
+MAX_PATH = 2048
+"""Longest path that may leave, in bytes: with the folder it is put in it must stay usable by ordinary programs (4096)."""
+
+_MAX_REFUSED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What was given: its names below /workspace, counts, bytes, what was left out, and the manifest of the start."""
+
+    names: tuple[bytes, ...]
+    files: int
+    size: int
+    left_out: tuple[Refusal, ...]
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveredFile:
+    """A file as it is staged. `digest` is the plain SHA-256, `mode` 0o644 or 0o755."""
+
+    path: bytes
+    digest: str
+    size: int
+    mode: int
+    flags: tuple[str, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """For the journal and people: plain JSON, the path printable."""
+        return {
+            "path": printable(self.path),
+            "sha256": self.digest,
+            "size": self.size,
+            "mode": f"{self.mode:o}",
+            "flags": list(self.flags),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What may leave, in the order of paths. `refused` is cut at 1,000; `refused_more` counts the rest. `total` is bytes."""
+
+    files: tuple[DeliveredFile, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    refused_more: int = 0
+
+    @property
+    def total(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def manifest_digest(self) -> str:
+        """SHA-256 of paths, modes, sizes and digests."""
+        state = hashlib.sha256(b"gearcase delivery 1\n")
+        for file in self.files:
+            state.update(b"%d:%b\0%o %d %b\n" % (len(file.path), file.path, file.mode, file.size, file.digest.encode()))
+        return state.hexdigest()
+
+    def record(self) -> dict[str, Any]:
+        """For the journal and people: plain JSON."""
+        return {
+            "files": [file.record() for file in self.files],
+            "refused": [{"path": printable(refusal.path), "reason": refusal.reason} for refusal in self.refused],
+            "refused_more": self.refused_more,
+            "manifest": self.manifest_digest,
+            "total": self.total,
+        }
+
+    def to_json(self, head: str) -> bytes:
+        """The manifest that lies beside a delivery: exact paths (surrogate escapes) and the head of the journal it belongs to."""
+        form = self.record()
+        for row, file in zip(form["files"], self.files, strict=True):
+            row["path"] = os.fsdecode(file.path)
+        return json.dumps({"format": "gearcase-delivery/1", "journal_head": head, **form}, indent=1).encode() + b"\n"
+
+
+def give(sources: Sequence[Path], root: int, owner: tuple[int, int], store: BlobStore) -> Given:
+    """Copy each host path to /workspace (the descriptor `root`) under its own name, and scan the result into `store`.
+
+    Raises UsageError `not_given`, RunError `unreadable`, `vanished`, `disk_full`; then nothing of any source stays.
+    """
+    names: list[bytes] = []
+    left_out: list[Refusal] = []
+    files = size = 0
+    try:
+        for source in sources:
+            name = _name_of(source)
+            copied = copy_in(source, root, name, owner)
+            names.append(name)
+            files, size = files + copied.files, size + copied.size
+            left_out += [Refusal(name + b"/" + refusal.path, refusal.reason) for refusal in copied.left_out]
+        manifest = scan(root, store)
+    except BaseException:
+        for name in names:
+            remove_tree(root, name)
+        raise
+    return Given(tuple(names), files, size, tuple(left_out), manifest)
+
+
+def _name_of(source: Path) -> bytes:
+    name = os.fsencode(Path(os.path.normpath(source.absolute())).name)
+    if not name:
+        raise UsageError("not_given", f"{source} has no name of its own", remedy="give a folder below it")
+    return name
+
+
+def take(root: int, patterns: Iterable[str], staging: Path, *, most_bytes: int, most_files: int = MAX_FILES) -> Delivery:
+    """Copy what the patterns name from /workspace (the descriptor `root`) into the new folder `staging`.
+
+    A file that is special, or does not fit into what is left of `most_bytes` and `most_files`, is refused by itself. Raises
+    UsageError `bad_pattern`, RunError `exists`, `tree_changed`, `unreadable`, `disk_full`; then nothing is staged.
+    """
+    taking = _Take(Patterns(patterns), most_bytes, most_files)
+    with explaining(os.fsencode(staging), "making"):
+        staging.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            staging.mkdir()
+        except FileExistsError:
+            raise RunError("exists", f"{staging} is there already", remedy="take into a folder of its own") from None
+        folder = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with Cursor(root, need=0o500) as source, Cursor(folder) as target:
+            os.fchmod(target.fd, 0o755)
+            for step in walk(source, wanted=lambda name: taking.wants(source, name)):
+                taking.take(source, target, step)
+    except BaseException:
+        discard(staging)
+        raise
+    finally:
+        os.close(folder)
+    return Delivery(tuple(sorted(taking.files, key=lambda file: file.path)), tuple(taking.refused), taking.refused_more)
+
+
+def discard(staging: Path) -> None:
+    """Remove a staging folder. Idempotent."""
+    with explaining(os.fsencode(staging), "removing"):
+        parent = os.open(staging.absolute().parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        remove_tree(parent, os.fsencode(staging.name))
+    finally:
+        os.close(parent)
+
+
+@dataclass(slots=True)
+class _Take:
+    """The state of one take: where the patterns stand in each folder it is in, and what has come so far."""
+
+    patterns: Patterns
+    most_bytes: int
+    most_files: int
+    files: list[DeliveredFile] = field(default_factory=list[DeliveredFile])
+    refused: list[Refusal] = field(default_factory=list[Refusal])
+    refused_more: int = 0
+    _total: int = 0
+    _states: list[State] = field(default_factory=list[State])
+    _lengths: list[int] = field(default_factory=lambda: [0])
+
+    def __post_init__(self) -> None:
+        self._states.append(self.patterns.start)
+
+    def wants(self, source: Cursor, name: bytes) -> bool:
+        if not self.patterns.is_open(self.patterns.below(self._states[-1], name)):
+            return False
+        if self._lengths[-1] + len(name) + 1 > MAX_PATH:
+            self._refuse(source.below(name), f"its path is longer than {MAX_PATH} bytes")
+            return False
+        return True
+
+    def take(self, source: Cursor, target: Cursor, step: Step) -> None:
+        if step.happening == "enter":
+            self._states.append(self.patterns.below(self._states[-1], step.name))
+            self._lengths.append(self._lengths[-1] + len(step.name) + 1)
+            self._make(target, step.name)
+        elif step.happening == "leave":
+            self._states.pop()
+            self._lengths.pop()
+            self._leave(target)
+        elif step.happening == "mount":
+            self._refuse(source.below(step.name), "a mount")
+        elif self.patterns.matches(self._states[-1], step.name):
+            reason = self._reason(source, step)
+            if reason:
+                self._refuse(source.below(step.name), reason)
+            else:
+                self._copy(source, target, step)
+
+    def _reason(self, source: Cursor, step: Step) -> str:
+        """Why this one may not leave; empty when it may."""
+        kind = kind_of(step.status)
+        if kind == "link":
+            with explaining(lambda: source.below(step.name), "reading"):
+                return f"a link, to {shown(os.readlink(step.name, dir_fd=source.fd))}"
+        if kind != "file":
+            return f"a {kind}"
+        if self._lengths[-1] + len(step.name) > MAX_PATH:
+            return f"its path is longer than {MAX_PATH} bytes"
+        if len(self.files) >= self.most_files:
+            return f"more than {self.most_files:,} files"
+        if self._total + step.status.st_size > self.most_bytes:
+            size, most = format_bytes(step.status.st_size), format_bytes(self.most_bytes)
+            return f"{size} more is too much: {format_bytes(self._total)} of at most {most} are taken"
+        return ""
+
+    def _refuse(self, path: bytes, reason: str) -> None:
+        if len(self.refused) < _MAX_REFUSED:
+            self.refused.append(Refusal(path, reason))
+        else:
+            self.refused_more += 1
+
+    def _make(self, target: Cursor, name: bytes) -> None:
+        with explaining(lambda: target.below(name), "staging"):
+            os.mkdir(name, 0o700, dir_fd=target.fd)
+            target.enter(name)
+            os.fchmod(target.fd, 0o755)
+
+    def _leave(self, target: Cursor) -> None:
+        """A folder that nothing came from is not delivered."""
+        with explaining(lambda: target.path, "staging"), os.scandir(target.fd) as entries:
+            empty = next(entries, None) is None
+        name = target.leave()
+        if empty:
+            with explaining(lambda: target.below(name), "staging"):
+                os.rmdir(name, dir_fd=target.fd)
+
+    def _copy(self, source: Cursor, target: Cursor, step: Step) -> None:
+        path = source.below(step.name)
+        try:
+            descriptor = open_file(source.fd, step.name, step.status)
+        except OSError as error:
+            raise explain(error, path, "reading") from error
+        mode = 0o755 if step.status.st_mode & stat.S_IXUSR else 0o644
+        size = step.status.st_size
+        try:
+            with explaining(path, "staging"):
+                copy = open_beneath(target.fd, step.name, CREATE, 0o600)
+                try:
+                    digest = copy_content(descriptor, copy, size, plain=True)
+                    hand_over(copy, mode, None)
+                finally:
+                    os.close(copy)
+        except ContentChanged:
+            raise tree_changed(path) from None
+        finally:
+            os.close(descriptor)
+        self._total += size
+        self.files.append(DeliveredFile(path, digest, size, mode, flags(path, step.status.st_mode)))

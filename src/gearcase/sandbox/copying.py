@@ -1,0 +1,223 @@
+"""Copy a file or folder of the host into a sandbox's tree.
+
+Invariants: the original is only read, never touched (no mode is widened to read it). The copy belongs to the box's user and keeps
+times and modes, but for set-id bits and folders that their owner could not use. When anything goes wrong nothing of it stays.
+
+Threat: a socket, FIFO or device in a given tree would be a line out of the box, so such a tree is refused with the path. Mounts
+below it are not followed. A link that is absolute or leads out of the given tree would be dangling or mean something else inside:
+it is left out and reported.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gearcase.errors import GearcaseError, UsageError
+from gearcase.sandbox.beneath import (
+    CREATE,
+    HANDLE,
+    explain,
+    explaining,
+    hand_over,
+    open_beneath,
+    open_file,
+    pinned,
+    printable,
+    shown,
+    tree_changed,
+)
+from gearcase.sandbox.content import ContentChanged, copy_content
+from gearcase.sandbox.trees import MAX_ENTRIES, Cursor, Step, remove_tree, walk
+
+_SPECIAL = {stat.S_IFSOCK: "a socket", stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A path that stayed behind, and why."""
+
+    path: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What came in: counts, bytes, and what was left out with its path from the given folder on."""
+
+    files: int
+    size: int
+    left_out: tuple[Refusal, ...]
+
+
+def copy_in(source: Path, root: int, name: bytes, owner: tuple[int, int], limit: int = MAX_ENTRIES) -> Copied:
+    """Copy the file or folder `source` to `name` below the descriptor `root`.
+
+    Raises UsageError `not_given` (a special file, a taken name), Refused `too_many_files`, RunError for what the disk says.
+    """
+    with explaining(os.fsencode(source), "opening"):
+        handle = os.open(source, os.O_PATH | os.O_CLOEXEC)
+    try:
+        if _exists(root, name):
+            raise UsageError(
+                "not_given",
+                f"two things that are given are both called {shown(name)}",
+                remedy="rename one of them, or give a folder that holds both",
+            )
+        copying = _Copy(source, owner)
+        with _whole(root, name):
+            found = os.fstat(handle)
+            if stat.S_ISDIR(found.st_mode):
+                copying.folder(handle, root, name, found, limit)
+            elif stat.S_ISREG(found.st_mode):
+                copying.single(handle, root, name, found)
+            else:
+                raise _special(os.fsencode(source), found)
+    finally:
+        os.close(handle)
+    return Copied(copying.files, copying.size, tuple(copying.left_out))
+
+
+@contextmanager
+def _whole(root: int, name: bytes) -> Generator[None]:
+    try:
+        yield
+    except BaseException:
+        remove_tree(root, name)
+        raise
+
+
+@dataclass(slots=True)
+class _Copy:
+    source: Path
+    owner: tuple[int, int]
+    files: int = 0
+    size: int = 0
+    left_out: list[Refusal] = field(default_factory=list[Refusal])
+
+    def single(self, handle: int, root: int, name: bytes, found: os.stat_result) -> None:
+        path = os.fsencode(self.source)
+        with explaining(path, "reading"):
+            descriptor = os.open(pinned(handle), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._file(descriptor, root, name, found, path)
+        finally:
+            os.close(descriptor)
+
+    def folder(self, handle: int, root: int, name: bytes, found: os.stat_result, limit: int) -> None:
+        with Cursor(root, need=0o700) as target, self._opened(handle) as source:
+            self._make(target, name)
+            for step in walk(source, limit=limit):
+                self._step(source, target, step)
+            self._finish(target, found)
+
+    @contextmanager
+    def _opened(self, handle: int) -> Generator[Cursor]:
+        with explaining(os.fsencode(self.source), "opening"):
+            cursor = Cursor(handle)
+        with cursor:
+            yield cursor
+
+    def _step(self, source: Cursor, target: Cursor, step: Step) -> None:
+        if step.happening == "enter":
+            self._make(target, step.name)
+        elif step.happening == "leave":
+            self._finish(target, step.status)
+        elif step.happening == "mount":
+            self.left_out.append(Refusal(source.below(step.name), "a mount: give what is mounted there by itself"))
+        elif stat.S_ISLNK(step.status.st_mode):
+            self._link(source, target, step)
+        elif stat.S_ISREG(step.status.st_mode):
+            self._open_and_copy(source, target, step)
+        else:
+            raise _special(os.path.join(os.fsencode(self.source), source.below(step.name)), step.status)
+
+    def _make(self, target: Cursor, name: bytes) -> None:
+        with explaining(lambda: target.below(name), "copying"):
+            os.mkdir(name, 0o700, dir_fd=target.fd)
+            target.enter(name)
+
+    def _finish(self, target: Cursor, status: os.stat_result) -> None:
+        with explaining(lambda: target.path, "copying"):
+            hand_over(target.fd, status.st_mode | 0o700, self.owner)
+            os.utime(target.fd, ns=(status.st_mtime_ns, status.st_mtime_ns))
+            target.leave()
+
+    def _open_and_copy(self, source: Cursor, target: Cursor, step: Step) -> None:
+        try:
+            descriptor = open_file(source.fd, step.name, step.status, widen=False)
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                self.left_out.append(Refusal(source.below(step.name), "a mount: give what is mounted there by itself"))
+                return
+            raise explain(error, os.path.join(os.fsencode(self.source), source.below(step.name)), "reading") from error
+        try:
+            self._file(descriptor, target.fd, step.name, step.status, source.below(step.name))
+        finally:
+            os.close(descriptor)
+
+    def _file(self, descriptor: int, directory: int, name: bytes, status: os.stat_result, path: bytes) -> None:
+        with explaining(path, "copying"):
+            copy = open_beneath(directory, name, CREATE, 0o600)
+            try:
+                copy_content(descriptor, copy, status.st_size)
+                hand_over(copy, status.st_mode, self.owner)
+                os.utime(copy, ns=(status.st_mtime_ns, status.st_mtime_ns))
+            except ContentChanged:
+                raise tree_changed(path) from None
+            finally:
+                os.close(copy)
+        self.files += 1
+        self.size += status.st_size
+
+    def _link(self, source: Cursor, target: Cursor, step: Step) -> None:
+        with explaining(lambda: source.below(step.name), "copying"):
+            leads_to = os.readlink(step.name, dir_fd=source.fd)
+            if not stays_inside(source.depth, leads_to):
+                reason = f"a link out of what is given, to {printable(leads_to)}"
+                self.left_out.append(Refusal(source.below(step.name), reason))
+                return
+            os.symlink(leads_to, step.name, dir_fd=target.fd)
+            os.chown(step.name, *self.owner, dir_fd=target.fd, follow_symlinks=False)
+            times = (step.status.st_mtime_ns, step.status.st_mtime_ns)
+            os.utime(step.name, ns=times, dir_fd=target.fd, follow_symlinks=False)
+
+
+def stays_inside(depth: int, target: bytes) -> bool:
+    """Whether a link that stands `depth` folders below a root is relative and, by its text, never climbs above it."""
+    if target.startswith(b"/"):
+        return False
+    for part in target.split(b"/"):
+        if part == b"..":
+            depth -= 1
+        elif part not in (b"", b"."):
+            depth += 1
+        if depth < 0:
+            return False
+    return True
+
+
+def _exists(root: int, name: bytes) -> bool:
+    try:
+        os.close(open_beneath(root, name, HANDLE))
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EXDEV):
+            raise explain(error, name, "opening") from error
+    return True
+
+
+def _special(path: bytes, status: os.stat_result) -> GearcaseError:
+    what = _SPECIAL.get(stat.S_IFMT(status.st_mode), "no file or folder")
+    return UsageError(
+        "not_given",
+        f"{shown(path)} is {what}: what is given holds files, folders and links only",
+        remedy=f"remove {shown(path)}, or give only the folders that you mean",
+        path=shown(path),
+    )
