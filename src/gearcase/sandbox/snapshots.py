@@ -254,14 +254,15 @@ def _put(cursor: Cursor, entry: Entry, store: BlobStore, owner: tuple[int, int] 
             if found is None or not _holds(cursor, entry, found, owner):
                 _write(cursor, entry, store, owner)
             return True
-        if found is not None and _is(cursor, entry, found):
+        there = found is not None and _is(cursor, entry, found)
+        if found is not None and not there:
+            os.unlink(entry.name, dir_fd=cursor.fd)
+        if entry.kind in ("link", "fifo"):
+            if not there:
+                _make_special(cursor, entry)
+            _stamp(cursor, entry, owner)
             return True
-        if entry.kind not in ("link", "fifo"):
-            if found is not None:
-                os.unlink(entry.name, dir_fd=cursor.fd)
-            return False
-        _make_special(cursor, entry, found is not None, owner)
-        return True
+        return there
 
 
 def _holds(cursor: Cursor, entry: Entry, found: os.stat_result, owner: tuple[int, int] | None) -> bool:
@@ -298,20 +299,22 @@ def _is(cursor: Cursor, entry: Entry, found: os.stat_result) -> bool:
     return kind_of(found) == entry.kind and (entry.kind != "fifo" or found.st_mode & 0o1777 == entry.mode)
 
 
-def _make_special(cursor: Cursor, entry: Entry, there: bool, owner: tuple[int, int] | None) -> None:
-    if there:
-        os.unlink(entry.name, dir_fd=cursor.fd)
+def _make_special(cursor: Cursor, entry: Entry) -> None:
     if entry.kind == "link":
         os.symlink(entry.target, entry.name, dir_fd=cursor.fd)
-    else:
-        os.mkfifo(entry.name, 0o600, dir_fd=cursor.fd)
-        handle = open_beneath(cursor.fd, entry.name, HANDLE)
-        try:
-            if not stat.S_ISFIFO(os.fstat(handle).st_mode):
-                raise tree_changed(cursor.below(entry.name))
-            os.chmod(pinned(handle), entry.mode)
-        finally:
-            os.close(handle)
+        return
+    os.mkfifo(entry.name, 0o600, dir_fd=cursor.fd)
+    handle = open_beneath(cursor.fd, entry.name, HANDLE)
+    try:
+        if not stat.S_ISFIFO(os.fstat(handle).st_mode):
+            raise tree_changed(cursor.below(entry.name))
+        os.chmod(pinned(handle), entry.mode)
+    finally:
+        os.close(handle)
+
+
+def _stamp(cursor: Cursor, entry: Entry, owner: tuple[int, int] | None) -> None:
+    """Owner and time of a link or FIFO itself."""
     made = os.stat(entry.name, dir_fd=cursor.fd, follow_symlinks=False)
     if owner is not None and (made.st_uid, made.st_gid) != owner:
         os.chown(entry.name, *owner, dir_fd=cursor.fd, follow_symlinks=False)
