@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import typer
 
 from gearcase import __version__
 from gearcase.cli import failure
-from gearcase.errors import GearcaseError
+from gearcase.errors import GearcaseError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ def run_command_line(arguments: list[str]) -> int:
     """Run one command; returns its exit code. Every error becomes its envelope."""
     named = arguments[0] if arguments else ""
     try:
+        if named and not named.startswith("-") and named not in COMMANDS:
+            raise _unknown(named)
         build([named] if named in COMMANDS else list(COMMANDS))(arguments, prog_name="gearcase")
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
@@ -86,6 +89,12 @@ def _root(version: bool = typer.Option(False, "--version", "-V", help="Print the
     if version:
         print(f"gearcase {__version__}")
         raise typer.Exit
+
+
+def _unknown(name: str) -> UsageError:
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    remedy = f"did you mean `gearcase {near[0]}`?" if near else "gearcase --help names them all"
+    return UsageError("unknown_command", f"gearcase has no command {name!r}", remedy=remedy)
 
 
 def _wants_json(arguments: list[str]) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from gearcase.box import Limits
 from gearcase.cli.view import View, fold
+from gearcase.errors import RunError
 from gearcase.journal import read
 from gearcase.runs import RunFolder
 
@@ -30,11 +31,15 @@ class History:
 
 
 def history(folder: RunFolder) -> History:
-    """Read a run whole. Raises RunError for a journal that cannot be read."""
+    """Read a run whole. A journal that is damaged is told up to the damage, which stands among the view's errors."""
     owner = folder.owner_pid()  # before the journal: a run that ends meanwhile is seen as ended, not as died
-    view = View(run=folder.id, name=folder.name, goal=folder.goal, started=folder.created)
-    for record in read(folder.journal):
-        view = fold(view, record)
+    view = View(run=folder.id, name=folder.name, goal=folder.goal, started=folder.created, now=folder.created)
+    try:
+        for record in read(folder.journal):
+            view = fold(view, record)
+    except RunError as error:
+        if error.code != "no_journal":  # a run that was stopped before its first record has none, and nothing to tell
+            view = replace(view, errors=(*view.errors, error.envelope()))
     return History(folder, view, limits_of(folder), owner)
 
 

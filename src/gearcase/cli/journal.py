@@ -27,14 +27,21 @@ def verify(
     head: Annotated[
         str, typer.Option("--head", help="The head that you hold (16 digits or more): nothing before it may differ.")
     ] = "",
+    at: Annotated[int, typer.Option("--at", help="Sequence number of that head, if you hold it too.", min=0)] = 0,
     as_json: o.Json = False,
 ) -> None:
-    """Prove offline that nothing in a journal was altered, removed or reordered (up to a head that you hold)."""
-    proof = verify_journal(_folder(run), head)
+    """Prove offline that nothing in a journal was altered, removed or reordered . Exit 1 if it was."""
+    proof = verify_journal(_folder(run), head, at)
     if as_json:
         print_json(dataclasses.asdict(proof))
-    else:
+    elif proof.ok:
         out().print(Text.assemble(("✓ ", "green"), f"{proof.records:,} records, unbroken; head {neutral(proof.head)}"))
+        if not head:
+            out().print(Text("what was cut from its end, or rewritten whole, shows only against a --head that you hold", "dim"))
+    else:
+        out().print(Text.assemble(("✗ ", "bold red"), f"record {proof.first_bad}: {neutral(proof.reason)}"))
+        out().print(Text(f"{proof.records:,} records before it are unbroken; head {neutral(proof.head)}"))
+    raise typer.Exit(0 if proof.ok else 1)
 
 
 @app.command("show")

@@ -18,7 +18,7 @@ _Said = tuple[str, str, str]  # mark, style, text
 
 def line(record: Record, width: int = 0) -> Text | None:
     """`12:01:03  $  command 3  python3 build.py`, cut to `width` when it is given."""
-    said = _SAY.get(type(record.event))
+    said = _SAY.get(type(record.event)) if record.event is not None else None
     parts = said(record.event) if said else None
     if parts is None:
         return None
@@ -45,8 +45,8 @@ def _command(text: str) -> str:
 
 def _ended(event: events.CommandEnded) -> _Said:
     ok = event.ended == "exited" and event.exit_code == 0
-    how = f"exit {event.exit_code}" if event.ended == "exited" else f"{event.ended} ({event.exit_code})"
-    struck = f", {', '.join(event.limits)} limit struck" if event.limits else ""
+    how = f"exit {event.exit_code}" if event.ended == "exited" else f"{neutral(event.ended)} ({event.exit_code})"
+    struck = f", {neutral(', '.join(event.limits))} limit struck" if event.limits else ""
     health = f", {neutral(event.health)}" if event.health else ""
     rest = f"{how}, {format_duration(event.seconds)}, {format_bytes(event.output_bytes)} out{struck}{health}"
     return ("ok" if ok else "failed", "green" if ok else "red", rest)
@@ -60,7 +60,7 @@ def _called(event: events.ModelCalled) -> _Said:
     return (
         "call",
         "red" if failed else "blue",
-        text + (f"  {event.ended} ({event.status})" if event.ended != "complete" else ""),
+        text + (f"  {neutral(event.ended)} ({event.status})" if event.ended != "complete" else ""),
     )
 
 

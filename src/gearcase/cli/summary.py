@@ -225,7 +225,7 @@ def _box(run: History) -> Iterator[RenderableType]:
     if guarantees:
         table = grid(None, None, 1)
         for aspect, guarantee in guarantees.items():
-            strength = str(guarantee.get("strength", "absent"))
+            strength = neutral(guarantee.get("strength", "absent"))
             bound = f" (by at most {neutral(guarantee['bound'])})" if guarantee.get("bound") else ""
             table.add_row(
                 neutral(aspect),

@@ -132,7 +132,7 @@ class View:
 def fold(view: View, record: Record) -> View:
     """The view after one more record."""
     view = replace(view, now=record.time, seq=record.seq, head=record.digest)
-    step = _STEPS.get(type(record.event))
+    step = _STEPS.get(type(record.event)) if record.event is not None else None
     return step(view, record.event, record) if step else view
 
 

@@ -64,6 +64,7 @@ class _Watch:
         try:
             while True:
                 if not await self._draw_until_needed():
+                    await asyncio.wait({follower}, timeout=1.0)  # for the last lines; a run that died has no last record
                     return True
                 if not await self._ask():
                     return False
@@ -85,6 +86,8 @@ class _Watch:
                 err().print(said, soft_wrap=True)
             if record.type == "brake_changed":
                 self.wake.set()
+            if record.type == "run_ended":
+                return
 
     async def _draw_until_needed(self) -> bool:
         """Draw until a question must be asked (true) or the run has ended (false)."""
@@ -112,7 +115,7 @@ class _Watch:
     async def _ask(self) -> bool:
         """Freeze where the person asked for it, and do what they choose. False: they go away."""
         if self.interrupts:
-            answer = await self._command("freeze", by="operator")
+            answer = await self._command("freeze")
             if answer is None:
                 return True  # it ended meanwhile
         self.asked = str(self.view.frozen_since)
@@ -136,9 +139,9 @@ class _Watch:
         err().print(Text(f"left frozen. Go on: gearcase resume {name}    end it: gearcase kill {name}"))
         return False
 
-    async def _command(self, verb: str, **arguments: str) -> dict[str, object] | None:
+    async def _command(self, verb: str) -> dict[str, object] | None:
         try:
-            return await asyncio.to_thread(command, self.folder, verb, **arguments)
+            return await asyncio.to_thread(command, self.folder, verb, timeout=30.0, by="operator")
         except GearcaseError as error:
             if error.code != "not_running":
                 err().print(Text(f"{neutral(error.message)}: {neutral(error.remedy)}", "red"))

@@ -1,0 +1,318 @@
+"""What a person sees is a fold over the journal, and adds up."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+from hypothesis import HealthCheck, given, settings
+from rich.console import Console, RenderableType
+
+from gearcase import events
+from gearcase.box import Limits
+from gearcase.cli import lines, summary
+from gearcase.cli.history import DIED, History
+from gearcase.cli.live import LivePanel
+from gearcase.cli.ps import _table
+from gearcase.cli.view import View, fold
+from gearcase.journal import Journal, Record, read
+from gearcase.run.record import EndRecord
+from gearcase.runs import RunFolder
+
+STARTED = events.RunStarted("4f3a2b1c", "amber-fox", "count the rows", "ab", "0.1.0", "boot", {})
+OPENED = events.AccountOpened("run", "", {"usd": 2_000_000_000, "tokens": 1000})
+
+
+def records_of(folder: Path, *happened: events.Event) -> list[Record]:
+    """The events as a real journal gives them back."""
+    journal = Journal.create(folder / "journal")
+    for event in happened:
+        journal.append(event, "lead")
+    journal.flush()
+    journal.close()
+    return list(read(folder / "journal"))
+
+
+def view_of(folder: Path, *happened: events.Event) -> View:
+    view = View()
+    for record in records_of(folder, *happened):
+        view = fold(view, record)
+    return view
+
+
+def rendered(what: RenderableType, width: int = 100, colour: bool = False) -> str:
+    stream = io.StringIO()
+    system = "truecolor" if colour else None
+    Console(
+        file=stream, width=width, force_terminal=colour, color_system=system, markup=False, emoji=False, highlight=False
+    ).print(what)
+    return stream.getvalue()
+
+
+def history_of(folder: Path, view: View, owner: int = 0) -> History:
+    return History(RunFolder("4f3a2b1c", "amber-fox", "count the rows", 0.0, folder), view, Limits(), owner)
+
+
+def called(call: int, hold: int, model: str = "a/b") -> events.ModelCalled:
+    return events.ModelCalled(call, hold, "chat", model, model, 200, "complete", {"input": 7, "output": 2}, 1.0, 0.5)
+
+
+def command_ended(number: int, exit_code: int = 0, tail: str = "") -> events.CommandEnded:
+    return events.CommandEnded(number, "exited", exit_code, 1.5, 1.0, len(tail), "", tail)
+
+
+# --- money -----------------------------------------------------------------------------------------------------------------
+
+
+def test_spent_is_what_was_settled_and_what_was_cut(tmp_path: Path) -> None:
+    view = view_of(
+        tmp_path,
+        STARTED,
+        OPENED,
+        events.Held(1, "lead", {"usd": 90, "calls": 1}),
+        events.Held(2, "lead", {"usd": 50, "calls": 1}),
+        events.Held(3, "lead", {"usd": 20, "calls": 1}),
+        events.Held(4, "lead", {"usd": 5}),
+        events.Settled(1, "lead", {"usd": 40, "calls": 1}),
+        events.Cut(2, "stream broke"),
+        events.Released(3),
+    )
+    assert (view.spent["usd"], view.spent["calls"]) == (90, 2)
+    assert view.held["usd"] == 5
+    assert view.limits["usd"] == 2_000_000_000
+
+
+def test_a_carved_account_adds_no_limit_and_a_grant_does(tmp_path: Path) -> None:
+    carved = events.AccountOpened("lead", "run", {"usd": 1_900_000_000})
+    view = view_of(tmp_path, OPENED, carved, events.LimitGranted("run", {"usd": 5}))
+    assert view.limits["usd"] == 2_000_000_005
+
+
+def test_money_stands_beside_its_model_in_whichever_order_the_facts_came(tmp_path: Path) -> None:
+    view = view_of(
+        tmp_path,
+        OPENED,
+        events.Held(1, "lead", {"usd": 90}),
+        events.Settled(1, "lead", {"usd": 40}),
+        called(1, 1, "a/one"),
+        events.Held(2, "lead", {"usd": 90}),
+        called(2, 2, "a/two"),
+        events.Settled(2, "lead", {"usd": 30}),
+    )
+    assert {name: (model.calls, model.usd) for name, model in view.models.items()} == {"a/one": (1, 40), "a/two": (1, 30)}
+    assert sum(model.usd for model in view.models.values()) == view.spent["usd"]
+    assert not view.unjoined_costs
+    assert not view.unjoined_models
+
+
+def test_a_bill_above_its_hold_is_an_alarm_in_the_report(tmp_path: Path) -> None:
+    held = events.Held(1, "lead", {"usd": 10})
+    view = view_of(tmp_path, STARTED, OPENED, held, events.Settled(1, "lead", {"usd": 25}, {"usd": 15}))
+    assert view.overspent["usd"] == 15
+    assert "billed above what was held" in rendered(summary.report(history_of(tmp_path, view), None))
+
+
+# --- state, time, commands -------------------------------------------------------------------------------------------------
+
+
+def test_box_time_stands_still_while_frozen(tmp_path: Path) -> None:
+    first, frozen, thawed = records_of(
+        tmp_path, STARTED, events.BrakeChanged("frozen", "operator"), events.BrakeChanged("running", "operator")
+    )
+    view = fold(fold(View(), first), frozen)
+    assert view.state == "frozen"
+    assert view.elapsed(frozen.time + 1000) == frozen.time - first.time
+    view = fold(view, thawed)
+    assert view.state == "running"
+    assert abs(view.elapsed(thawed.time + 5) - (5 + frozen.time - first.time)) < 1e-6
+
+
+def test_a_run_that_nobody_drives_and_that_did_not_end_has_died(tmp_path: Path) -> None:
+    view = view_of(tmp_path, STARTED)
+    assert history_of(tmp_path, view).state == DIED
+    assert history_of(tmp_path, view, owner=1).state == "running"
+
+
+def test_failed_commands_are_counted_and_named(tmp_path: Path) -> None:
+    view = view_of(
+        tmp_path,
+        STARTED,
+        events.CommandStarted(1, "make"),
+        command_ended(1),
+        events.CommandStarted(2, "make test"),
+        command_ended(2, 2, "one\ntwo\n"),
+        events.CommandStarted(3, "sleep 9"),
+    )
+    assert (view.commands, view.failed_commands) == (3, 1)
+    assert [command.text for command in view.failures] == ["make test"]
+    assert list(view.running) == [3]
+    assert view.finished is not None
+    assert view.finished.lines == ("one", "two")
+
+
+def test_a_check_keeps_its_best_score(tmp_path: Path) -> None:
+    ran = [events.CheckRan("valid", verdict, score, 1.0, "ab", False) for verdict, score in (("failed", 0.9), ("failed", 0.4))]
+    check = view_of(tmp_path, *ran).checks["valid"]
+    assert (check.verdict, check.score, check.best, check.runs) == ("failed", 0.4, 0.9, 2)
+
+
+def test_many_refusals_stay_few_lines(tmp_path: Path) -> None:
+    refused = [events.DoorRefused("model", f"code-{number}", "no") for number in range(100)]
+    view = view_of(tmp_path, *refused)
+    assert len(view.refusals) <= 21
+    assert sum(view.refusals.values()) == 100
+
+
+# --- the report ------------------------------------------------------------------------------------------------------------
+
+
+def ended(status: str, **more: Any) -> EndRecord:
+    return EndRecord("4f3a2b1c", "amber-fox", status, **more)  # type: ignore[arg-type]
+
+
+def test_the_report_tells_what_a_person_asks(tmp_path: Path) -> None:
+    record = ended(
+        "accepted",
+        delivered=[{"path": "out/table.csv", "size": 2048, "flags": ["executable"]}],
+        refused=[{"path": "out/link", "reason": "a symbolic link"}],
+        out="./gearcase-out/amber-fox",
+        warnings=["cassette: message 3 differs"],
+        note="Counted 1,000 rows.",
+    )
+    guarantee = {"strength": "watched", "by": "a signal sweep", "bound": "700 ms"}
+    view = view_of(
+        tmp_path,
+        STARTED,
+        OPENED,
+        events.SandboxOpened("box-1", {"driver": "namespaces", "guarantees": {"freeze": guarantee}}),
+        events.AgentStarted("a/b", "count the rows"),
+        events.Held(1, "lead", {"usd": 500_000_000}),
+        events.Settled(1, "lead", {"usd": 410_000_000}),
+        called(1, 1),
+        events.CheckRan("valid", "passed", 0.96, 1.0, "ab", True),
+        events.LimitReached("tokens"),
+        events.SandboxClosed("box-1", []),
+        events.RunEnded("accepted", record.as_json()),
+    )
+    told = rendered(summary.report(history_of(tmp_path, view), record))
+    for expected in (
+        "ACCEPTED",
+        "amber-fox",
+        "count the rows",
+        "Counted 1,000 rows.",
+        "out/table.csv",
+        "2.0 KiB",
+        "executable",
+        "a symbolic link",
+        "✓  valid  passed  score 0.96",
+        "$0.41 of $2.00",
+        "a signal sweep (by at most 700 ms)",
+        "left behind: nothing",
+        "cassette: message 3 differs",
+        "limit reached: tokens",
+        view.head,
+    ):
+        assert expected in told, expected
+
+
+def test_residue_is_told_in_the_report(tmp_path: Path) -> None:
+    view = view_of(
+        tmp_path,
+        STARTED,
+        events.SandboxOpened("box-1", {}),
+        events.SandboxClosed("box-1", ["mount /run/x"]),
+        events.RunEnded("failed", ended("failed").as_json()),
+    )
+    assert "left behind: mount /run/x" in rendered(summary.report(history_of(tmp_path, view), ended("failed")))
+
+
+def test_the_report_for_programs_holds_the_ending_and_the_models(tmp_path: Path) -> None:
+    view = view_of(
+        tmp_path, STARTED, OPENED, events.Held(1, "lead", {"usd": 9}), events.Settled(1, "lead", {"usd": 4}), called(1, 1)
+    )
+    told = summary.as_json(history_of(tmp_path, view), ended("rejected"))
+    assert told["status"] == "rejected"
+    assert told["exit_code"] == 10
+    assert told["models"]["a/b"] == {"calls": 1, "failed": 0, "usd": 4, "tokens": {"input": 7, "output": 2}}
+
+
+# --- hostile text ----------------------------------------------------------------------------------------------------------
+
+TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=40) | st.sampled_from(
+    ["\x1b[2J", "[bold]x[/]", "\u202eabc", "a\nb\rc", "\x9b31m", "[/nonsense]", "😀" * 30]
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=TEXT, width=st.integers(40, 160))
+def test_no_view_lets_an_agents_text_act(tmp_path_factory: Any, text: str, width: int) -> None:
+    folder = tmp_path_factory.mktemp("hostile")
+    record = ended(
+        "failed",
+        delivered=[{"path": text, "size": 1, "flags": [text]}],
+        refused=[{"path": text, "reason": text}],
+        out=text,
+        note=text,
+        warnings=[text],
+        error={"code": text, "message": text, "cause": text, "remedy": text},
+        limit=text,
+        how_to_resume=text,
+    )
+    happened = [
+        events.RunStarted("id", text, text, "ab", "0.1.0", "boot", {}),
+        OPENED,
+        events.SandboxOpened(text, {"guarantees": {"disk": {"strength": text, "by": text, "bound": text}}}),
+        events.AgentStarted(text, text),
+        events.AgentTurn(1, text, 1),
+        events.CommandStarted(1, text),
+        events.CommandEnded(1, text, 1, 0.1, 0.1, 3, text, text, [text], text),
+        events.CommandStarted(2, text),
+        events.TestsClaimed(1, text, 1, 1),
+        called(1, 1, text),
+        events.CheckRan(text, text, 0.5, 0.1, "ab", True, text),
+        events.DoorRefused(text, text, text),
+        events.RequestEdited(1, [text]),
+        events.Failure({"code": text, "message": text}),
+        events.SnapshotTaken(text, 1, 1, text),
+        events.Rewound(text),
+        events.Delivered(text, [{"path": text, "size": 1}], [], "ab"),
+        events.BrakeChanged("latched", text, text),
+        events.LimitReached(text, text),
+        events.AgentEnded(text, text),
+        events.SandboxLost(text, text),
+        events.SandboxClosed(text, [text]),
+        events.Cut(1, text),
+    ]
+    records = records_of(folder, *happened)
+    view = View()
+    for one in records:
+        view = fold(view, one)
+    run = history_of(folder, view)
+    shown = rendered(summary.report(run, record), width, colour=True)
+    shown += rendered(LivePanel(Limits(), view, view.now + 1, "hint"), width, colour=True)
+    shown += rendered(_table([run]), width, colour=True)
+    for one in records:
+        said = lines.line(one)
+        assert said is None or "\n" not in said.plain
+        shown += rendered(said or "", width, colour=True) + rendered(lines.detail(one), width, colour=True)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    acting = re.search(r".*[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200b-\u200f]", plain)
+    assert acting is None, acting[0]
+
+
+def test_the_live_panel_fits_its_width(tmp_path: Path) -> None:
+    long = "x" * 500
+    view = view_of(
+        tmp_path,
+        events.RunStarted("id", long, long, "ab", "0.1.0", "boot", {}),
+        OPENED,
+        events.CommandStarted(1, long),
+        events.AgentTurn(1, long, 1),
+    )
+    for width in (40, 80, 120):
+        rows = rendered(LivePanel(Limits(), view, view.now, "Ctrl-C freezes and asks"), width).splitlines()
+        assert all(len(row) <= width for row in rows)
+        assert len(rows) < 14
