@@ -145,6 +145,16 @@ def test_what_a_sub_account_overdraws_is_taken_from_its_parents_room_at_once() -
     assert ledger.balance("run", "usd") == Balance(limit=100, spent=95, held=0, carved=0)
 
 
+def test_what_was_taken_beyond_a_limit_goes_back_when_a_hold_is_released() -> None:
+    ledger, _ = ledger_with({"usd": 100})
+    ledger.open("a", {"usd": 50}, parent="run")
+    first, second = ledger.hold("a", {"usd": 20}), ledger.hold("a", {"usd": 30})
+    ledger.settle(first, {"usd": 40})
+    assert ledger.balance("run", "usd").carved == 70
+    ledger.release(second)
+    assert ledger.balance("run", "usd").carved == 50
+
+
 def test_a_charge_books_what_has_happened_and_reports_what_did_not_fit() -> None:
     ledger, memory = ledger_with({"cpu": 100})
     assert ledger.charge("run", {"cpu": 80}, "command 1") == {}
@@ -491,6 +501,7 @@ ACTS = {
     **{"open": 6, "root": 1, "hold": 10, "sent": 5, "settle": 6, "overrun": 2, "release": 3, "cut": 2},
     **{"charge": 3, "close": 3, "grant": 1, "crash": 1},
 }
+SHARES = {"overrun": (0.5, 2, 5)}  # of what is free
 
 
 def play(seed: int, length: int) -> Walk:
@@ -501,7 +512,9 @@ def play(seed: int, length: int) -> Walk:
         one, two = random.randrange(8), random.randrange(8)
         room = {resource: walk.model.free(walk.pick(one), resource) for resource in ("usd", "calls", "cpu")}
         amounts = {
-            resource: random.randint(0, max(1, int((60 if free is None else free) * random.choice([0.2, 0.5, 1.3]))))
+            resource: random.randint(
+                0, max(1, int((60 if free is None else free) * random.choice(SHARES.get(kind, (0.2, 0.5, 1.3)))))
+            )
             for resource, free in room.items()
             if random.random() < (0.9 if free is not None and kind == "open" else 0.6)
         }

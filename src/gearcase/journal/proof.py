@@ -57,15 +57,14 @@ def verify(folder: Path, head: str = "", at: int = 0) -> Verification:
     paths = segments(folder)
     if not paths:
         raise no_journal(folder)
-    chain = Chain(head)
+    chain = Chain(head, at)
     try:
         chain.walk(lines_of(paths))
     except Broken as broken:
         return Verification(False, chain.records, chain.head, broken.seq, broken.reason)
     if head and not chain.found:
-        missing = chain.records if 0 < at <= chain.records else chain.records + 1
-        what = "record was changed" if missing <= chain.records else "records after this one were removed, or this one changed"
-        return Verification(False, chain.records, chain.head, missing, f"the head that you hold is not there: the {what}")
+        gone = f"the head that you hold is not there: what came after record {chain.records} was removed, or that record changed"
+        return Verification(False, chain.records, chain.head, chain.records + 1, gone)
     return Verification(True, chain.records, chain.head, 0, "")
 
 
@@ -75,12 +74,13 @@ class Chain:
     `records`, `head` and `size` (bytes, newlines included) describe the part that holds together.
     """
 
-    def __init__(self, wanted: str = "") -> None:
+    def __init__(self, wanted: str = "", at: int = 0) -> None:
         self.records = 0
         self.head = FIRST_PREV
         self.size = 0
         self.found = False
         self._wanted = wanted
+        self._at = at
         self._before = FIRST_PREV  # the head one record earlier
 
     def walk(self, lines: Iterator[bytes]) -> None:
@@ -92,10 +92,12 @@ class Chain:
             digest = sha256(body).hexdigest()
             if body[-_LINK:-2] != self.head.encode():
                 raise self._blame(seq, digest, next(lines, b""))
-            self.records, self._before, self.head = seq, self.head, digest
-            self.size += len(line)
             if self._wanted and digest.startswith(self._wanted):
                 self.found = True
+            elif seq == self._at and self._wanted:
+                raise Broken(seq, "it was changed: it does not have the head that you hold")
+            self.records, self._before, self.head = seq, self.head, digest
+            self.size += len(line)
 
     def _check_shape(self, line: bytes, seq: int) -> None:
         if not line.endswith(b"\n"):
