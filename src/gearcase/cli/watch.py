@@ -16,6 +16,7 @@ import time
 import tty
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from rich.live import Live
 from rich.text import Text
@@ -29,21 +30,33 @@ from gearcase.cli.text import neutral
 from gearcase.cli.view import View, fold
 from gearcase.errors import GearcaseError
 from gearcase.journal import follow
-from gearcase.run.process import Started
 from gearcase.runs import RunFolder
 
 _REFRESH = 0.125
 _CHOICES = {"r": "resume", "w": "wind_down", "k": "kill", "d": "detach"}
 
 
-def watch(started: Started, quiet: bool) -> bool:
+class Watched(Protocol):
+    """A run in a process of its own."""
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where it is on disk."""
+        ...
+
+    def poll(self) -> bool:
+        """Whether its process has ended."""
+        ...
+
+
+def watch(started: Watched, quiet: bool) -> bool:
     """Watch a run until it ends (true), or until the person goes away and leaves it frozen (false)."""
     return asyncio.run(_Watch(started, quiet).until_end())
 
 
 @dataclass(slots=True)
 class _Watch:
-    started: Started
+    started: Watched
     quiet: bool
     view: View = field(default_factory=View)
     interrupts: int = 0
@@ -149,10 +162,10 @@ class _Watch:
 
     async def _choice(self, question: str) -> str:
         """One key. A second Ctrl-C, the end of input, or the end of the run detaches."""
-        err().print(Text(question), end="")
         keys: asyncio.Queue[str] = asyncio.Queue()
         loop = asyncio.get_running_loop()
         with _single_keys(sys.stdin.fileno()) as descriptor:
+            err().print(Text(question), end="")
             loop.add_reader(descriptor, lambda: keys.put_nowait(os.read(descriptor, 1).decode("ascii", "replace").lower()))
             try:
                 while not self.interrupts:
@@ -174,7 +187,7 @@ def _single_keys(descriptor: int) -> Generator[int]:
     """The terminal gives each key at once, and is as it was afterwards."""
     before = termios.tcgetattr(descriptor)
     try:
-        tty.setcbreak(descriptor)
+        tty.setcbreak(descriptor, termios.TCSADRAIN)  # what was typed already counts
         yield descriptor
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
