@@ -24,6 +24,7 @@ from gearcase.errors import GearcaseError, RunError, UsageError
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.manifest import difference
 from gearcase.sandbox.snapshots import scan
+from gearcase.sandbox.trees import remove_contents
 
 ME = (os.geteuid(), os.getegid())
 MUCH = 1 << 30
@@ -56,6 +57,7 @@ class Bench:
 def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(tmp_path)
     yield made
+    remove_contents(made.root)  # what is left may be too deep for others to remove
     os.close(made.root)
 
 

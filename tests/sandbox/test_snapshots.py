@@ -3,6 +3,8 @@
 import json
 import mmap
 import os
+import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ from gearcase.sandbox.content import WHOLE, copy_content, digest_bytes
 from gearcase.sandbox.manifest import Manifest, difference, is_digest
 from gearcase.sandbox.snapshots import TICKS_NS, restore, scan, shared_mappings, text_difference
 from gearcase.sandbox.textdiff import changes, hunks, split_lines
-from gearcase.sandbox.trees import measure
+from gearcase.sandbox.trees import measure, remove_contents
 
 ME = (os.geteuid(), os.getegid())
 
@@ -56,6 +58,7 @@ def place_in(folder: Path) -> Iterator[Place]:
 def place(tmp_path: Path) -> Iterator[Place]:
     with place_in(tmp_path) as made:
         yield made
+        remove_contents(made.root)
 
 
 # --- random trees
@@ -266,7 +269,34 @@ def test_trees_with_the_same_content_have_the_same_digest(tmp_path):
     assert not difference(*manifests)
 
 
+def test_modes_that_lock_everybody_out_hide_nothing_and_are_put_back(place):
+    (place.folder / "sub").mkdir()
+    (place.folder / "sub" / "f").write_text("hidden")
+    (place.folder / "sub" / "f").chmod(0o000)
+    (place.folder / "sub").chmod(0o000)
+    place.folder.chmod(0o000)
+    manifest = place.scan()
+    assert stat.S_IMODE(os.fstat(place.root).st_mode) == 0o000
+    assert manifest.find(b"sub/f").digest == digest_bytes(b"hidden")
+    assert [(entry.path, entry.mode) for entry in manifest.entries] == [(b"sub", 0o000), (b"sub/f", 0o000)]
+    restore(place.root, Manifest(), place.store, ME)
+    restore(place.root, manifest, place.store, ME)
+    place.folder.chmod(0o700)
+    assert stat.S_IMODE(os.stat(place.folder / "sub").st_mode) == 0o000
+    assert place.scan().digest == manifest.digest
+
+
 # --- restore
+
+
+def test_a_socket_cannot_be_made_again_and_is_named(place, monkeypatch):
+    monkeypatch.chdir(place.folder)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("s")
+    manifest = place.scan()
+    assert restore(place.root, manifest, place.store, ME) == ()
+    (place.folder / "s").unlink()
+    assert restore(place.root, manifest, place.store, ME) == (b"s",)
 
 
 def test_a_restore_breaks_hard_links_instead_of_writing_through_them(place):

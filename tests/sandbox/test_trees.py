@@ -24,6 +24,7 @@ def tree(tmp_path: Path):
     folder.mkdir()
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     yield folder, descriptor
+    remove_contents(descriptor)  # what is left may be too deep for others to remove
     os.close(descriptor)
 
 
