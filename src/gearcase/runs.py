@@ -8,6 +8,7 @@ names a process by pid, start time and boot id: a pid alone may belong to somebo
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -67,6 +68,11 @@ class RunFolder:
     def box_file(self) -> Path:
         """The effective box."""
         return self.path / "box.toml"
+
+    @property
+    def box_digest(self) -> str:
+        """SHA-256 of the effective box."""
+        return hashlib.sha256(self.box_file.read_bytes()).hexdigest()
 
     def owner_pid(self) -> int:
         """Pid of the process that drives this run now; 0 when none does."""

@@ -266,6 +266,10 @@ class UpstreamResponse:
     chunks: AsyncIterator[bytes]
 
 
+class UpstreamDown(Exception):
+    """Provably nothing was sent: the upstream could not be reached. Any other failure may have been billed."""
+
+
 class Upstream(Protocol):
     """What a model door talks to."""
 

@@ -1,0 +1,1 @@
+"""Doors: services inside the box's network that are served from outside it."""

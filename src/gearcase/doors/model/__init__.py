@@ -1,0 +1,1 @@
+"""The model door: metered calls of models, with keys that stay outside."""

@@ -1,0 +1,150 @@
+"""Who may call now, and with how large an answer: room, fair share, queue, refusal. Ends in a hold.
+
+A limit is only hard if the request is rewritten: the output ceiling is lowered to what the account can pay, so a call is refused only
+when not even a small answer fits. Callers who wait share what is free; where calls in flight could still free room, one waits in
+line (nothing has been sent to the client yet), else the call is refused for good. Nothing is held without room for its worst case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+
+from gearcase.doors.model.price import Price
+from gearcase.doors.model.protocols.request import ModelRequest
+from gearcase.errors import Refused
+from gearcase.events import Amounts
+from gearcase.ledger import Ledger
+from gearcase.units import format_money
+
+FLOOR = 4096
+"""Output tokens below which an answer is not worth its call; SMALL_FLOOR where the client asks for less than FLOOR."""
+SMALL_FLOOR = 1024
+PATIENCE = 120.0
+"""Seconds in line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A hold and the output ceiling that it pays."""
+
+    hold: int
+    output: int
+    amounts: Amounts
+
+
+class Admission:
+    """Admission to one ledger. `usd_per_minute` (nano-dollars) bounds what is spent in any minute."""
+
+    def __init__(self, ledger: Ledger, usd_per_minute: int | None) -> None:
+        self._ledger = ledger
+        self._velocity = usd_per_minute
+        self._waiting: Counter[str] = Counter()
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._recent: deque[tuple[float, int]] = deque()
+
+    async def admit(self, account: str, request: ModelRequest, price: Price, bound: int, purpose: str) -> Admitted:
+        """A hold for the worst case. Raises Refused `budget` (never fits), `busy` (too long in line), `velocity`."""
+        self._slow_down()
+        wanted = min(request.asked or price.max_output, price.max_output)
+        floor = min(wanted, FLOOR if wanted > FLOOR else SMALL_FLOOR)
+        self._waiting[account] += 1
+        try:
+            async with asyncio.timeout(PATIENCE), self._turns.setdefault(account, asyncio.Lock()):
+                while True:
+                    output = self._output(account, request, price, bound, wanted)
+                    if output >= floor:
+                        return self._hold(account, request, price, bound, output, purpose)
+                    self._refuse_if_hopeless(account, request, price, bound, floor)
+                    await self._ledger.wait_change()
+        except TimeoutError:
+            raise Refused(
+                "busy",
+                f"other calls of this account hold what is left, for {PATIENCE:g} s now",
+                remedy="try again when they have ended",
+                retry_after=5,
+            ) from None
+        finally:
+            self._waiting[account] -= 1
+
+    def spent(self, nano: int) -> None:
+        """What a call cost, for the velocity limit."""
+        if self._velocity is not None:
+            self._recent.append((time.monotonic(), nano))
+
+    def _slow_down(self) -> None:
+        if self._velocity is None:
+            return
+        now = time.monotonic()
+        while self._recent and self._recent[0][0] < now - 60:
+            self._recent.popleft()
+        if sum(nano for _, nano in self._recent) >= self._velocity:
+            wait = max(1, round(60 - (now - self._recent[0][0])))
+            raise Refused(
+                "velocity",
+                f"over {format_money(self._velocity)} were spent in the last minute",
+                remedy=f"go on in {wait} s; the operator sets [limits] usd_per_minute",
+                retry_after=wait,
+            )
+
+    def _output(self, account: str, request: ModelRequest, price: Price, bound: int, wanted: int) -> int:
+        """The most output tokens that this caller's share of the free room pays; -1 when not even the input fits."""
+        outputs = [wanted]
+        callers = max(1, self._waiting[account])
+        money, tokens = self._free(account, "usd"), self._free(account, "tokens")
+        if money is not None:
+            if money < self._worst(request, price, bound, 0):
+                return -1
+            # The floor is granted from all that is free; what is above it is shared among those who wait.
+            shared = self._affordable(money // callers, request, price, bound)
+            outputs.append(max(shared, min(FLOOR, self._affordable(money, request, price, bound))))
+        if tokens is not None:
+            if tokens < bound:
+                return -1
+            outputs.append(max((tokens - bound) // callers, min(FLOOR, tokens - bound)) // request.choices)
+        if self._free(account, "calls") == 0:
+            return -1
+        return min(outputs)
+
+    def _affordable(self, money: int, request: ModelRequest, price: Price, bound: int) -> int:
+        cache, tier, searches = request.cache_write, request.tier, request.web_searches
+        whole = price.output_for(money, bound, cache_write=cache, tier=tier, web_searches=searches)
+        return whole // request.choices
+
+    def _worst(self, request: ModelRequest, price: Price, bound: int, output: int) -> int:
+        cache, tier, searches = request.cache_write, request.tier, request.web_searches
+        return price.worst(bound, output * request.choices, cache_write=cache, tier=tier, web_searches=searches)
+
+    def _hold(self, account: str, request: ModelRequest, price: Price, bound: int, output: int, purpose: str) -> Admitted:
+        amounts: Amounts = {
+            "usd": self._worst(request, price, bound, output),
+            "tokens": bound + output * request.choices,
+            "calls": 1,
+        }
+        return Admitted(self._ledger.hold(account, amounts, purpose), output, amounts)
+
+    def _refuse_if_hopeless(self, account: str, request: ModelRequest, price: Price, bound: int, floor: int) -> None:
+        """Refuse when it would not fit even if everything in flight came back unused."""
+        need: Amounts = {
+            "usd": self._worst(request, price, bound, floor),
+            "tokens": bound + floor * request.choices,
+            "calls": 1,
+        }
+        for resource, needed in need.items():
+            balance = self._ledger.balance(account, resource)
+            if balance.limit is not None and needed > (balance.free or 0) + balance.held:
+                show = format_money if resource == "usd" else str
+                raise Refused(
+                    "budget",
+                    f"this call needs up to {show(needed)} {'' if resource == 'usd' else resource + ' '}"
+                    f"and {show(balance.free or 0)} is left",
+                    remedy="a shorter prompt or a cheaper model may fit; the operator sets the limit in [limits]",
+                    resource=resource,
+                    needed=needed,
+                    free=balance.free,
+                )
+
+    def _free(self, account: str, resource: str) -> int | None:
+        return self._ledger.balance(account, resource).free

@@ -1,0 +1,49 @@
+"""Upper bounds of a request's input tokens, without a tokenizer.
+
+One token a byte is a hard bound for every byte-level vocabulary, and about four times loose. The *prefix rule* tightens it: when a
+request begins with the very bytes of one that was answered, the provider has told how many tokens those are, so only the new tail
+counts by its bytes. Bytes are compared by hash over tools, system, model and each message in turn.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from gearcase.doors.model.price import Price, TokenUsage
+from gearcase.doors.model.protocols.request import HIDDEN, PER_IMAGE, ModelRequest, denied
+
+MOST_REMEMBERED = 4096
+"""Prefixes that are remembered for each door."""
+
+
+class Bounds:
+    """Remembers the exact size of prefixes that were answered."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[str, bytes], tuple[int, int]] = OrderedDict()
+
+    def bound(self, request: ModelRequest, price: Price) -> int:
+        """The most input tokens that this request can have. Raises Refused where only an unknown window would bound it."""
+        if request.unbounded:
+            if not price.context_window:
+                raise denied("this input is bounded by the model's context window only, which is unknown")
+            return price.context_window
+        best = request.byte_bound()
+        for at in range(len(request.prefix) - 1, 0, -1):
+            known = self._known.get((request.model, request.prefix[at]))
+            if known is not None:
+                exact, output = known
+                tail = request.byte_bound(at + 1) - HIDDEN - PER_IMAGE * request.images
+                best = min(best, exact + output + tail + HIDDEN + PER_IMAGE * request.images)
+                break
+        return min(best, price.context_window) if price.context_window else best
+
+    def learn(self, request: ModelRequest, usage: TokenUsage) -> None:
+        """The provider has told the exact size of this request."""
+        if usage.total_input <= 0:
+            return
+        key = (request.model, request.prefix[-1])
+        self._known[key] = (usage.total_input, usage.output)
+        self._known.move_to_end(key)
+        while len(self._known) > MOST_REMEMBERED:
+            self._known.popitem(last=False)

@@ -1,0 +1,251 @@
+"""Which model is meant, what it costs, and who answers for it.
+
+A model is named `PROVIDER/MODEL`, `http://HOST/v1#MODEL`, `manual:DIR`, `cassette:FILE` or `scripted:FILE`. Inside a box only the lead's
+and the worker's model and what `allow` names can be called, with or without the provider before the name. Keys are looked up
+outside: in the environment, a file, or the system's keyring; they never leave this folder's upstreams.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gearcase.box import Model, Provider
+from gearcase.doors.model import pricing
+from gearcase.doors.model.price import Price
+from gearcase.doors.model.upstreams.cassette import Cassette, Recording
+from gearcase.doors.model.upstreams.http import Endpoint, Http
+from gearcase.doors.model.upstreams.manual import Manual
+from gearcase.doors.model.upstreams.scripted import Scripted
+from gearcase.errors import Refused, UsageError
+from gearcase.seams import Protocol_, Upstream
+
+PROVIDERS: dict[str, tuple[str, str, Protocol_]] = {
+    "anthropic": ("https://api.anthropic.com/v1", "ANTHROPIC_API_KEY", "anthropic"),
+    "openai": ("https://api.openai.com/v1", "OPENAI_API_KEY", "responses"),
+    "google": ("https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY", "chat"),
+    "mistral": ("https://api.mistral.ai/v1", "MISTRAL_API_KEY", "chat"),
+    "deepseek": ("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY", "chat"),
+    "groq": ("https://api.groq.com/openai/v1", "GROQ_API_KEY", "chat"),
+    "x-ai": ("https://api.x.ai/v1", "XAI_API_KEY", "chat"),
+    "openrouter": ("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY", "chat"),
+    "together": ("https://api.together.xyz/v1", "TOGETHER_API_KEY", "chat"),
+    "fireworks": ("https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY", "chat"),
+}
+"""Base address, environment variable of the key, and the protocol in which a lead speaks to it."""
+
+_SYNTHETIC = ("manual", "cassette", "scripted")
+_SPEAKS: dict[Protocol_, frozenset[Protocol_]] = {
+    "anthropic": frozenset({"anthropic"}),
+    "chat": frozenset({"chat"}),
+    "responses": frozenset({"chat", "responses"}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A model that can be called: the name that its upstream knows, its price, and the protocols it speaks."""
+
+    reference: str
+    provider: str
+    name: str
+    protocol: Protocol_  # of a lead
+    speaks: frozenset[Protocol_]
+    price: Price
+    upstream: Upstream
+
+
+class Routing:
+    """The models of one box. Upstreams are made when first needed, one for each provider or reference."""
+
+    def __init__(self, model: Model, *, forbidden: Iterable[Path] = (), environment: Mapping[str, str] = os.environ) -> None:
+        """`forbidden`: paths that a `manual:` folder may not lie in. Raises nothing; `lead` and `worker` do."""
+        self._model = model
+        self._forbidden = tuple(forbidden)
+        self._environment = environment
+        self._overrides = model.price_overrides()
+        self._upstreams: dict[str, Upstream] = {}
+        self._routes: dict[str, Route] = {}
+        self._record: Path | None = None
+
+    def record(self, file: Path) -> None:
+        """Record the traffic of every upstream into a cassette; a cassette that is played is not recorded again."""
+        self._record = file
+        self._routes.clear()
+
+    def lead(self) -> Route | None:
+        """The model that drives the agent. Raises UsageError `missing_key`, `unknown_model`."""
+        return self._route(self._model.lead) if self._model.lead else None
+
+    def worker(self) -> Route | None:
+        """The model that answers `gear ask`: the lead's where none is named."""
+        name = self._model.worker or self._model.lead
+        return self._route(name) if name else None
+
+    def names(self) -> list[str]:
+        """What programs inside may call, as far as it can be listed."""
+        named = [name for name in (self._model.lead, self._model.worker) if name]
+        return list(dict.fromkeys([*(self._route(name).name for name in named), *(n for n in self._model.allow if "*" not in n)]))
+
+    def inside(self, name: str, protocol: Protocol_ | None = None) -> Route:
+        """The route for a name that a program inside used. Raises Refused `unknown_model` for one that is not allowed."""
+        route = self._allowed(name)
+        if protocol is not None and protocol not in route.speaks:
+            raise Refused(
+                "unknown_model",
+                f"{name[:80]} is not spoken to in this protocol ({protocol})",
+                remedy=f"use {' or '.join(sorted(route.speaks))}",
+            )
+        return route
+
+    def price_of(self, route: Route, served: str) -> Price | None:
+        """The price of a model that was served in place of the one asked for; None where it has none of its own."""
+        try:
+            return pricing.find(route.provider, served, self._overrides)
+        except Refused:
+            return None
+
+    def warnings(self) -> list[str]:
+        """What a report should say of the upstreams."""
+        told: list[str] = []
+        for upstream in self._upstreams.values():
+            mismatches: list[Any] = list(getattr(upstream, "mismatches", ()))
+            if mismatches:
+                told.append(f"{len(mismatches)} calls differ from the cassette, the first: {mismatches[0]}")
+        return told
+
+    async def close(self) -> None:
+        """Close every upstream."""
+        for upstream in self._upstreams.values():
+            await upstream.close()
+
+    # --- names -------------------------------------------------------------------------------------------------------------
+
+    def _allowed(self, name: str) -> Route:
+        named = [reference for reference in (self._model.lead, self._model.worker) if reference]
+        for reference in named:
+            route = self._route(reference)
+            if name in (reference, route.name, f"{route.provider}/{route.name}"):
+                return route
+        for pattern in self._model.allow:
+            provider, _, model = pattern.partition("/")
+            candidate = name if name.startswith(f"{provider}/") else f"{provider}/{name}"
+            if model and fnmatch.fnmatchcase(candidate, pattern):
+                return self._route(candidate)
+        allowed = ", ".join([*named, *self._model.allow]) or "none"
+        raise Refused(
+            "unknown_model",
+            f"the model {name[:80]!r} is not allowed in this box",
+            remedy=f"allowed: {allowed}; the operator adds others to [model] allow",
+        )
+
+    def _route(self, reference: str) -> Route:
+        if reference not in self._routes:
+            self._routes[reference] = self._make(reference)
+        return self._routes[reference]
+
+    def _make(self, reference: str) -> Route:
+        kind, _, place = reference.partition(":")
+        if kind in _SYNTHETIC:
+            return self._synthetic(reference, kind, Path(place))
+        if reference.startswith(("http://", "https://")):
+            base, _, model = reference.partition("#")
+            upstream = self._upstream(
+                base, lambda: Http(Endpoint(_with_version(base), self._environment.get("OPENAI_API_KEY", "")))
+            )
+            price = self._price("http", model, pricing.nominal(model))
+            return Route(reference, "http", model, "chat", _SPEAKS["responses"], price, upstream)
+        provider, _, model = reference.partition("/")
+        settings = self._model.providers.get(provider, Provider())
+        known = PROVIDERS.get(provider)
+        if known is None and (settings.base is None or settings.protocol is None):
+            near = ", ".join(PROVIDERS)
+            raise UsageError(
+                "unknown_provider",
+                f"{provider!r} is not a provider with a known address",
+                remedy=f"known: {near}; or give its base and protocol below [model.providers.{provider}]",
+            )
+        protocol = settings.protocol or (known[2] if known else "chat")
+        price = pricing.find(provider, model, self._overrides)
+        upstream = self._upstream(provider, lambda: Http(self._endpoint(provider, settings, protocol)))
+        return Route(reference, provider, model, protocol, _SPEAKS[protocol], price, upstream)
+
+    def _synthetic(self, reference: str, kind: str, place: Path) -> Route:
+        def make() -> Upstream:
+            if kind == "manual":
+                return Manual(place, self._forbidden)
+            return Cassette(place) if kind == "cassette" else Scripted.from_file(place)
+
+        upstream = self._upstream(reference, make)
+        protocol, name = "anthropic", kind
+        played = getattr(upstream, "lead", None)
+        if played is not None:
+            protocol, name = played
+        return Route(
+            reference, kind, name, protocol, frozenset(_SPEAKS), self._price(kind, name, pricing.nominal(name)), upstream
+        )
+
+    def _price(self, provider: str, model: str, otherwise: Price) -> Price:
+        try:
+            return pricing.find(provider, model, self._overrides)
+        except Refused:
+            return otherwise
+
+    def _upstream(self, key: str, make: Any) -> Upstream:
+        if key not in self._upstreams:
+            self._upstreams[key] = make()
+        upstream = self._upstreams[key]
+        if self._record is not None and not isinstance(upstream, Cassette | Recording):
+            upstream = self._upstreams[key] = Recording(upstream, self._record)
+        return upstream
+
+    # --- keys --------------------------------------------------------------------------------------------------------------
+
+    def _endpoint(self, provider: str, settings: Provider, protocol: Protocol_) -> Endpoint:
+        base, variable, _ = PROVIDERS.get(provider, ("", f"{provider.upper()}_API_KEY", protocol))
+        variable = settings.key_env or variable
+        key = self._key(provider, settings, variable)
+        local = settings.base is not None and re.match(r"https?://(127\.|localhost|\[::1\])", settings.base)
+        if not key and not local:
+            raise UsageError(
+                "missing_key",
+                f"there is no key for {provider}",
+                remedy=f"set {variable}, or name a key_file or keyring entry below [model.providers.{provider}]; it stays outside",
+            )
+        return Endpoint(
+            base=_with_version(settings.base) if settings.base else base,
+            key=key,
+            key_header="x-api-key" if protocol == "anthropic" else "authorization",
+            proxy=settings.proxy or "",
+            ca=settings.ca,
+        )
+
+    def _key(self, provider: str, settings: Provider, variable: str) -> str:
+        if settings.key_file is not None:
+            try:
+                return settings.key_file.read_text().strip()
+            except OSError as error:
+                remedy = f"write the key into {settings.key_file}, or take key_file out"
+                raise UsageError("missing_key", f"the key file of {provider} cannot be read: {error}", remedy=remedy) from error
+        if settings.keyring is not None:
+            try:
+                keyring = importlib.import_module("keyring")
+            except ImportError:
+                raise UsageError(
+                    "missing_key", "the keyring package is missing", remedy="pip install 'gearcase[keyring]'"
+                ) from None
+            service, _, user = settings.keyring.partition("/")
+            return str(keyring.get_password(service, user) or "")
+        return self._environment.get(variable, "").strip()
+
+
+def _with_version(base: str) -> str:
+    """A base without a path means its /v1, as the providers' own clients do."""
+    base = base.rstrip("/")
+    return base if base.count("/") > 2 else f"{base}/v1"

@@ -1,0 +1,90 @@
+"""Any provider's HTTP API, or any server that speaks like one.
+
+The key is put in here, outside the box, and nowhere else. Answers are passed on as they come: no decompression, no redirects (a
+redirect could carry the key elsewhere), no cookies. A connection that could not be made is `UpstreamDown`: nothing was sent.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+
+from gearcase.seams import UpstreamDown, UpstreamRequest, UpstreamResponse
+
+CONNECT, FIRST_BYTE_OR_NEXT = 20.0, 300.0
+"""Seconds: to connect; until the next byte of an answer. Providers think for minutes before the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where and how. `base` ends before `/messages`, `/chat/completions` or `/responses`."""
+
+    base: str
+    key: str = field(repr=False, default="")
+    key_header: str = "authorization"  # or x-api-key
+    proxy: str = ""
+    ca: Path | None = None
+
+
+class Http:
+    """An upstream over HTTP. One pool of connections, without a limit: admission is the door's."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._session: aiohttp.ClientSession | None = None
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        """See `Upstream`."""
+        url = self._endpoint.base + request.path.removeprefix("/v1")
+        try:
+            response = await self._open().post(
+                url,
+                data=request.body,
+                headers={**request.headers, **self._own_headers()},
+                allow_redirects=False,
+                proxy=self._endpoint.proxy or None,
+            )
+        except aiohttp.ClientConnectorError as error:
+            raise UpstreamDown(f"{self._endpoint.base} cannot be reached: {error}") from error
+        except aiohttp.ConnectionTimeoutError as error:
+            raise UpstreamDown(f"{self._endpoint.base} did not accept a connection within {CONNECT:g} s") from error
+        return UpstreamResponse(response.status, dict(response.headers), _chunks(response))
+
+    async def close(self) -> None:
+        """See `Upstream`."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _own_headers(self) -> dict[str, str]:
+        headers = {"content-type": "application/json", "accept-encoding": "identity"}
+        if self._endpoint.key:
+            bearer = self._endpoint.key_header == "authorization"
+            headers[self._endpoint.key_header] = f"Bearer {self._endpoint.key}" if bearer else self._endpoint.key
+        return headers
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            trust: ssl.SSLContext | bool = (
+                ssl.create_default_context(cafile=str(self._endpoint.ca)) if self._endpoint.ca else True
+            )
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ssl=trust, ttl_dns_cache=60),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=FIRST_BYTE_OR_NEXT),
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                skip_auto_headers=("user-agent",),
+            )
+        return self._session
+
+
+async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in response.content.iter_any():
+            yield chunk
+    finally:
+        response.close()

@@ -1,0 +1,230 @@
+"""The fake provider: answers by a script, in every protocol, with faults, and keeps a log that is the witness of a test.
+
+A script is a list of steps, used in order, the last one for ever after: a JSON file with a list (or `{"steps": [...]}`), each step an
+object of `text`, `commands` (bash calls), `usage` (`{"input": 10, "output": 5}`; without it bytes / 4, within the ceiling), `pieces`
+and `delay` (a streamed text in so many pieces, seconds apart), `fault` and `status`. Faults: drop, stall, garbage, truncated,
+no_usage, over_cap (reports more output than the ceiling), ignore_cap (streams on above it), slow (waits `delay` before the headers).
+A `status` of 400 and up answers with that error. Commands are answered only to requests that offer the tool `bash`.
+
+In a run: `scripted:FILE`. As a real server of its own: `python -m gearcase.doors.model.upstreams.scripted --port 0 --log FILE`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from gearcase.doors.model.price import TokenUsage
+from gearcase.doors.model.protocols import BY_PATH, PROTOCOLS, content_type
+from gearcase.doors.model.protocols.answer import Answer, ToolCall
+from gearcase.doors.model.protocols.anthropic import COUNT_PATH
+from gearcase.doors.model.protocols.stream import load
+from gearcase.doors.server import HttpRequest, Reply, serve
+from gearcase.errors import UsageError
+from gearcase.seams import Protocol_, UpstreamDown, UpstreamRequest, UpstreamResponse
+
+Fault = Literal["", "drop", "stall", "garbage", "truncated", "no_usage", "over_cap", "ignore_cap", "slow", "down"]
+FAULTS = ("", "drop", "stall", "garbage", "truncated", "no_usage", "over_cap", "ignore_cap", "slow", "down")
+STALL = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One answer of a script."""
+
+    text: str = ""
+    commands: tuple[str, ...] = ()
+    usage: Mapping[str, int] | None = None
+    pieces: int = 1
+    delay: float = 0.0
+    fault: Fault = ""
+    status: int = 200
+
+
+@dataclass(slots=True)
+class Script:
+    """Steps and where they stand; shared by every call."""
+
+    steps: Sequence[Step] = (Step("ok"),)
+    log: Path | None = None
+    used: int = 0
+    numbers: int = 0
+    entries: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    def next(self) -> Step:
+        """The next step; the last one is used for ever."""
+        step = self.steps[min(self.used, len(self.steps) - 1)]
+        self.used += 1
+        return step
+
+    def witness(self, entry: dict[str, Any]) -> None:
+        """Put on the log what was asked and what is billed, before the answer leaves."""
+        self.entries.append(entry)
+        if self.log is not None:
+            with self.log.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+
+
+class BrokenOff(ConnectionError):
+    """The fake provider drops the connection in the middle."""
+
+
+class Scripted:
+    """The fake provider as an upstream of a run."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+
+    @classmethod
+    def from_file(cls, file: Path) -> Scripted:
+        """Raises UsageError `script` for a file that is not a script."""
+        return cls(Script(read_script(file)))
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        """See `Upstream`."""
+        step = self.script.next()
+        if step.fault == "down":
+            raise UpstreamDown("the script says that it is down")
+        status, chunks = await answer(self.script, step, request.path, request.parsed, len(request.body))
+        return UpstreamResponse(status, {"content-type": content_type(request.stream and status == 200)}, chunks)
+
+    async def close(self) -> None:
+        """See `Upstream`. Nothing is held."""
+
+
+def read_script(file: Path) -> tuple[Step, ...]:
+    """The steps of a script file."""
+    try:
+        told: Any = json.loads(file.read_text())
+        rows: list[Any] = told["steps"] if isinstance(told, dict) else told
+        steps = tuple(Step(**{**row, "commands": tuple(row.get("commands", ()))}) for row in rows)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        remedy = 'a script is a JSON list of steps, such as [{"text": "hello", "commands": ["gear done"]}]'
+        raise UsageError("script", f"{file} is not a script", cause=str(error), remedy=remedy) from error
+    wrong = [step.fault for step in steps if step.fault not in FAULTS]
+    if not steps or wrong:
+        message = f"{file} knows no fault {wrong[0]!r}" if wrong else f"{file} has no steps"
+        raise UsageError("script", message, remedy=f"faults: {', '.join(FAULTS[1:])}")
+    return steps
+
+
+async def answer(script: Script, step: Step, path: str, body: Mapping[str, Any], size: int) -> tuple[int, AsyncIterator[bytes]]:
+    """Status and body for one request. The log entry is written before anything leaves."""
+    script.numbers += 1
+    number = script.numbers
+    if path == COUNT_PATH:
+        return 200, _once(json.dumps({"input_tokens": size // 4}).encode())
+    protocol = BY_PATH[path]
+    ceiling = _ceiling(protocol, body)
+    entry: dict[str, Any] = {"number": number, "time": time.time(), "path": path, "model": body.get("model"), "ceiling": ceiling}
+    entry["fields"] = sorted(body)
+    if step.status >= 400:
+        script.witness({**entry, "status": step.status, "billed": {}})
+        return step.status, _once(PROTOCOLS[protocol].refusal(step.status, "scripted", f"scripted status {step.status}"))
+    made = _answer(step, protocol, body, ceiling, size, number)
+    billed = _usage(step, made, ceiling, size)
+    script.witness(
+        {**entry, "status": 200, "billed": {"input": billed.total_input, "output": billed.output}, "fault": step.fault}
+    )
+    if step.fault == "slow":
+        await asyncio.sleep(step.delay)
+    if step.fault == "garbage":
+        return 200, _once(b"\x00\xff<html>not what you asked for</html>" * 20)
+    return 200, _body(step, protocol, made, body.get("stream") is True)
+
+
+def _answer(step: Step, protocol: Protocol_, body: Mapping[str, Any], ceiling: int, size: int, number: int) -> Answer:
+    calls = tuple(ToolCall(f"call_{number}_{at}", "bash", {"command": text}) for at, text in enumerate(step.commands))
+    if not _offers_bash(body):
+        calls = ()
+    bare = Answer(step.text, calls, model=str(body.get("model") or ""), id=f"{number}", pieces=step.pieces)
+    usage = _usage(step, bare, ceiling, size)
+    return Answer(step.text, calls, None if step.fault == "no_usage" else usage, "end", bare.model, bare.id, step.pieces)
+
+
+def _usage(step: Step, made: Answer, ceiling: int, size: int) -> TokenUsage:
+    if step.usage is not None:
+        return TokenUsage(**step.usage)
+    written = len(step.text) + sum(len(str(call.arguments)) for call in made.calls)
+    output = max(1, min(written // 4, ceiling))
+    if step.fault in ("over_cap", "ignore_cap"):
+        output = ceiling * 2 + 100
+    return TokenUsage(input=max(1, size // 4), output=output)
+
+
+async def _body(step: Step, protocol: Protocol_, made: Answer, stream: bool) -> AsyncIterator[bytes]:
+    if step.fault == "ignore_cap" and stream:
+        made = Answer("x " * (made.usage.output if made.usage else 1), (), made.usage, "end", made.model, made.id, 10**9)
+    parts = list(PROTOCOLS[protocol].render(made, stream))
+    if step.fault == "truncated":
+        parts = [parts[0][: len(parts[0]) // 2]] if not stream else parts[: max(1, len(parts) // 2)]
+    for at, part in enumerate(parts):
+        yield part
+        if step.fault in ("drop", "stall") and at == len(parts) // 2:
+            if step.fault == "drop":
+                raise BrokenOff("the script drops the connection")
+            await asyncio.sleep(STALL)
+        if stream and step.delay and step.fault != "slow":
+            await asyncio.sleep(step.delay)
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+def _ceiling(protocol: Protocol_, body: Mapping[str, Any]) -> int:
+    names = {"anthropic": ("max_tokens",), "chat": ("max_completion_tokens", "max_tokens"), "responses": ("max_output_tokens",)}
+    return next((int(body[name]) for name in names[protocol] if body.get(name)), 10**6)
+
+
+def _offers_bash(body: Mapping[str, Any]) -> bool:
+    tools = load(json.dumps({"tools": body.get("tools") or []}).encode())["tools"]
+    return any("bash" in (tool.get("name"), (tool.get("function") or {}).get("name")) for tool in tools)
+
+
+# --- as a server of its own ----------------------------------------------------------------------------------------------------
+
+
+async def serve_script(script: Script, sock: socket.socket) -> Any:
+    """Serve the fake provider over HTTP; returns the server, to be closed."""
+
+    async def handle(request: HttpRequest) -> Reply:
+        if request.method != "POST" or (request.path not in BY_PATH and request.path != COUNT_PATH):
+            return Reply(404, {"content-type": "application/json"}, b'{"error": {"message": "unknown path"}}')
+        step, body = script.next(), load(request.body)
+        status, chunks = await answer(script, step, request.path, body, len(request.body))
+        streamed = body.get("stream") is True and status == 200
+        if not streamed and step.fault not in ("drop", "stall"):
+            return Reply(status, {"content-type": content_type(False)}, b"".join([chunk async for chunk in chunks]))
+        return Reply(status, {"content-type": content_type(streamed)}, chunks)
+
+    return await serve(sock, handle)
+
+
+def main() -> None:
+    """Serve a script until the process is ended; prints the address on one line."""
+    parser = argparse.ArgumentParser(description="The fake provider, as a server.")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--script", type=Path)
+    parser.add_argument("--log", type=Path)
+    options = parser.parse_args()
+    script = Script(read_script(options.script) if options.script else (Step("ok"),), options.log)
+
+    async def run() -> None:
+        sock = socket.create_server(("127.0.0.1", options.port))
+        print(f"http://127.0.0.1:{sock.getsockname()[1]}", flush=True)
+        await serve_script(script, sock)
+        await asyncio.Event().wait()
+
+    asyncio.run(run())
+
+
+if __name__ == "__main__":
+    main()

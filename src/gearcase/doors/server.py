@@ -1,0 +1,218 @@
+"""HTTP for doors: one handler per listening socket, on sockets that were born inside a box.
+
+The listener says who is asking; a connection carries no other identity. A handler gets a whole request and gives a reply, whole or as
+chunks. Built on uvicorn's HTTP protocol (a C parser that refuses smuggling), with the limits that a hostile client makes necessary:
+connections, header bytes, body bytes, and deadlines for headers, bodies and idleness.
+
+Threat: a box that exhausts the host process with connections, endless headers or bodies, slow sending, or ambiguous framing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """A whole request. Header names are lower case; `path` is percent-decoded and without the query."""
+
+    method: str
+    path: str
+    query: bytes
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+    def header(self, name: bytes) -> bytes:
+        """The first header of that lower-case name; empty when there is none."""
+        return next((value for key, value in self.headers if key == name), b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a handler answers. Chunks are sent as they come; when the client goes away the iterator is closed."""
+
+    status: int
+    headers: Mapping[str, str]
+    chunks: AsyncIterator[bytes] | bytes
+
+
+Handler = Callable[[HttpRequest], Awaitable[Reply]]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """Per listening socket. Seconds, bytes, counts."""
+
+    connections: int = 256
+    header_bytes: int = 64 * 1024
+    body_bytes: int = 32 * 1024 * 1024
+    headers_within: float = 30.0
+    body_within: float = 120.0
+    idle: int = 75
+
+
+class Server:
+    """A listening socket that is being served."""
+
+    def __init__(self, server: asyncio.Server, state: ServerState) -> None:
+        self._server = server
+        self._state = state
+
+    async def close(self) -> None:
+        """Stop listening, close every connection, end every handler. Idempotent."""
+        self._server.close()
+        for connection in list(self._state.connections):
+            connection.transport.abort()
+        tasks = list(self._state.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def serve(sock: socket.socket, handler: Handler, *, limits: ServerLimits | None = None) -> Server:
+    """Serve HTTP/1.1 on a listening socket until the Server is closed."""
+    bounds = limits or ServerLimits()
+    app = _App(handler, bounds)
+    config = Config(app, lifespan="off", access_log=False, log_config=None, server_header=False, ws="none", http="httptools")
+    config.timeout_keep_alive = bounds.idle
+    config.load()
+    state = ServerState()
+    sock.setblocking(False)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: _Connection(config, state, bounds), sock=sock, backlog=128)
+    return Server(server, state)
+
+
+class _Connection(HttpToolsProtocol):
+    """uvicorn's connection with bounds: too many are closed at once, headers are counted and timed."""
+
+    def __init__(self, config: Config, state: ServerState, bounds: ServerLimits) -> None:
+        super().__init__(config, state, {})
+        self._bounds = bounds
+        self._head = 0
+        self._late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self._bounds.connections:
+            transport.abort()
+            return
+        self._expect_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._in_time()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._head += len(data)
+        super().data_received(data)
+        if self.parser is not None and self._late is not None and self._head > self._bounds.header_bytes:
+            self.send_400_response("The request's headers are too large.")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._late is None:
+            self._expect_headers()
+
+    def on_headers_complete(self) -> None:
+        self._in_time()
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._head = 0
+
+    def _expect_headers(self) -> None:
+        self._late = self.loop.call_later(self._bounds.headers_within, self.transport.abort)
+
+    def _in_time(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
+class _App:
+    """The ASGI side: gather the body within bounds, call the handler, send its reply."""
+
+    def __init__(self, handler: Handler, bounds: ServerLimits) -> None:
+        self._handler = handler
+        self._bounds = bounds
+
+    async def __call__(
+        self, scope: Mapping[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
+    ) -> None:
+        try:
+            body = await asyncio.wait_for(self._body(receive), self._bounds.body_within)
+        except TimeoutError:
+            await _send(send, Reply(408, {"connection": "close"}, b""))
+            return
+        if body is None:
+            await _send(send, Reply(413, {"connection": "close"}, b"The request's body is too large."))
+            return
+        request = HttpRequest(scope["method"], scope["path"], scope["query_string"], tuple(scope["headers"]), body)
+        reply = await self._handler(request)
+        if isinstance(reply.chunks, bytes):
+            await _send(send, reply)
+        else:
+            await _stream(send, receive, reply, reply.chunks)
+
+    async def _body(self, receive: Callable[[], Awaitable[Any]]) -> bytes | None:
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise asyncio.CancelledError
+            part: bytes = message.get("body", b"")
+            size += len(part)
+            if size > self._bounds.body_bytes:
+                return None
+            parts.append(part)
+            if not message.get("more_body"):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _start(reply: Reply, length: int | None) -> dict[str, Any]:
+    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers.items()]
+    if length is not None:
+        headers.append((b"content-length", b"%d" % length))
+    return {"type": "http.response.start", "status": reply.status, "headers": headers}
+
+
+async def _send(send: Callable[[Any], Awaitable[None]], reply: Reply) -> None:
+    assert isinstance(reply.chunks, bytes)
+    await send(_start(reply, len(reply.chunks)))
+    await send({"type": "http.response.body", "body": reply.chunks})
+
+
+async def _stream(
+    send: Callable[[Any], Awaitable[None]], receive: Callable[[], Awaitable[Any]], reply: Reply, chunks: AsyncIterator[bytes]
+) -> None:
+    gone = asyncio.ensure_future(_disconnected(receive))
+    await send(_start(reply, None))
+    try:
+        async with aclosing(chunks) as stream:  # type: ignore[type-var]
+            async for chunk in stream:
+                if gone.done():
+                    return
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    finally:
+        gone.cancel()
+
+
+async def _disconnected(receive: Callable[[], Awaitable[Any]]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        continue

@@ -1,0 +1,84 @@
+"""The accounts of a run, and when its work must end.
+
+The run's account carves itself up at the start: a share, the *reserve*, is kept for the hand-over, the lead has the rest. When the
+lead's account can pay no more, its last turns are paid from the reserve: so an agent that is out of money can still say what it did.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gearcase.box import Box
+from gearcase.brake import BoxClock
+from gearcase.events import Amounts, LimitReached
+from gearcase.ledger import Ledger
+from gearcase.seams import Recorder
+
+RUN, LEAD, RESERVE = "run", "lead", "reserve"
+
+Phase = Literal["work", "wind_down", "stop"]
+
+_LAST_SHARE = 0.95
+"""Share of the wall clock, the steps and the processor time after which an agent is told to hand in."""
+
+
+@dataclass(slots=True)
+class Pace:
+    """Which phase the run is in: pure arithmetic over clock, ledger and steps."""
+
+    box: Box
+    clock: BoxClock
+    recorder: Recorder
+    cpu: float = 0.0  # seconds, told by ticks
+    steps: int = 0
+    phase: Phase = "work"
+    limit: str = ""
+
+    def now(self) -> Phase:
+        """The phase at this moment. It only ever moves on."""
+        limits = self.box.limits
+        shares = [
+            ("wall", self.clock.now() / limits.wall),
+            ("steps", self.steps / limits.steps),
+            ("cpu_time", self.cpu / limits.cpu_time if limits.cpu_time else 0.0),
+        ]
+        name, share = max(shares, key=lambda pair: pair[1])
+        if share >= 1:
+            self.stop(name)
+        elif share >= _LAST_SHARE:
+            self.wind_down(name)
+        return self.phase
+
+    def wind_down(self, limit: str, detail: str = "") -> None:
+        """The agent has a few turns left to hand in."""
+        if self.phase == "work":
+            self.phase = "stop" if self.box.limits.on_exhausted == "stop" else "wind_down"
+            self._reached(limit, detail)
+
+    def stop(self, limit: str, detail: str = "") -> None:
+        """No further turn."""
+        if self.phase != "stop":
+            self.phase = "stop"
+            self._reached(limit, detail)
+
+    def _reached(self, limit: str, detail: str) -> None:
+        self.limit = self.limit or limit
+        self.recorder.append(LimitReached(limit, detail or self.phase))
+
+
+def open_accounts(ledger: Ledger, box: Box) -> None:
+    """The run's account with the box's limits, the lead's and the reserve's carved out of it."""
+    limits = box.limits
+    declared = {"usd": limits.usd, "tokens": limits.tokens, "calls": limits.calls}
+    whole: Amounts = {name: amount for name, amount in declared.items() if amount is not None}
+    reserve: Amounts = {name: int(amount * limits.wind_down_reserve) for name, amount in whole.items()}
+    ledger.open(RUN, whole)
+    ledger.open(RESERVE, reserve, parent=RUN)
+    ledger.open(LEAD, {name: amount - reserve[name] for name, amount in whole.items()}, parent=RUN, agent=LEAD)
+
+
+def close_accounts(ledger: Ledger) -> None:
+    """Give back what is left, children first."""
+    for account in (LEAD, RESERVE, RUN):
+        ledger.close(account)

@@ -1,0 +1,129 @@
+"""How a run ends: what is handed over, and the one record."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gearcase.box import Box
+from gearcase.brake import BoxClock, Level
+from gearcase.checks import CheckVerdict
+from gearcase.doors.files import Delivery
+from gearcase.errors import GearcaseError
+from gearcase.journal import Journal
+from gearcase.ledger import Ledger
+from gearcase.run.accounts import RUN, Pace
+from gearcase.run.handover import Acceptance, hand_over
+from gearcase.run.record import EndRecord, Status
+from gearcase.run.workspace import Workspace
+from gearcase.runs import RunFolder
+from gearcase.sandbox.blobs import BlobStore
+from gearcase.seams import Sandbox
+
+LIMITS = frozenset({"budget", "wall", "steps", "cpu_time", "operator"})
+"""Reasons of an end that are limits."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Why the work ended: done | budget | wall | steps | cpu_time | stopped | failed | lost | killed."""
+
+    reason: str
+    detail: str = ""
+    note: str = ""
+    exit: int | None = None
+
+
+@dataclass(slots=True)
+class Ending:
+    """Gathers what the record says, as the run comes to its end."""
+
+    out: Path | None
+    force: bool
+    box: Box
+    folder: RunFolder
+    clock: BoxClock
+    ledger: Ledger
+    pace: Pace
+    journal: Journal
+    end: End = field(default_factory=lambda: End("failed", "it did not begin"))
+    delivery: Delivery = field(default_factory=Delivery)
+    verdicts: list[CheckVerdict] = field(default_factory=list[CheckVerdict])
+    delivered_to: str = ""
+    residue: list[str] = field(default_factory=list[str])
+    warnings: list[str] = field(default_factory=list[str])
+    error: dict[str, Any] | None = None
+
+    def failed(self, error: GearcaseError) -> None:
+        """The run could not go on."""
+        self.error = error.envelope()
+        if self.end.reason != "killed":
+            self.end = End("failed", error.message, self.end.note, self.end.exit)
+
+    async def hand_over(self, sandbox: Sandbox, workspace: Workspace, store: BlobStore, acceptance: Acceptance) -> None:
+        """Copy the deliverables, check the copy, and deliver it unless a check stands against it."""
+        if self.end.reason == "lost":
+            return  # a box that is gone has no files
+        self.delivery = await acceptance.stage(self.folder.delivered)
+        self.verdicts = await acceptance.final(self.folder.delivered, self.delivery)
+        if self.delivery.files and self.status(Level.RUNNING) in ("accepted", "unverified", "exhausted"):
+            out = self.out or Path("gearcase-out") / self.folder.name
+            delivery, staging = self.delivery, self.folder.delivered
+            self.delivered_to = await asyncio.to_thread(
+                hand_over, self.box, workspace, store, delivery, staging, out, self.force, self.journal
+            )
+
+    def status(self, level: Level) -> Status:
+        """The status that the facts amount to."""
+        if level is Level.KILLED or self.end.reason in ("killed", "stopped"):
+            return "stopped"
+        if self.error is not None or self.end.reason in ("failed", "lost"):
+            return "failed"
+        if any(verdict.verdict != "passed" for verdict in self.verdicts):
+            return "exhausted" if self.end.reason in LIMITS else "rejected"
+        if self.verdicts:
+            return "accepted"
+        return "exhausted" if self.end.reason in LIMITS else "unverified"
+
+    def record(self, level: Level) -> EndRecord:
+        """The record, with everything that is known now."""
+        status = self.status(level)
+        facts = self.delivery.record()
+        spent = self.ledger.subtree_spent(RUN)
+        remaining = {name: balance.free for name in spent if (balance := self.ledger.balance(RUN, name)).free is not None}
+        error = self.error
+        if error is None and status == "failed":
+            remedy = f"see what happened: gearcase logs {self.folder.name}"
+            error = {"code": f"agent_{self.end.reason}", "message": self.end.detail, "cause": "", "remedy": remedy, "context": {}}
+        return EndRecord(
+            run=self.folder.id,
+            name=self.folder.name,
+            status=status,
+            limit=self.pace.limit,
+            spent=spent,
+            remaining=remaining,
+            delivered=facts["files"],
+            refused=facts["refused"],
+            out=self.delivered_to or (str(self.folder.delivered) if self.delivery.files else ""),
+            unchecked=not self.box.checks,
+            checks=[_check(verdict) for verdict in self.verdicts],
+            warnings=self.warnings,
+            note=self.end.note,
+            seconds=round(self.clock.now(), 3),
+            residue=self.residue,
+            error=error,
+            exit=self.end.exit if self.end.reason == "done" else None,
+        )
+
+
+def _check(verdict: CheckVerdict) -> dict[str, Any]:
+    return {
+        "name": verdict.name,
+        "verdict": verdict.verdict,
+        "score": verdict.score,
+        "seconds": round(verdict.seconds, 3),
+        "reason": verdict.reason,
+        "output": verdict.output[-2000:],
+    }

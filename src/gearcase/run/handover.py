@@ -1,0 +1,165 @@
+"""Handing over: copy the deliverables once, check that copy, deliver that copy.
+
+`Acceptance` runs the checks, for `gear check` on a copy of the moment (billed to the agent, one at a time, counted) and at the end
+on the copy that leaves. What the agent sees of a verdict is what the box lets it see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gearcase.box import Box, Check
+from gearcase.brake import Brake, Level
+from gearcase.checks import CheckVerdict, run_check, view
+from gearcase.doors.delivery import deliver, verify
+from gearcase.doors.files import Delivery, discard, take
+from gearcase.doors.patches import as_patch, is_repository
+from gearcase.doors.patterns import Patterns
+from gearcase.errors import Refused
+from gearcase.events import CheckRan, Delivered
+from gearcase.ledger import Ledger
+from gearcase.run.accounts import LEAD
+from gearcase.run.workspace import Workspace
+from gearcase.runs import RunFolder
+from gearcase.sandbox.blobs import BlobStore
+from gearcase.seams import Driver, Limits, Recorder, Sandbox
+
+MOST_REQUESTS = 20
+"""How often an agent may have checks run."""
+
+
+class Acceptance:
+    """The checks of one run. `driver` makes a sandbox of its own for each of them."""
+
+    def __init__(
+        self,
+        box: Box,
+        driver: Driver,
+        limits: Limits,
+        sandbox: Sandbox,
+        folder: RunFolder,
+        ledger: Ledger,
+        recorder: Recorder,
+        brake: Brake,
+    ) -> None:
+        self._box = box
+        self._driver = driver
+        self._limits = limits
+        self._sandbox = sandbox
+        self._folder = folder
+        self._ledger = ledger
+        self._recorder = recorder
+        self._brake = brake
+        self._turn = asyncio.Lock()
+        self._requests = 0
+        self._latest: dict[str, dict[str, Any]] = {}
+
+    def latest(self) -> list[dict[str, Any]]:
+        """What the agent last saw of each check."""
+        return [self._latest.get(check.name, {"name": check.name, "verdict": "not run yet"}) for check in self._box.checks]
+
+    async def on_request(self, agent: str, name: str) -> dict[str, Any]:
+        """`gear check`: on a copy of this moment, billed to the agent, one at a time, at most MOST_REQUESTS times."""
+        wanted = self._wanted(name)
+        if self._requests >= MOST_REQUESTS:
+            remedy = "hand in with `gear done --as-is`; the checks run once more on what you hand in"
+            raise Refused("too_many_checks", f"checks were run {MOST_REQUESTS} times, which is all", remedy=remedy)
+        self._requests += 1
+        async with self._turn:
+            staging = self._folder.path / "asked" / str(self._requests)
+            delivery = await self.stage(staging)
+            try:
+                verdicts = [await self._run(check, staging, delivery, final=False) for check in wanted]
+            finally:
+                await asyncio.to_thread(discard, staging)
+        seconds = sum(verdict.seconds for verdict in verdicts)
+        self._ledger.charge(LEAD, {"wall": int(seconds * 1000)}, "check")
+        shown = [view(check, verdict) for check, verdict in zip(wanted, verdicts, strict=True)]
+        self._latest |= {str(seen["name"]): seen for seen in shown}
+        passed = all(verdict.verdict == "passed" for verdict in verdicts)
+        left = MOST_REQUESTS - self._requests
+        return {
+            "passed": passed,
+            "checks": shown,
+            "files": len(delivery.files),
+            "refused": self._refusals(delivery),
+            "left": left,
+        }
+
+    async def final(self, staging: Path, delivery: Delivery) -> list[CheckVerdict]:
+        """Every check, on the copy that will be delivered."""
+        return [await self._run(check, staging, delivery, final=True) for check in self._box.checks]
+
+    async def stage(self, staging: Path) -> Delivery:
+        """Copy the deliverables of this moment into a new folder, with the box frozen."""
+        await self._sandbox.freeze()
+        try:
+            files = self._box.files
+            return await asyncio.to_thread(take, self._sandbox.workspace, files.take, staging, most_bytes=files.take_max)
+        finally:
+            if self._brake.level < Level.FROZEN:
+                await self._sandbox.thaw()
+
+    async def _run(self, check: Check, staging: Path, delivery: Delivery, *, final: bool) -> CheckVerdict:
+        identity = f"{self._folder.id}-{'final' if final else self._requests}-{check.name}"
+        verdict = await run_check(self._driver, check, staging, self._limits, identity)
+        if verdict.verdict == "passed":
+            await asyncio.to_thread(verify, delivery, staging)
+        self._recorder.append(
+            CheckRan(
+                name=check.name,
+                verdict=verdict.verdict,
+                score=verdict.score,
+                seconds=round(verdict.seconds, 3),
+                inputs=delivery.manifest_digest,
+                final=final,
+                output=verdict.output[-4096:] or verdict.reason,
+            ),
+            LEAD,
+        )
+        return verdict
+
+    def _wanted(self, name: str) -> list[Check]:
+        wanted = [check for check in self._box.checks if name in ("", check.name)]
+        if not wanted:
+            known = ", ".join(check.name for check in self._box.checks) or "none: the box declares no check"
+            raise Refused("no_check", f"there is no check {name!r}" if name else "there is no check", remedy=f"declared: {known}")
+        return wanted
+
+    @staticmethod
+    def _refusals(delivery: Delivery) -> list[dict[str, str]]:
+        return [{"path": refusal.path.decode("utf-8", "replace"), "reason": refusal.reason} for refusal in delivery.refused[:20]]
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """What came of handing over: the staged copy, the verdicts, and where it went."""
+
+    delivery: Delivery
+    verdicts: list[CheckVerdict]
+    out: str
+
+
+def hand_over(
+    box: Box,
+    workspace: Workspace,
+    store: BlobStore,
+    delivery: Delivery,
+    staging: Path,
+    out: Path,
+    force: bool,
+    recorder: Recorder,
+) -> str:
+    """Copy the checked deliverables to the operator's folder; where one given tree is a git repository, also as a patch."""
+    patch = b""
+    repositories = [path for path in box.files.give if is_repository(path)]
+    if len(repositories) == 1:
+        name, start = repositories[0].name.encode(), workspace.snapshots["s0"].manifest
+        patch = as_patch(name, start, store, delivery, staging, Patterns(box.files.take)).data
+    handed = deliver(delivery, staging, out, force=force, patch=patch)
+    facts = delivery.record()
+    recorder.append(Delivered(str(handed.out), facts["files"], facts["refused"], delivery.manifest_digest))
+    return str(handed.out)

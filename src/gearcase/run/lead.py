@@ -1,0 +1,93 @@
+"""The lead agent in its surroundings: which account pays its calls, and how it waits while the brake is pulled."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from gearcase.agent.commands import MAX_TIMEOUT
+from gearcase.agent.loop import Agent, Surroundings
+from gearcase.agent.prompt import instructions
+from gearcase.agent.transcript import Model
+from gearcase.box import Box
+from gearcase.brake import BoxClock, Brake, Level
+from gearcase.doors.model.door import Caller, ModelDoor
+from gearcase.doors.model.routing import Route
+from gearcase.doors.server import HttpRequest, Reply
+from gearcase.ledger import Ledger
+from gearcase.run.accounts import LEAD, RESERVE, Pace
+from gearcase.sandbox.trees import write_file
+from gearcase.seams import Command, CommandResult, Recorder, Sandbox
+from gearcase.units import format_duration, format_money
+
+SHELL = ("/bin/bash", "-c")
+_HEADERS = ((b"content-type", b"application/json"), (b"anthropic-version", b"2023-06-01"), (b"user-agent", b"gearcase"))
+
+
+@dataclass(slots=True)
+class Lead:
+    """What the loop is given, for the lead of a run."""
+
+    box: Box
+    sandbox: Sandbox
+    door: ModelDoor
+    ledger: Ledger
+    brake: Brake
+    clock: BoxClock
+    pace: Pace
+    run_command: Callable[[Command, str], Awaitable[CommandResult]]
+    note: str | None = None  # of `gear done`
+    _agent: Agent | None = field(default=None, repr=False)
+
+    def agent(self, route: Route, recorder: Recorder) -> Agent:
+        """The agent, ready to run."""
+        price = route.price
+        model = Model(route.name, route.protocol, price.context_window, price.max_output)
+        around = Surroundings(
+            ask=self._ask,
+            shell=self._shell,
+            keep=self._keep,
+            status=self._status,
+            phase=self._phase,
+            limit=lambda: self.pace.limit or "stopped",
+            done=lambda: self.note,
+        )
+        self._agent = Agent(LEAD, model, instructions(self.box), self.box.goal.strip(), around, recorder)
+        return self._agent
+
+    def _phase(self):
+        self.pace.steps = self._agent.step if self._agent else 0
+        return self.pace.now()
+
+    async def _ask(self, path: str, body: bytes) -> Reply:
+        """One call of the lead. When its account cannot pay, the reserve does, once the agent has been told to hand in."""
+        await self.brake.wait_for(lambda level: level is Level.RUNNING)
+        winding_down = self.pace.phase != "work"
+        caller = Caller(LEAD, RESERVE if winding_down else LEAD, lead=True)
+        reply = await self.door.exchange(caller, HttpRequest("POST", path, b"", _HEADERS, body))
+        if reply.status == 402 and not winding_down:
+            self.pace.wind_down("budget")
+        await self.brake.wait_for(lambda level: level < Level.FROZEN)
+        return reply
+
+    async def _shell(self, text: str, seconds: float) -> CommandResult:
+        await self.brake.wait_for(lambda level: level < Level.FROZEN)
+        left = max(self.box.limits.wall - self.clock.now(), 1.0)
+        return await self.run_command(
+            Command((*SHELL, text), deadline=min(seconds, left, MAX_TIMEOUT), output_cap=512 * 1024), text
+        )
+
+    def _keep(self, name: str, data: bytes) -> str:
+        write_file(self.sandbox.box, name.encode(), data)
+        return f"/box/{name}"
+
+    def _status(self) -> str:
+        limits = self.box.limits
+        account = RESERVE if self.pace.phase != "work" else LEAD
+        left = [f"{format_duration(max(limits.wall - self.clock.now(), 0))} of {format_duration(limits.wall)}"]
+        money = self.ledger.balance(account, "usd")
+        if money.limit is not None:
+            left.insert(0, f"{format_money(money.free or 0)} of {format_money(limits.usd)}")
+        steps = self._agent.step if self._agent else 0
+        left.append(f"{limits.steps - steps} answers")
+        return f"[left: {', '.join(left)}]"

@@ -1,0 +1,166 @@
+"""What the gear door offers inside: the table of operations, each a handler over the parts of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gearcase.agent.loop import Agent
+from gearcase.box import Box
+from gearcase.brake import BoxClock
+from gearcase.doors.gear import Operation
+from gearcase.doors.model.door import Caller, ModelDoor
+from gearcase.doors.model.routing import Route
+from gearcase.errors import Refused
+from gearcase.ledger import Ledger
+from gearcase.run.accounts import LEAD, RESERVE, Pace
+from gearcase.run.asking import ask
+from gearcase.run.handover import Acceptance
+from gearcase.run.lead import Lead
+from gearcase.run.workspace import Workspace
+from gearcase.sandbox.manifest import Difference
+from gearcase.seams import Sandbox
+from gearcase.units import format_bytes, format_duration, format_money
+
+_NAMED = 20
+
+
+class Operations:
+    """The handlers of one run. Each takes (agent, arguments) and gives a JSON object, or raises GearcaseError."""
+
+    def __init__(
+        self,
+        *,
+        box: Box,
+        sandbox: Sandbox,
+        ledger: Ledger,
+        clock: BoxClock,
+        pace: Pace,
+        door: ModelDoor,
+        worker: Route | None,
+        workspace: Workspace,
+        acceptance: Acceptance,
+        lead: Lead,
+    ) -> None:
+        self._box = box
+        self._sandbox = sandbox
+        self._ledger = ledger
+        self._clock = clock
+        self._pace = pace
+        self._door = door
+        self._worker = worker
+        self._workspace = workspace
+        self._acceptance = acceptance
+        self._lead = lead
+        self.agent: Agent | None = None
+
+    def table(self) -> dict[str, Operation]:
+        """Every operation with its description, as the door serves and documents it."""
+        text, number = {"type": "string"}, {"type": "integer"}
+        asked = {"prompt": text, "model": text, "system": text, "schema": {"type": "object"}, "max_output": number}
+        context = {"action": {"type": "string", "enum": ["show", "drop", "note"]}, "ids": {"type": "array"}, "text": text}
+        done = {"note": text, "as_is": {"type": "boolean"}}
+        table = {
+            "status": Operation(self.status, "Limits, what is spent, time left, deliverables, checks.", _object({})),
+            "doors": Operation(self.doors, "The names that can be reached from inside, and what for.", _object({})),
+            "ask": Operation(self.ask, "One model call, paid from the budget.", _object(asked, "prompt")),
+            "check": Operation(self.check, "Run acceptance checks now, on a copy of the deliverables.", _object({"name": text})),
+            "snapshot": Operation(self.snapshot, "Keep the present state of /workspace.", _object({"note": text})),
+            "rewind": Operation(
+                self.rewind, "Return /workspace to a snapshot; without a name: list them.", _object({"snapshot": text})
+            ),
+            "done": Operation(
+                self.done, "Hand in. The checks run; with as_is the work is handed in whatever they say.", _object(done)
+            ),
+        }
+        if self.agent is not None:
+            table["context"] = Operation(
+                self.agent.context.operation, "See, drop or note what the agent remembers.", _object(context)
+            )
+        return table
+
+    async def status(self, agent: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Everything that is limited: what is used, what is left."""
+        limits, usage = self._box.limits, await self._sandbox.usage()
+        account = LEAD if self._pace.phase == "work" else RESERVE
+        budget: dict[str, Any] = {}
+        for resource in ("usd", "tokens", "calls"):
+            balance = self._ledger.balance(account, resource)
+            show = format_money if resource == "usd" else str
+            if balance.limit is not None:
+                budget[resource] = {"limit": show(balance.limit), "spent": show(balance.spent), "free": show(balance.free or 0)}
+        return {
+            "phase": self._pace.phase,
+            "budget": budget,
+            "time": {"limit": format_duration(limits.wall), "used": format_duration(self._clock.now())},
+            "answers": {"limit": limits.steps, "used": self._pace.steps},
+            "memory": {"limit": format_bytes(limits.memory), "used": format_bytes(usage.memory)},
+            "disk": {"limit": format_bytes(limits.disk), "used": format_bytes(usage.disk)},
+            "processes": {"limit": limits.processes, "used": usage.processes},
+            "deliverables": list(self._box.files.take),
+            "checks": self._acceptance.latest(),
+        }
+
+    async def doors(self, agent: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Names, addresses and purposes."""
+        return {
+            "doors": [
+                {
+                    "name": "model.box",
+                    "address": "http://model.box",
+                    "purpose": "language models: Anthropic API, OpenAI API below /v1",
+                },
+                {"name": "gear.box", "address": "http://gear.box", "purpose": "this API; described in /box/openapi.json"},
+            ],
+            "note": "Nothing else can be reached. Port 80 of each door's own address is taken; every other port is yours.",
+        }
+
+    async def ask(self, agent: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """One model call on the worker model, or on one that the box allows."""
+        named = arguments.get("model")
+        route = self._door.routing.inside(str(named)) if named else self._worker
+        if route is None:
+            raise Refused("no_model", "the box names no model for `ask`", remedy="name one that the box allows with --model")
+        return await ask(self._door, Caller(agent, LEAD, label="ask"), route, arguments)
+
+    async def check(self, agent: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Run one check or all; what the agent sees of a verdict is the box's decision."""
+        return await self._acceptance.on_request(agent, str(arguments.get("name") or ""))
+
+    async def snapshot(self, agent: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep the present state."""
+        kept = await self._workspace.keep(str(arguments.get("note") or ""))
+        return {"snapshot": kept.name, "files": kept.manifest.files, "bytes": kept.manifest.size}
+
+    async def rewind(self, agent: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return to a snapshot, or list them."""
+        wanted = str(arguments.get("snapshot") or "")
+        if not wanted:
+            kept = self._workspace.snapshots.values()
+            return {"snapshots": [{"snapshot": s.name, "files": s.manifest.files, "note": s.note} for s in kept]}
+        snapshot, undone = await self._workspace.rewind(wanted)
+        return {"snapshot": snapshot.name, "undone": _counts(undone), "kept_before": next(reversed(self._workspace.snapshots))}
+
+    async def done(self, agent: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Hand in, once the checks pass or with `as_is`."""
+        note = str(arguments.get("note") or "")
+        if not arguments.get("as_is") and self._box.checks:
+            seen = await self._acceptance.on_request(agent, "")
+            if not seen["passed"]:
+                raise Refused(
+                    "checks_failed",
+                    "the checks do not pass: " + "; ".join(f"{c['name']}: {c['verdict']}" for c in seen["checks"]),
+                    remedy="mend it, or hand in as it is with `gear done --as-is`",
+                    checks=seen["checks"],
+                )
+        self._lead.note = note
+        return {"done": True, "note": note}
+
+
+def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
+
+
+def _counts(undone: Difference) -> dict[str, Any]:
+    paths = [path.decode("utf-8", "replace") for path in undone.paths(_NAMED)]
+    return {"added": len(undone.added), "changed": len(undone.changed), "removed": len(undone.removed), "paths": paths}

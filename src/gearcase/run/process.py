@@ -1,0 +1,124 @@
+"""The process of a run: a child of the command that starts it, with a session of its own.
+
+The command that a person typed only watches: it may be interrupted or lose its terminal and the run goes on. The child is forked
+before there is an event loop or a thread, and says over a pipe whether the run began or why not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+import uvloop
+
+from gearcase.errors import GearcaseError, RunError, UnsafeError, UsageError
+from gearcase.journal import read
+from gearcase.run.record import EndRecord
+from gearcase.run.supervisor import RunOptions, Supervisor
+from gearcase.runs import RunFolder, find
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A run that has begun in a process of its own."""
+
+    folder: RunFolder
+    pid: int
+
+    def poll(self) -> bool:
+        """Whether the run's process has ended."""
+        return os.waitpid(self.pid, os.WNOHANG)[0] == self.pid
+
+
+def start(options: RunOptions) -> Started:
+    """Begin a run in a child process. Raises what stopped it before it began (UsageError, UnsafeError, RunError)."""
+    receive, send = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        os.close(receive)
+        os._exit(_child(options, send))
+    os.close(send)
+    with os.fdopen(receive, "rb") as pipe:
+        told = pipe.read()
+    if not told:
+        _pid, status = os.waitpid(pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        raise RunError("not_started", f"the run's process ended with {code} before it began", remedy="run `gearcase doctor`")
+    answer: dict[str, Any] = json.loads(told)
+    if "error" in answer:
+        os.waitpid(pid, 0)
+        raise _from_envelope(answer["kind"], answer["error"])
+    return Started(find(answer["run"]), pid)
+
+
+def ending(folder: RunFolder) -> EndRecord:
+    """How a run ended, from its journal alone; a run whose process died is `failed` and says so."""
+    head = ""
+    for record in read(folder.journal):
+        head = record.digest
+        if record.type == "run_ended":
+            return EndRecord.from_json({**record.raw["record"], "journal_head": head})
+    error = RunError(
+        "supervisor_died",
+        "the process that drove this run ended without an ending on record",
+        remedy=f"its boxes died with it; see what was done: gearcase logs {folder.name}",
+    )
+    return EndRecord(folder.id, folder.name, "failed", journal_head=head, error=error.envelope())
+
+
+def _child(options: RunOptions, pipe: int) -> int:
+    """The run's own process, up to its exit status. Never returns into the caller's code."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+    def began(folder: RunFolder) -> None:
+        if not options.program:
+            _detach_streams(folder)
+        os.write(pipe, json.dumps({"run": folder.id}).encode())
+        os.close(pipe)
+
+    try:
+        record = uvloop.run(Supervisor(options, began).execute())
+    except GearcaseError as error:
+        kind = next(k.__name__ for k in type(error).__mro__ if k.__module__ == "gearcase.errors")
+        _tell(pipe, {"kind": kind, "error": error.envelope()})
+        return error.exit_code
+    except BaseException as error:  # the last line of this process: it must say what it died of, whatever it was
+        traceback.print_exc()
+        cause = f"{type(error).__name__}: {error}"
+        failed = RunError("internal", "Gearcase itself failed", cause=cause, remedy="report this, with the run's supervisor.log")
+        _tell(pipe, {"kind": "RunError", "error": failed.envelope()})
+        return failed.exit_code
+    return record.exit_code & 0xFF
+
+
+def _tell(pipe: int, answer: dict[str, Any]) -> None:
+    try:
+        os.write(pipe, json.dumps(answer, default=str).encode())
+    except OSError:
+        print(json.dumps(answer, default=str), file=sys.stderr)  # the run had begun: its log keeps it
+
+
+def _detach_streams(folder: RunFolder) -> None:
+    """The terminal belongs to the command that watches; what this process prints goes to its log."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    log = os.open(folder.path / "supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(nothing, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(nothing)
+    os.close(log)
+
+
+def _from_envelope(kind: str, error: dict[str, Any]) -> GearcaseError:
+    made = {"UsageError": UsageError, "UnsafeError": UnsafeError}.get(kind, RunError)
+    return made(error["code"], error["message"], remedy=error["remedy"], cause=error["cause"], **error["context"])

@@ -1,0 +1,158 @@
+"""A live box: its sandbox, what was put into it, its doors, and the commands that run in it, on record."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from importlib import resources
+
+from gearcase.box import Box
+from gearcase.brake import BoxClock, Brake
+from gearcase.doors.gear import GearDoor
+from gearcase.doors.model.door import Caller, ModelDoor
+from gearcase.doors.resolver import Resolver
+from gearcase.doors.server import Server, serve
+from gearcase.errors import UsageError
+from gearcase.events import CommandEnded, CommandStarted, SandboxClosed, SandboxLost, SandboxOpened, Tick
+from gearcase.run.accounts import LEAD, Pace
+from gearcase.sandbox.trees import write_file
+from gearcase.seams import Command, CommandResult, Driver, Limits, Listener, Mount, Recorder, Sandbox, SandboxSpec
+
+MODEL = Listener("model.box", "198.18.0.1", 80)
+GEAR = Listener("gear.box", "198.18.0.2", 80)
+RESOLVER_UDP = Listener("resolver", "127.0.0.1", 53, "udp")
+RESOLVER_TCP = Listener("resolver", "127.0.0.1", 53, "tcp")
+NAMES = {MODEL.name: MODEL.address, GEAR.name: GEAR.address}
+
+ENVIRONMENT = {
+    "ANTHROPIC_BASE_URL": "http://model.box",
+    "ANTHROPIC_API_KEY": "only-a-token",
+    "OPENAI_BASE_URL": "http://model.box/v1",
+    "OPENAI_API_BASE": "http://model.box/v1",
+    "OPENAI_API_KEY": "only-a-token",
+    "GEARCASE_GEAR": "http://gear.box",
+}
+"""What tells unmodified programs where the doors are. The token is worthless: the listener says who is asking."""
+
+TICK = 5.0
+"""Seconds of box time between two ticks."""
+_TEXT = 16 * 1024
+_SHOWN = 4 * 1024
+
+
+def sandbox_limits(box: Box) -> Limits:
+    """The compute that a box asks of its driver."""
+    limits = box.limits
+    return Limits(limits.memory, limits.cpus, limits.disk, limits.processes)
+
+
+async def open_sandbox(driver: Driver, box: Box, identity: str) -> Sandbox:
+    """The lead's sandbox, with the listeners of its doors."""
+    spec = SandboxSpec(
+        id=identity,
+        limits=sandbox_limits(box),
+        mounts=tuple(Mount(path, f"/given/{path.name}") for path in box.files.see),
+        listeners=(MODEL, GEAR, RESOLVER_UDP, RESOLVER_TCP),
+        names=NAMES,
+        environment=ENVIRONMENT,
+    )
+    return await driver.open(spec)
+
+
+class Room:
+    """A sandbox in use. Commands are numbered in the order in which they begin."""
+
+    def __init__(self, sandbox: Sandbox, recorder: Recorder, brake: Brake, clock: BoxClock, pace: Pace) -> None:
+        self.sandbox = sandbox
+        self._recorder = recorder
+        self._brake = brake
+        self._clock = clock
+        self._pace = pace
+        self._numbers = itertools.count(1)
+        self._servers: list[Server] = []
+        self._resolver: Resolver | None = None
+        profile = sandbox.profile
+        facts = {name: {"strength": g.strength, "by": g.by, "bound": g.bound} for name, g in profile.guarantees.items()}
+        recorder.append(SandboxOpened(sandbox.id, {"driver": profile.driver, "guarantees": facts, "notes": list(profile.notes)}))
+
+    def furnish(self, gear: GearDoor) -> None:
+        """Put `gear` and the description of its door into /box."""
+        program = resources.files("gearcase.inbox").joinpath("gear.py").read_bytes()
+        write_file(self.sandbox.box, b"bin/gear", program, mode=0o755)
+        write_file(self.sandbox.box, b"openapi.json", gear.openapi())
+
+    async def open_doors(self, model: ModelDoor, gear: GearDoor) -> None:
+        """Serve the doors on the sockets that were born inside."""
+        sockets = self.sandbox.sockets
+        self._servers.append(await serve(sockets[MODEL], model.handler(Caller(LEAD, LEAD))))
+        self._servers.append(await serve(sockets[GEAR], gear.handler(LEAD)))
+        self._resolver = Resolver(NAMES, self._recorder, LEAD)
+        await self._resolver.serve(sockets[RESOLVER_UDP], sockets[RESOLVER_TCP])
+
+    async def require(self, programs: tuple[str, ...]) -> None:
+        """Raises UsageError `packages` when a program that the box declares is not inside."""
+        if not programs:
+            return
+        script = 'for p in "$@"; do command -v "$p" >/dev/null || echo "$p"; done'
+        found = await self.sandbox.run(Command(("/bin/sh", "-c", script, "sh", *programs), deadline=10))
+        missing = found.stdout.text().split()
+        if missing:
+            names = ", ".join(missing)
+            remedy = f"install {names} on this machine below /usr, or take it out of [sandbox] packages"
+            raise UsageError("packages", f"the box needs programs that are not inside: {names}", remedy=remedy)
+
+    async def run(self, command: Command, text: str, on_output: Callable[[bytes], None] | None = None) -> CommandResult:
+        """Run a command, on record."""
+        number = next(self._numbers)
+        self._recorder.append(CommandStarted(number, text[:_TEXT]), LEAD)
+        result = await self.sandbox.run(command, on_output)
+        self._recorder.append(
+            CommandEnded(
+                command=number,
+                ended=result.ended,
+                exit_code=result.exit_code,
+                seconds=round(result.seconds, 4),
+                cpu=round(result.cpu, 4),
+                output_bytes=result.stdout.total + result.stderr.total,
+                head=result.stdout.head[:_SHOWN].decode("utf-8", "replace"),
+                tail=result.stdout.tail[-_SHOWN:].decode("utf-8", "replace"),
+                limits=list(result.limits),
+                health=result.health,
+            ),
+            LEAD,
+        )
+        return result
+
+    async def tick(self) -> None:
+        """Record what the box uses every five seconds of box time, until cancelled."""
+        while True:
+            await self._clock_moves(TICK)
+            usage = await self.sandbox.usage()
+            self._pace.cpu = usage.cpu
+            now = round(self._clock.now(), 3)
+            self._recorder.append(Tick(now, round(usage.cpu, 3), usage.memory, usage.processes, usage.disk))
+
+    async def _clock_moves(self, seconds: float) -> None:
+        until = self._clock.now() + seconds
+        while (left := until - self._clock.now()) > 0:
+            await self._brake.wait_for(lambda level: level.name not in ("FROZEN", "KILLED"))
+            await asyncio.sleep(min(left, 1.0))
+
+    def lost(self, reason: str) -> None:
+        """The sandbox died by itself."""
+        self._recorder.append(SandboxLost(self.sandbox.id, reason), LEAD)
+
+    async def shut_doors(self) -> None:
+        """Stop serving; connections are closed."""
+        for server in self._servers:
+            await server.close()
+        if self._resolver is not None:
+            await self._resolver.close()
+
+    async def close(self) -> tuple[str, ...]:
+        """Tear the sandbox down; returns the residue."""
+        await self.shut_doors()
+        residue = await self.sandbox.close()
+        self._recorder.append(SandboxClosed(self.sandbox.id, list(residue)))
+        return residue

@@ -1,0 +1,263 @@
+"""The supervisor of one run: opens it, wires the parts, waits for its end, hands over, tears down. No logic of its own.
+
+Order of the end, whatever ended it: the doors are latched, the box is frozen, the deliverables are copied once, that copy is
+checked and delivered, the sandbox and its accounts are closed, the ending is recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gearcase import __version__
+from gearcase.box import LoadedBox, effective_toml
+from gearcase.brake import BoxClock, Brake, Control, Level
+from gearcase.doors.files import give
+from gearcase.doors.gear import GearDoor
+from gearcase.doors.model.door import ModelDoor
+from gearcase.doors.model.routing import Routing
+from gearcase.errors import GearcaseError, RunError, UnsafeError
+from gearcase.events import Failure, RunEnded, RunStarted
+from gearcase.journal import Journal
+from gearcase.ledger import Ledger
+from gearcase.run.accounts import Pace, close_accounts, open_accounts
+from gearcase.run.ending import End, Ending
+from gearcase.run.handover import Acceptance
+from gearcase.run.lead import Lead
+from gearcase.run.operations import Operations
+from gearcase.run.record import EndRecord
+from gearcase.run.room import Room, open_sandbox, sandbox_limits
+from gearcase.run.workspace import Snapshot, Workspace
+from gearcase.runs import RunFolder, boot_id, create, write_atomically
+from gearcase.sandbox.blobs import BlobStore
+from gearcase.sandbox.namespaces import NamespacesDriver
+from gearcase.seams import Command, Driver, Profile
+
+FLUSH_EVERY = 0.05
+"""Seconds after which what was appended is handed to the kernel, so that watchers see it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What a person asked for, beside the box."""
+
+    box: LoadedBox
+    out: Path | None = None
+    force: bool = False
+    name: str = ""
+    record: Path | None = None
+    require_checks: bool = False
+    interactive: bool = False
+    program: tuple[str, ...] = ()  # `gearcase exec`: run this in place of an agent
+
+
+class Supervisor:
+    """One run. `execute` may be called once; `began` is called when the run exists and errors become its ending."""
+
+    def __init__(self, options: RunOptions, began: Callable[[RunFolder], None]) -> None:
+        self._options = options
+        self._box = options.box.box
+        self._began = began
+        self._driver: Driver = NamespacesDriver()
+        self._work: asyncio.Task[End] | None = None
+
+    async def execute(self) -> EndRecord:
+        """From nothing to nothing: returns the ending. Raises UsageError and UnsafeError before the run exists."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._driver.close)
+            profile = await self._driver.profile(sandbox_limits(self._box))
+            self._demand(profile)
+            routing = Routing(self._box.model, forbidden=(*self._box.files.give, *self._box.files.see))
+            stack.push_async_callback(routing.close)
+            if self._box.model.lead is not None:
+                routing.lead()  # a missing key or an unknown model is found before anything is made
+            folder, owner = create(self._box.goal.strip(), self._options.name)
+            stack.callback(owner.release)
+            return await self._in_folder(folder, routing, stack)
+
+    def _demand(self, profile: Profile) -> None:
+        """A box starts only where what it needs is enforced."""
+        weak = [name for name in self._box.sandbox.need if profile.guarantees[name].strength != "enforced"]
+        if weak:
+            remedies = "; ".join(f"{name}: {profile.guarantees[name].remedy}" for name in weak)
+            raise UnsafeError(
+                "unsafe",
+                f"this machine does not enforce what the box needs: {', '.join(weak)}",
+                remedy=f"{remedies}; or take it out of [sandbox] need",
+            )
+
+    async def _in_folder(self, folder: RunFolder, routing: Routing, stack: AsyncExitStack) -> EndRecord:
+        box = self._box
+        text = effective_toml(box)
+        write_atomically(folder.box_file, text.encode())
+        journal = Journal.create(folder.journal)
+        stack.callback(journal.close)
+        host = {"kernel": platform.release(), "python": platform.python_version(), "uid": os.getuid()}
+        journal.append(RunStarted(folder.id, folder.name, box.goal.strip(), folder.box_digest, __version__, boot_id(), host))
+        flusher = asyncio.create_task(self._flush(journal))
+        stack.callback(flusher.cancel)
+        clock = BoxClock()
+        brake = Brake(folder, journal, clock)
+        ledger = Ledger(journal)
+        open_accounts(ledger, box)
+        pace = Pace(box, clock, journal)
+        ending = Ending(self._options.out, self._options.force, box, folder, clock, ledger, pace, journal)
+        control = Control(folder, self._verbs(brake, pace))
+        await control.start()
+        stack.push_async_callback(control.close)
+        journal.flush()
+        self._began(folder)
+        try:
+            await self._in_box(folder, routing, journal, clock, brake, ledger, pace, ending)
+        except GearcaseError as error:
+            journal.append(Failure(error.envelope()))
+            ending.failed(error)
+        record = ending.record(brake.level)
+        close_accounts(ledger)
+        journal.append(RunEnded(record.status, record.as_json()))
+        await journal.durable()
+        return record
+
+    async def _in_box(
+        self,
+        folder: RunFolder,
+        routing: Routing,
+        journal: Journal,
+        clock: BoxClock,
+        brake: Brake,
+        ledger: Ledger,
+        pace: Pace,
+        ending: Ending,
+    ) -> None:
+        box = self._box
+        sandbox = await open_sandbox(self._driver, box, folder.id)
+        room = Room(sandbox, journal, brake, clock, pace)
+        try:
+            await brake.add_sandbox(sandbox)
+            store = BlobStore(folder.blobs)
+            given = await asyncio.to_thread(give, box.files.give, sandbox.workspace, sandbox.owner, store)
+            workspace = Workspace(sandbox, store, journal, brake)
+            workspace.snapshots["s0"] = Snapshot("s0", given.manifest, "as given")
+            await room.require(box.sandbox.packages)
+            routing.record(folder.cassette if self._options.record is None else self._options.record)
+            door = ModelDoor(
+                ledger, journal, routing, durability=box.journal.durability, usd_per_minute=box.limits.usd_per_minute
+            )
+            brake.add_door(door)
+            acceptance = Acceptance(box, self._driver, sandbox_limits(box), sandbox, folder, ledger, journal, brake)
+            lead = Lead(box, sandbox, door, ledger, brake, clock, pace, room.run)
+            operations = Operations(
+                box=box,
+                sandbox=sandbox,
+                ledger=ledger,
+                clock=clock,
+                pace=pace,
+                door=door,
+                worker=routing.worker(),
+                workspace=workspace,
+                acceptance=acceptance,
+                lead=lead,
+            )
+            agent = None
+            if not self._options.program and (route := routing.lead()) is not None:
+                agent = operations.agent = lead.agent(route, journal)
+            gear = GearDoor(operations.table(), journal)
+            room.furnish(gear)
+            await room.open_doors(door, gear)
+            work = agent.run() if agent is not None else self._program(room)
+            ending.end = await self._until_end(work, room, brake, pace)
+            ending.warnings += routing.warnings()
+            door.latch()
+            if brake.level < Level.KILLED:
+                await ending.hand_over(sandbox, workspace, store, acceptance)
+            await door.close()
+        finally:
+            brake.remove_sandbox(sandbox)
+            ending.residue = list(await room.close())
+
+    async def _program(self, room: Room) -> End:
+        """`gearcase exec`: the program's output is this process's own."""
+        program = self._options.program
+        command = Command(program, merge_stderr=False, deadline=self._box.limits.wall, stdin=b"")
+        result = await room.run(command, " ".join(program), lambda data: _write_all(1, data))
+        _write_all(2, result.stderr.head + result.stderr.tail)
+        return End("done", exit=result.exit_code)
+
+    async def _until_end(self, work: Awaitable[Any], room: Room, brake: Brake, pace: Pace) -> End:
+        """Wait for the work, the box's death, the wall clock or a kill, whichever is first."""
+        tasks: dict[str, asyncio.Task[Any]] = {
+            "work": asyncio.ensure_future(work),  # type: ignore[arg-type]
+            "lost": asyncio.create_task(room.sandbox.died()),
+            "killed": asyncio.create_task(brake.wait_for(lambda level: level is Level.KILLED)),
+            "wall": asyncio.create_task(self._wall(pace)),
+            "tick": asyncio.create_task(room.tick()),
+        }
+        try:
+            await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_COMPLETED)
+            for name in ("work", "killed", "lost", "wall"):
+                if tasks[name].done():
+                    return self._end(name, tasks[name].result(), room, pace)
+            tasks["tick"].result()
+            raise RunError("internal", "the tick ended by itself", remedy="report this, with the run's supervisor.log")
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+    def _end(self, name: str, result: Any, room: Room, pace: Pace) -> End:
+        if name == "lost":
+            room.lost(str(result))
+            return End("lost", str(result))
+        if name == "killed":
+            return End("killed", "killed by the operator")
+        if name == "wall":
+            return End("wall", "the time of the run is over")
+        return result if isinstance(result, End) else End(result.reason, result.detail, result.note)
+
+    async def _wall(self, pace: Pace) -> None:
+        while pace.now() != "stop":
+            await asyncio.sleep(0.25)
+        if pace.limit not in ("wall", "cpu_time"):
+            await asyncio.Event().wait()  # the agent's loop ends itself on the other limits
+
+    def _verbs(self, brake: Brake, pace: Pace) -> Mapping[str, Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]]:
+        async def freeze(request: Mapping[str, Any]) -> dict[str, Any]:
+            took = await brake.pull(Level.FROZEN, str(request.get("by") or "operator"), str(request.get("reason") or ""))
+            return {"level": brake.level.name.lower(), "milliseconds": round(took, 1)}
+
+        async def resume(request: Mapping[str, Any]) -> dict[str, Any]:
+            await brake.pull(Level.RUNNING, "operator")
+            await brake.pull(Level.RUNNING, "budget")
+            return {"level": brake.level.name.lower()}
+
+        async def wind_down(request: Mapping[str, Any]) -> dict[str, Any]:
+            pace.wind_down("operator", "asked to hand in")
+            return await resume(request)
+
+        async def kill(request: Mapping[str, Any]) -> dict[str, Any]:
+            took = await brake.pull(Level.KILLED, "operator", str(request.get("reason") or ""))
+            return {"level": "killed", "milliseconds": round(took, 1)}
+
+        async def status(request: Mapping[str, Any]) -> dict[str, Any]:
+            return {"level": brake.level.name.lower(), "phase": pace.phase}
+
+        return {"freeze": freeze, "resume": resume, "wind_down": wind_down, "kill": kill, "status": status}
+
+    @staticmethod
+    async def _flush(journal: Journal) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_EVERY)
+            journal.flush()
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """Write to a terminal or pipe of the operator; one that was closed takes nothing more."""
+    with suppress(BrokenPipeError):
+        while data:
+            data = data[os.write(descriptor, data) :]

@@ -1,0 +1,89 @@
+"""The agent's files as states that can be kept, compared and returned to.
+
+A scan is made while the box is frozen, so that a state is one moment's. Freezing for a scan is not the brake: it is not recorded as
+a level and lasts milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from gearcase.brake import Brake, Level
+from gearcase.errors import Refused
+from gearcase.events import FilesChanged, Rewound, SnapshotTaken
+from gearcase.run.accounts import LEAD
+from gearcase.sandbox.blobs import BlobStore
+from gearcase.sandbox.manifest import Difference, Manifest, difference
+from gearcase.sandbox.snapshots import restore, scan
+from gearcase.seams import Recorder, Sandbox
+
+_NAMED = 50
+"""Changed paths that are named in the journal; the rest is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A kept state. `name` is s1, s2, ...; s0 is what was given."""
+
+    name: str
+    manifest: Manifest
+    note: str
+
+
+class Workspace:
+    """Snapshots of one sandbox's /workspace."""
+
+    def __init__(self, sandbox: Sandbox, store: BlobStore, recorder: Recorder, brake: Brake) -> None:
+        self._sandbox = sandbox
+        self._store = store
+        self._recorder = recorder
+        self._brake = brake
+        self._turn = asyncio.Lock()
+        self.snapshots: dict[str, Snapshot] = {}
+
+    async def keep(self, note: str = "") -> Snapshot:
+        """Keep the present state; records what changed since the last one that was kept."""
+        async with self._turn:
+            before = next(reversed(self.snapshots.values()), None)
+            manifest = await self._frozen_scan(before.manifest if before else None)
+            name = f"s{len(self.snapshots)}"
+            snapshot = self.snapshots[name] = Snapshot(name, manifest, note)
+            self._recorder.append(SnapshotTaken(name, manifest.files, manifest.size, note), LEAD)
+            if before is not None:
+                self._record_change(name, difference(before.manifest, manifest))
+            return snapshot
+
+    async def rewind(self, name: str) -> tuple[Snapshot, Difference]:
+        """Bring the files back to a kept state; what is lost by it is kept as a snapshot first. Returns the difference undone."""
+        wanted = self.snapshots.get(name)
+        if wanted is None:
+            known = ", ".join(self.snapshots) or "none yet"
+            raise Refused("no_snapshot", f"there is no snapshot {name!r}", remedy=f"kept are: {known}")
+        now = await self.keep(f"before the return to {name}")
+        async with self._turn:
+            await self._sandbox.freeze()
+            try:
+                await asyncio.to_thread(restore, self._sandbox.workspace, wanted.manifest, self._store, self._sandbox.owner)
+            finally:
+                await self._go_on()
+            self._recorder.append(Rewound(name), LEAD)
+        return wanted, difference(wanted.manifest, now.manifest)
+
+    async def _frozen_scan(self, previous: Manifest | None) -> Manifest:
+        await self._sandbox.freeze()
+        try:
+            return await asyncio.to_thread(scan, self._sandbox.workspace, self._store, previous)
+        finally:
+            await self._go_on()
+
+    async def _go_on(self) -> None:
+        """Thaw, unless the operator has frozen the run in the meantime."""
+        if self._brake.level < Level.FROZEN:
+            await self._sandbox.thaw()
+
+    def _record_change(self, name: str, change: Difference) -> None:
+        if change:
+            paths = [path.decode("utf-8", "replace") for path in change.paths(_NAMED)]
+            event = FilesChanged(name, len(change.added), len(change.changed), len(change.removed), change.size, paths)
+            self._recorder.append(event, LEAD)
