@@ -1,0 +1,1 @@
+"""Isolation: one live, limited place for each agent. `namespaces.NamespacesDriver` is the default driver."""
