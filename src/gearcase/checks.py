@@ -4,7 +4,7 @@ A check runs in a sandbox of its own, without doors, on the very copy that will 
 comes on file descriptor 3 alone. What it prints is evidence for people, never a verdict: a deliverable may be named like a score
 line, or be printed by a test runner.
 
-Threat: deliverables that forge a verdict. They are mounted read-only and not executable at /delivered, away from the check's own
+Threat: deliverables that forge a verdict. They are mounted read-only and not executable at /given/delivered, away from the check's own
 files, which lie in its working folder; Python runs isolated from its surroundings; git reads no configuration. A check that could
 not run is `skipped`, and skipped is not passed. A check is as strong as its parser: parse what the agent made, never import it.
 """
@@ -25,7 +25,7 @@ from gearcase.seams import Command, CommandResult, Driver, Limits, Mount, Sandbo
 
 Verdict = Literal["passed", "failed", "skipped"]
 
-DELIVERED = "/delivered"
+DELIVERED = "/given/delivered"
 ENVIRONMENT = {
     "DELIVERED": DELIVERED,
     "PYTHONSAFEPATH": "1",

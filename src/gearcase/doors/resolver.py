@@ -14,6 +14,7 @@ import re
 import socket
 import struct
 from collections.abc import Mapping
+from typing import cast
 
 from gearcase.events import NameAsked
 from gearcase.seams import Recorder
@@ -123,8 +124,7 @@ class _Datagrams(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)  # uvloop's is no subclass of it
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         reply = self._resolver.answer(data)

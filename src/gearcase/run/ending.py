@@ -11,7 +11,7 @@ from gearcase.box import Box
 from gearcase.brake import BoxClock, Level
 from gearcase.checks import CheckVerdict
 from gearcase.doors.files import Delivery
-from gearcase.errors import GearcaseError
+from gearcase.errors import GearcaseError, RunError
 from gearcase.journal import Journal
 from gearcase.ledger import Ledger
 from gearcase.run.accounts import RUN, Pace
@@ -96,7 +96,7 @@ class Ending:
         error = self.error
         if error is None and status == "failed":
             remedy = f"see what happened: gearcase logs {self.folder.name}"
-            error = {"code": f"agent_{self.end.reason}", "message": self.end.detail, "cause": "", "remedy": remedy, "context": {}}
+            error = RunError(f"agent_{self.end.reason}", self.end.detail, remedy=remedy).envelope()
         return EndRecord(
             run=self.folder.id,
             name=self.folder.name,
