@@ -151,9 +151,10 @@ def _read(file: Path) -> bytes:
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise _Unusable(f"it cannot be opened ({error.strerror}); links are not followed") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _Unusable("it is not a regular file")
     with os.fdopen(descriptor, "rb") as opened:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise _Unusable("it is not a regular file")
         content = opened.read(MAX_ANSWER + 1)
     if len(content) > MAX_ANSWER:
         raise _Unusable(f"it is over {MAX_ANSWER} bytes")
@@ -204,7 +205,7 @@ def _safe_folder(folder: Path, forbidden: Iterable[Path]) -> Path:
 def _response(request: UpstreamRequest, name: str, text: str, commands: list[str]) -> UpstreamResponse:
     calls = tuple(ToolCall(f"call_{name}_{at}", TOOL, {"command": command}) for at, command in enumerate(commands))
     written = len(text.encode()) + sum(len(command.encode()) for command in commands)
-    usage = TokenUsage(input=len(request.body) // BYTES_PER_TOKEN, output=max(1, written // BYTES_PER_TOKEN))
+    usage = TokenUsage(input=-(-len(request.body) // BYTES_PER_TOKEN), output=max(1, -(-written // BYTES_PER_TOKEN)))
     answer = Answer(text, calls, usage, model=request.model, id=name)
 
     async def chunks() -> AsyncIterator[bytes]:
