@@ -29,6 +29,8 @@ from gearcase.sandbox.launcher import main
 main(json.loads(sys.argv[1]))"""
 _START_DEADLINE = 20.0
 _UNASKED = 1024
+PATIENCE = 15.0
+"""Seconds for one step of a set-up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,7 @@ class Launcher:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         settings = {"socket": theirs.fileno(), "pin_processors": pin_processors, "source": _SOURCE}
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: ASYNC220 - it returns when the child has its program, within a millisecond
             [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, json.dumps(settings)],
             pass_fds=[theirs.fileno()],
             env={},

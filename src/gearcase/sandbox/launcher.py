@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 from collections import deque
+from types import FrameType
 from typing import Any
 
 from gearcase.sandbox import boxinit, disks, etcfiles, joiner, seccomp, syscalls
@@ -51,7 +52,7 @@ class _Launcher:
         self._freezers: set[str] = set()
         self._wake, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGCHLD, _wake_up)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the host's business
         self._poll = select.poll()
         self._poll.register(self._wake, select.POLLIN)
@@ -156,3 +157,7 @@ def _thaw(path: str) -> None:
             file.write("THAWED")
     except OSError:
         return  # the box is gone, and its cgroup with it
+
+
+def _wake_up(number: int, frame: FrameType | None) -> None:
+    """A handler is what makes the wake-up descriptor speak; there is nothing else to do."""

@@ -17,7 +17,7 @@ import stat
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from gearcase.errors import RunError
 from gearcase.sandbox import cgroups, processes
@@ -132,10 +132,11 @@ def _sweep_one(path: str) -> list[str]:
 
 def _parse(data: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(data)
+        found: Any = json.loads(data)
     except ValueError:
         return {}  # the owner died while it wrote: nothing was made yet
-    return found if isinstance(found, dict) and found.get("boot") == boot_id() else {}
+    known = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    return known if known.get("boot") == boot_id() else {}
 
 
 def _remove_leftovers(found: Mapping[str, Any]) -> list[str]:

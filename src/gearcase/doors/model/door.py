@@ -192,6 +192,8 @@ class ModelDoor:
             del asked.body["service_tier"]
             asked.edits.append(f"removed service_tier {asked.tier[:40]}: it has no known price")
             asked.tier = ""
+        if route.provider == "openai" and not asked.tier:
+            asked.body["service_tier"] = "default"  # left out, the project's own tier would apply, at a price of its own
         asked.body["model"] = route.name
         headers = request_headers(request.headers, asked.edits)
         number = next(self._numbers)

@@ -1,0 +1,212 @@
+"""A live box from the kernel's namespaces: its commands, its brake, what it uses, its end. See `seams.Sandbox`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from gearcase.errors import GearcaseError, RunError
+from gearcase.sandbox import processes
+from gearcase.sandbox.live import Live
+from gearcase.sandbox.parts import give_back
+from gearcase.sandbox.running import Running
+from gearcase.seams import Command, CommandResult, Listener, Profile, Usage
+
+_FREEZE_DEADLINE = 2.0
+_PROBE_DEADLINE = 5.0
+_MOST_COMMANDS = 10
+_WATCH = 0.1
+
+
+class Box:
+    """A live box. See `Sandbox`."""
+
+    def __init__(self, live: Live, profile: Profile) -> None:
+        self._live = live
+        self._profile = profile
+        self._slots = asyncio.Semaphore(_MOST_COMMANDS)
+        self._residue: tuple[str, ...] | None = None
+        self.on_closed: Callable[[Box], None] = lambda _: None
+        live.launcher.ended(live.parts.first).add_done_callback(lambda _: self._died("its first process ended"))
+        live.launcher.lost.add_done_callback(lambda _: self._died("the launcher died"))
+        self._watching = asyncio.ensure_future(self._watch_memory()) if live.settings["watch_memory"] else None
+
+    # --- what it is --------------------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """See `Sandbox`."""
+        return self._live.spec.id
+
+    @property
+    def profile(self) -> Profile:
+        """See `Sandbox`."""
+        return self._profile
+
+    @property
+    def sockets(self) -> Mapping[Listener, socket.socket]:
+        """See `Sandbox`."""
+        return self._live.parts.sockets
+
+    @property
+    def workspace(self) -> int:
+        """See `Sandbox`."""
+        return self._live.workspace
+
+    @property
+    def box(self) -> int:
+        """See `Sandbox`."""
+        return self._live.parts.descriptors[1]
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        """See `Sandbox`."""
+        return self._live.owner
+
+    @property
+    def pid(self) -> int:
+        """Host pid of the box's first process."""
+        return self._live.parts.first
+
+    # --- commands ----------------------------------------------------------------------------------------------------------
+
+    async def run(self, command: Command, on_output: Callable[[bytes], None] | None = None) -> CommandResult:
+        """See `Sandbox`."""
+        async with self._slots:
+            self._live.must_live()
+            result, suspicious = await self._run(command, on_output)
+            if suspicious and not self._live.closing and not self._live.lost.done():
+                health = await self._health()
+                if health:
+                    result = replace(result, health=health)
+            return result
+
+    async def _run(self, command: Command, on_output: Callable[[bytes], None] | None) -> tuple[CommandResult, bool]:
+        self._live.commands += 1
+        running = Running(self._live, command, self._live.commands, on_output)
+        try:
+            await running.start()
+            return await running.finish()
+        finally:
+            running.tidy()
+
+    async def _health(self) -> str:
+        """What is broken in the box, seen from outside: full disk, no room for a process, a first process that is gone."""
+        found = ["/workspace is full"] * self._live.full()
+        probe_command = Command(("/usr/bin/env", "true"), deadline=_PROBE_DEADLINE)
+        try:
+            answer, _ = await self._run(probe_command, None)
+        except GearcaseError as error:
+            return "; ".join([*found, f"no command can be started: {error.message}"])
+        if answer.exit_code != 0:
+            found.append(f"`true` ends with {answer.exit_code}")
+        return "; ".join(found)
+
+    # --- the brake ---------------------------------------------------------------------------------------------------------
+
+    async def freeze(self) -> float:
+        """See `Sandbox`."""
+        began = time.monotonic()
+        if self._live.frozen:
+            return 0.0
+        self._live.must_live()
+        self._live.frozen = True
+        groups = self._live.parts.groups
+        if groups.freeze():
+            while not groups.frozen():
+                if time.monotonic() - began > _FREEZE_DEADLINE:
+                    raise RunError(
+                        "not_frozen", "some processes could not be stopped", remedy="they wait for a device; kill the run"
+                    )
+                await asyncio.sleep(0.0005)
+        else:
+            await self._stop_all(began)
+        return (time.monotonic() - began) * 1000
+
+    async def _stop_all(self, began: float) -> None:
+        """Without a freezer: stop what runs, again and again, until nothing does."""
+        while True:
+            going = [one for one in self._live.tree() if one.state not in "TtZX"]
+            if not going:
+                return
+            if time.monotonic() - began > _FREEZE_DEADLINE:
+                names = ", ".join(str(one.pid) for one in going[:5])
+                raise RunError("not_frozen", f"processes {names} could not be stopped", remedy="kill the run")
+            for one in going:
+                processes.send(one.pid, signal.SIGSTOP)
+            await asyncio.sleep(0.002)
+
+    async def thaw(self) -> None:
+        """See `Sandbox`."""
+        if not self._live.frozen:
+            return
+        self._live.frozen = False
+        groups = self._live.parts.groups
+        if groups.unified or groups.freezer:
+            groups.thaw()
+        else:
+            for one in self._live.tree():
+                processes.send(one.pid, signal.SIGCONT)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the box stands still."""
+        return self._live.frozen
+
+    # --- what it uses ------------------------------------------------------------------------------------------------------
+
+    async def usage(self) -> Usage:
+        """See `Sandbox`."""
+        self._live.must_live()
+        groups = self._live.parts.groups
+        tree = None
+        cpu, memory, members = groups.cpu(), groups.memory(), groups.members()
+        if cpu is None or memory is None or members is None:
+            tree = self._live.tree()
+        ticks = os.sysconf("SC_CLK_TCK")
+        if cpu is None:
+            cpu = self._live.cpu_ended + sum(one.ticks for one in tree or ()) / ticks
+        if memory is None:
+            memory = sum(processes.proportional_memory(one.pid for one in tree or ()).values())
+        count = len(members) if members is not None else len(tree or ())
+        disk = os.fstatvfs(self.workspace)
+        used = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
+        return Usage(cpu, memory, max(0, count - 1), used, disk.f_files - disk.f_ffree)
+
+    async def _watch_memory(self) -> None:
+        """Without a memory cgroup: the largest process dies when the tree is over the limit."""
+        limit = self._live.settings["watch_memory"]
+        while True:
+            await asyncio.sleep(_WATCH)
+            sizes = processes.proportional_memory(one.pid for one in self._live.tree() if one.pid != self._live.parts.first)
+            if sum(sizes.values()) > limit:
+                largest = max(sizes, key=lambda pid: sizes[pid])
+                processes.send(largest, signal.SIGKILL)
+
+    # --- the end -----------------------------------------------------------------------------------------------------------
+
+    async def died(self) -> str:
+        """See `Sandbox`."""
+        return await asyncio.shield(self._live.lost)
+
+    def _died(self, reason: str) -> None:
+        if not self._live.closing and not self._live.lost.done():
+            self._live.lost.set_result(reason)
+
+    async def close(self) -> tuple[str, ...]:
+        """See `Sandbox`."""
+        if self._residue is None:
+            self._live.closing = True
+            self._residue = ()
+            if self._watching is not None:
+                self._watching.cancel()
+            self._live.drain.close()
+            self._live.launcher.forget(self._live.parts.first)
+            self._residue = await give_back(self._live.parts, self._live.launcher)
+            self.on_closed(self)
+        return self._residue
