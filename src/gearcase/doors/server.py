@@ -12,10 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -203,7 +203,7 @@ async def _stream(
     gone = asyncio.ensure_future(_disconnected(receive))
     await send(_start(reply, None))
     try:
-        async with aclosing(chunks) as stream:  # type: ignore[type-var]
+        async with aclosing(cast("AsyncGenerator[bytes]", chunks)) as stream:
             async for chunk in stream:
                 if gone.done():
                     return

@@ -19,7 +19,7 @@ from gearcase.doors.model.protocols.request import (
     objects,
     whole_number,
 )
-from gearcase.doors.model.protocols.stream import Events, count, event, load, table
+from gearcase.doors.model.protocols.stream import Events, count, event, items, load, table
 
 PATH = "/v1/messages"
 COUNT_PATH = "/v1/messages/count_tokens"
@@ -30,8 +30,11 @@ KNOWN = frozenset(
     "output_config output_format service_tier context_management".split()
 )
 _HOSTED = ("web_search", "web_fetch", "code_execution", "mcp_toolset", "advisor", "tool_search")
-_ERRORS = {400: "invalid_request_error", 401: "authentication_error", 402: "billing_error", 403: "permission_error"}
-_ERRORS |= {
+_ERRORS = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",
@@ -47,14 +50,15 @@ def read(body: dict[str, Any], hosted: frozenset[str]) -> ModelRequest:
     messages = body.get("messages")
     if not isinstance(body.get("model"), str) or not isinstance(messages, list):
         raise bad_request("`model` and `messages` are required")
+    told = items(body["messages"])
     request = ModelRequest("anthropic", str(body["model"]), body, stream=body.get("stream") is True)
     keep_known(request, KNOWN)
     request.asked = whole_number(body, "max_tokens")
     request.tier = str(body.get("service_tier") or "")
     _tools(request, hosted)
-    for item in objects([messages, body.get("system"), body.get("tools")]):
+    for item in objects([told, body.get("system"), body.get("tools")]):
         _look(item, request)
-    measure(request, [body.get("tools"), body.get("system"), body["model"]], messages)
+    measure(request, [body.get("tools"), body.get("system"), body["model"]], told)
     return request
 
 
@@ -68,18 +72,17 @@ def _look(item: Mapping[str, Any], request: ModelRequest) -> None:
         request.unbounded |= kind == "document" and source.get("type") == "base64"
     elif kind == "container_upload":
         raise denied("container_upload: it holds state at the provider")
-    mark = item.get("cache_control")
-    if isinstance(mark, dict):
-        long = mark.get("ttl") == "1h"  # pyright: ignore[reportUnknownMemberType]
+    mark = table(item.get("cache_control"))
+    if mark:
+        long = mark.get("ttl") == "1h"
         request.cache_write = "1h" if long or request.cache_write == "1h" else "5m"
 
 
 def _tools(request: ModelRequest, hosted: frozenset[str]) -> None:
-    tools = request.body.get("tools")
-    if not isinstance(tools, list):
+    if "tools" not in request.body:
         return
     kept: list[Any] = []
-    for tool in tools:  # pyright: ignore[reportUnknownVariableType]
+    for tool in items(request.body["tools"]):
         kind = str(table(tool).get("type") or "custom")
         name = next((name for name in _HOSTED if kind.startswith(name)), "")
         if name and name not in hosted:
@@ -100,8 +103,8 @@ def _tools(request: ModelRequest, hosted: frozenset[str]) -> None:
 def cap(request: ModelRequest, output: int) -> None:
     """Write the output ceiling into the body; thinking must stay below it."""
     request.body["max_tokens"] = output
-    thinking = request.body.get("thinking")
-    if isinstance(thinking, dict) and count(thinking.get("budget_tokens")) >= output:  # pyright: ignore[reportUnknownMemberType]
+    thinking = table(request.body.get("thinking"))
+    if count(thinking.get("budget_tokens")) >= output:
         if output > LEAST_THINKING:
             request.body["thinking"] = {**thinking, "budget_tokens": max(LEAST_THINKING, output - output // 4 - 1)}
         else:
@@ -111,8 +114,8 @@ def cap(request: ModelRequest, output: int) -> None:
 
 def usage_of(answer: Mapping[str, Any]) -> TokenUsage | None:
     """The usage of a whole answer."""
-    usage = answer.get("usage")
-    return _usage(usage) if isinstance(usage, dict) and "output_tokens" in usage else None  # pyright: ignore[reportUnknownArgumentType]
+    usage = table(answer.get("usage"))
+    return _usage(usage) if "output_tokens" in usage else None
 
 
 def _usage(usage: Mapping[str, Any]) -> TokenUsage:
@@ -207,7 +210,7 @@ def render(answer: Answer, stream: bool) -> Iterator[bytes]:
         yield orjson.dumps(whole | ({"usage": usage} if usage else {}))
         return
     opening = {**usage, "output_tokens": 1} if usage else {}
-    start = {**head, "content": [], "stop_reason": None, "stop_sequence": None, "usage": opening}
+    start: dict[str, Any] = {**head, "content": [], "stop_reason": None, "stop_sequence": None, "usage": opening}
     yield event({"type": "message_start", "message": start}, "message_start")
     if answer.text:
         block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}

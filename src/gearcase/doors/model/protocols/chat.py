@@ -19,7 +19,7 @@ from gearcase.doors.model.protocols.request import (
     objects,
     whole_number,
 )
-from gearcase.doors.model.protocols.stream import Events, count, event, load, table
+from gearcase.doors.model.protocols.stream import Events, count, event, items, load, table
 
 PATH = "/v1/chat/completions"
 
@@ -41,6 +41,7 @@ def read(body: dict[str, Any], hosted: frozenset[str]) -> ModelRequest:
         raise bad_request("`model` and `messages` are required")
     if body.get("modalities") not in (None, ["text"]):
         raise denied("modalities other than text have prices of their own")
+    told = items(body["messages"])
     request = ModelRequest("chat", str(body["model"]), body, stream=body.get("stream") is True)
     keep_known(request, KNOWN)
     caps = [whole_number(body, name) for name in ("max_tokens", "max_completion_tokens")]
@@ -50,13 +51,13 @@ def read(body: dict[str, Any], hosted: frozenset[str]) -> ModelRequest:
     if body.get("store"):
         body["store"] = False
         request.edits.append("store: false")
-    kept = [tool for tool in body.get("tools") or [] if str(table(tool).get("type")) in _KINDS]
-    if len(kept) != len(body.get("tools") or []):
+    kept = [tool for tool in items(body.get("tools")) if str(table(tool).get("type")) in _KINDS]
+    if len(kept) != len(items(body.get("tools"))):
         request.edits.append("removed hosted tools")
         body["tools"] = kept
-    for item in objects(messages):
+    for item in objects(told):
         _look(item, request)
-    measure(request, [body.get("tools"), body.get("functions"), body.get("response_format"), body["model"]], messages)
+    measure(request, [body.get("tools"), body.get("functions"), body.get("response_format"), body["model"]], told)
     return request
 
 
@@ -93,10 +94,9 @@ def cap(request: ModelRequest, output: int) -> None:
 
 def usage_of(answer: Mapping[str, Any]) -> TokenUsage | None:
     """The usage of a whole answer."""
-    usage = answer.get("usage")
-    if not isinstance(usage, dict) or "prompt_tokens" not in usage:
+    told = table(answer.get("usage"))
+    if "prompt_tokens" not in told:
         return None
-    told: Mapping[str, Any] = usage  # pyright: ignore[reportUnknownVariableType]
     prompt, details = count(told.get("prompt_tokens")), table(told.get("prompt_tokens_details"))
     cached = min(count(details.get("cached_tokens")) or count(told.get("prompt_cache_hit_tokens")), prompt)
     reasoning = count(table(told.get("completion_tokens_details")).get("reasoning_tokens"))
@@ -146,7 +146,7 @@ class Scanner:
         """End the stream in the protocol: `length` as if the output limit was met, else an error."""
         if reason != "length":
             return event({"error": {"message": reason, "type": "server_error", "code": None}}) + b"data: [DONE]\n\n"
-        choice = {"index": 0, "delta": {}, "finish_reason": "length"}
+        choice: dict[str, Any] = {"index": 0, "delta": {}, "finish_reason": "length"}
         head = {"id": self._id, "object": "chat.completion.chunk", "created": 0, "model": self.served}
         return event({**head, "choices": [choice]}) + b"data: [DONE]\n\n"
 
@@ -177,7 +177,7 @@ def render(answer: Answer, stream: bool) -> Iterator[bytes]:
         message: dict[str, Any] = {"role": "assistant", "content": answer.text or None}
         if calls:
             message["tool_calls"] = [{key: value for key, value in call.items() if key != "index"} for call in calls]
-        choice = {"index": 0, "message": message, "finish_reason": stop, "logprobs": None}
+        choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": stop, "logprobs": None}
         yield orjson.dumps({**head, "object": "chat.completion", "choices": [choice], **({"usage": usage} if usage else {})})
         return
     head["object"] = "chat.completion.chunk"

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -67,12 +67,13 @@ def read_body(body: bytes) -> dict[str, Any]:
         raise bad_request(f"the body is not JSON: {error}") from None
     if not isinstance(parsed, dict):
         raise bad_request("the body is not a JSON object")
-    if _may_have_duplicates(body, parsed):
+    whole = cast("dict[str, Any]", parsed)
+    if _may_have_duplicates(body, whole):
         try:
             json.loads(body, object_pairs_hook=_unique)
         except RecursionError:
             raise bad_request("the body is nested too deeply") from None
-    return parsed
+    return whole
 
 
 def _may_have_duplicates(body: bytes, parsed: dict[str, Any]) -> bool:

@@ -19,7 +19,7 @@ from gearcase.doors.model.protocols.request import (
     objects,
     whole_number,
 )
-from gearcase.doors.model.protocols.stream import Events, count, event, load, table
+from gearcase.doors.model.protocols.stream import Events, count, event, items, load, table
 
 PATH = "/v1/responses"
 
@@ -52,9 +52,9 @@ def read(body: dict[str, Any], hosted: frozenset[str]) -> ModelRequest:
         body["store"] = False
         request.edits.append("store: false")
     if body.get("include"):
-        body["include"] = [name for name in body["include"] if name == _INCLUDE]
+        body["include"] = [name for name in items(body["include"]) if name == _INCLUDE]
     _tools(request, hosted)
-    messages: list[Any] = given if isinstance(given, list) else [given]  # pyright: ignore[reportUnknownVariableType]
+    messages = [given] if isinstance(given, str) else items(body["input"])
     for item in objects(messages):
         _look(item, request)
     measure(request, [body.get("tools"), body.get("instructions"), body.get("text"), body["model"]], messages)
@@ -62,11 +62,10 @@ def read(body: dict[str, Any], hosted: frozenset[str]) -> ModelRequest:
 
 
 def _tools(request: ModelRequest, hosted: frozenset[str]) -> None:
-    tools = request.body.get("tools")
-    if not isinstance(tools, list):
+    if "tools" not in request.body:
         return
     kept: list[Any] = []
-    for tool in tools:  # pyright: ignore[reportUnknownVariableType]
+    for tool in items(request.body["tools"]):
         kind = str(table(tool).get("type") or "")
         if kind in _TOOLS:
             kept.append(tool)
@@ -104,10 +103,9 @@ def cap(request: ModelRequest, output: int) -> None:
 
 def usage_of(answer: Mapping[str, Any]) -> TokenUsage | None:
     """The usage of a whole answer."""
-    usage = answer.get("usage")
-    if not isinstance(usage, dict) or "input_tokens" not in usage:
+    told = table(answer.get("usage"))
+    if "input_tokens" not in told:
         return None
-    told: Mapping[str, Any] = usage  # pyright: ignore[reportUnknownVariableType]
     given = count(told.get("input_tokens"))
     cached = min(count(table(told.get("input_tokens_details")).get("cached_tokens")), given)
     output = count(told.get("output_tokens"))
@@ -168,8 +166,14 @@ def refusal(status: int, code: str, message: str) -> bytes:
 
 def render(answer: Answer, stream: bool) -> Iterator[bytes]:
     """An answer in this protocol."""
-    text = {"type": "output_text", "text": answer.text, "annotations": []}
-    message = {"type": "message", "id": f"msg_{answer.id}", "status": "completed", "role": "assistant", "content": [text]}
+    text: dict[str, Any] = {"type": "output_text", "text": answer.text, "annotations": []}
+    message: dict[str, Any] = {
+        "type": "message",
+        "id": f"msg_{answer.id}",
+        "status": "completed",
+        "role": "assistant",
+        "content": [text],
+    }
     calls = [
         {
             "type": "function_call",

@@ -7,7 +7,7 @@ kept: an upstream that sends garbage costs no memory.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -37,7 +37,7 @@ def load(data: bytes) -> dict[str, Any]:
         value = orjson.loads(data)
     except orjson.JSONDecodeError:
         return {}
-    return value if isinstance(value, dict) else {}
+    return table(value)
 
 
 def event(data: Any, name: str = "") -> bytes:
@@ -53,4 +53,9 @@ def count(value: object) -> int:
 
 def table(value: object) -> dict[str, Any]:
     """An object, or an empty one."""
-    return value if isinstance(value, dict) else {}  # pyright: ignore[reportUnknownVariableType]
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def items(value: object) -> list[Any]:
+    """The items of an array; of anything else, none."""
+    return cast("list[Any]", value) if isinstance(value, list) else []

@@ -25,7 +25,7 @@ from gearcase.doors.model.price import TokenUsage
 from gearcase.doors.model.protocols import BY_PATH, PROTOCOLS, content_type
 from gearcase.doors.model.protocols.answer import Answer, ToolCall
 from gearcase.doors.model.protocols.anthropic import COUNT_PATH
-from gearcase.doors.model.protocols.stream import load
+from gearcase.doors.model.protocols.stream import items, load, table
 from gearcase.doors.server import HttpRequest, Reply, serve
 from gearcase.errors import UsageError
 from gearcase.seams import Protocol_, UpstreamDown, UpstreamRequest, UpstreamResponse
@@ -103,8 +103,8 @@ def read_script(file: Path) -> tuple[Step, ...]:
     """The steps of a script file."""
     try:
         told: Any = json.loads(file.read_text())
-        rows: list[Any] = told["steps"] if isinstance(told, dict) else told
-        steps = tuple(Step(**{**row, "commands": tuple(row.get("commands", ()))}) for row in rows)
+        rows = items(table(told).get("steps")) or items(told)
+        steps = tuple(_step(table(row)) for row in rows)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         remedy = 'a script is a JSON list of steps, such as [{"text": "hello", "commands": ["gear done"]}]'
         raise UsageError("script", f"{file} is not a script", cause=str(error), remedy=remedy) from error
@@ -113,6 +113,11 @@ def read_script(file: Path) -> tuple[Step, ...]:
         message = f"{file} knows no fault {wrong[0]!r}" if wrong else f"{file} has no steps"
         raise UsageError("script", message, remedy=f"faults: {', '.join(FAULTS[1:])}")
     return steps
+
+
+def _step(row: dict[str, Any]) -> Step:
+    row["commands"] = tuple(items(row.get("commands")))
+    return Step(**row)
 
 
 async def answer(script: Script, step: Step, path: str, body: Mapping[str, Any], size: int) -> tuple[int, AsyncIterator[bytes]]:
@@ -151,7 +156,7 @@ def _answer(step: Step, protocol: Protocol_, body: Mapping[str, Any], ceiling: i
 
 def _usage(step: Step, made: Answer, ceiling: int, size: int) -> TokenUsage:
     if step.usage is not None:
-        return TokenUsage(**step.usage)
+        return TokenUsage(**dict(step.usage))  # type: ignore[arg-type]
     written = len(step.text) + sum(len(str(call.arguments)) for call in made.calls)
     output = max(1, min(written // 4, ceiling))
     if step.fault in ("over_cap", "ignore_cap"):
@@ -185,8 +190,8 @@ def _ceiling(protocol: Protocol_, body: Mapping[str, Any]) -> int:
 
 
 def _offers_bash(body: Mapping[str, Any]) -> bool:
-    tools = load(json.dumps({"tools": body.get("tools") or []}).encode())["tools"]
-    return any("bash" in (tool.get("name"), (tool.get("function") or {}).get("name")) for tool in tools)
+    tools = [table(tool) for tool in items(body.get("tools"))]
+    return any("bash" in (tool.get("name"), table(tool.get("function")).get("name")) for tool in tools)
 
 
 # --- as a server of its own ----------------------------------------------------------------------------------------------------
