@@ -8,11 +8,11 @@ import sys
 import time
 
 import pytest
-from gearcase.journal import Journal, read
 
 from gearcase import runs
 from gearcase.brake import BoxClock, Brake, Control, Level, command
 from gearcase.errors import RunError
+from gearcase.journal import Journal, read
 
 
 class Door:

@@ -14,12 +14,17 @@ gear done [--note TEXT] [--as-is]          hand in; the checks run, --as-is hand
 --json anywhere prints the answer as JSON. The same as an HTTP API: /box/openapi.json
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
 
 ADDRESS = os.environ.get("GEARCASE_GEAR", "http://gear.box")
 
@@ -28,7 +33,7 @@ class Failed(Exception):
     """The door said no; holds its envelope."""
 
 
-def call(operation, arguments):
+def call(operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """One operation; returns its answer. Raises Failed with the envelope, OSError when there is no door."""
     body = json.dumps({key: value for key, value in arguments.items() if value is not None}).encode()
     headers = {"content-type": "application/json"}
@@ -45,12 +50,12 @@ def call(operation, arguments):
             raise Failed({"code": "door", "message": f"status {error.code}", "remedy": "try again", "cause": ""}) from None
 
 
-def parser():
+def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="gear", add_help=False)
     commands = top.add_subparsers(dest="operation")
 
-    def add(name):
+    def add(name: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, add_help=False)
         sub.add_argument("--json", action="store_true")
         return sub
@@ -76,20 +81,19 @@ def parser():
     return top
 
 
-def arguments_of(options):
+def arguments_of(options: argparse.Namespace) -> dict[str, Any]:
     """The operation's arguments from the command line."""
-    given = {key: value for key, value in vars(options).items() if key not in ("operation", "json")}
+    given: dict[str, Any] = {key: value for key, value in vars(options).items() if key not in ("operation", "json")}
     if options.operation == "ask":
         prompt = " ".join(options.prompt)
         given["prompt"] = sys.stdin.read() if prompt == "-" else prompt
         if options.schema:
-            text = options.schema
+            text: str = options.schema
             if not text.lstrip().startswith("{"):
-                with open(text, encoding="utf-8") as file:
-                    text = file.read()
+                text = Path(text).read_text(encoding="utf-8")
             given["schema"] = json.loads(text)
     if options.operation == "context":
-        words = given.pop("words")
+        words: list[str] = given.pop("words")
         if options.action == "drop":
             given["ids"] = [int(word) for word in words]
         if options.action == "note":
@@ -97,54 +101,64 @@ def arguments_of(options):
     return given
 
 
-def show(operation, answer):
+def show(operation: str, answer: dict[str, Any]) -> str:
     """The answer for a reader."""
     if operation == "ask":
-        return json.dumps(answer["value"], indent=1) if "value" in answer else answer["text"]
+        return json.dumps(answer["value"], indent=1) if "value" in answer else str(answer["text"])
     if operation == "done":
         return "handed in"
     return "\n".join(lines(answer))
 
 
-def lines(value, indent=""):
-    """Nested values as indented lines."""
+def lines(value: Any, indent: str = "") -> Iterator[str]:
+    """Nested values as indented lines; what is empty is left out."""
     if isinstance(value, dict):
-        for key, item in value.items():
-            if isinstance(item, (dict, list)) and item:
+        table = cast("dict[str, Any]", value)
+        for key, item in table.items():
+            if item and isinstance(item, (dict, list)):
                 yield f"{indent}{key}:"
                 yield from lines(item, indent + "  ")
             elif item not in ({}, [], ""):
                 yield f"{indent}{key}: {item}"
     elif isinstance(value, list):
-        for item in value:
-            if isinstance(item, dict):
-                flat = ", ".join(f"{k}: {v}" for k, v in item.items() if v not in (None, "", [], {}))
-                yield f"{indent}- {flat}"
-            else:
-                yield f"{indent}- {item}"
+        for item in cast("list[Any]", value):
+            yield f"{indent}- {flat(item)}"
     else:
         yield f"{indent}{value}"
 
 
-def main(argv):
+def flat(value: Any) -> str:
+    """One item of a list, on one line."""
+    if not isinstance(value, dict):
+        return str(value)
+    table = cast("dict[str, Any]", value)
+    return ", ".join(f"{key}: {item}" for key, item in table.items() if item not in (None, "", [], {}))
+
+
+def complain(error: dict[str, Any], as_json: bool) -> int:
+    """Say what the door said, with what to do about it."""
+    if as_json:
+        print(json.dumps({"error": error}))
+    print(f"gear: {error['message']}", file=sys.stderr)
+    if error.get("cause"):
+        print(f"  cause: {error['cause']}", file=sys.stderr)
+    print(f"  remedy: {error['remedy']}", file=sys.stderr)
+    context: dict[str, Any] = error.get("context") or {}
+    for check in context.get("checks", []):
+        print(f"  {flat(check)}", file=sys.stderr)
+    return 1
+
+
+def main(argv: list[str]) -> int:
     """Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 the door cannot be reached."""
     if not argv or argv[0] in ("help", "--help", "-h"):
-        print(__doc__.strip())
+        print((__doc__ or "").strip())
         return 0
     options = parser().parse_args(argv)
     try:
         answer = call(options.operation, arguments_of(options))
     except Failed as failed:
-        error = failed.args[0]
-        if options.json:
-            print(json.dumps({"error": error}))
-        print(f"gear: {error['message']}", file=sys.stderr)
-        if error.get("cause"):
-            print(f"  cause: {error['cause']}", file=sys.stderr)
-        print(f"  remedy: {error['remedy']}", file=sys.stderr)
-        for check in (error.get("context") or {}).get("checks", []):
-            print("  " + ", ".join(f"{k}: {v}" for k, v in check.items() if v not in (None, "")), file=sys.stderr)
-        return 1
+        return complain(failed.args[0], options.json)
     except ValueError as error:
         print(f"gear: {error}", file=sys.stderr)
         return 2
