@@ -26,9 +26,7 @@ def bring_up() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP | _IFF_RUNNING))
     index = socket.if_nametoindex("lo")
-    route = struct.pack(
-        "=BBBBBBBBI", socket.AF_INET, FAKE_BITS, 0, 0, _TABLE_LOCAL, _PROTO_BOOT, _SCOPE_HOST, _TYPE_LOCAL, 0
-    )
+    route = struct.pack("=BBBBBBBBI", socket.AF_INET, FAKE_BITS, 0, 0, _TABLE_LOCAL, _PROTO_BOOT, _SCOPE_HOST, _TYPE_LOCAL, 0)
     attributes = struct.pack("=HH4sHHI", 8, 1, socket.inet_aton(FAKE_NET), 8, 4, index)
     body = route + attributes
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as netlink:

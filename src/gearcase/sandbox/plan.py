@@ -55,7 +55,13 @@ def check(spec: SandboxSpec) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", spec.id):
         raise UsageError("bad_sandbox_id", f"{spec.id!r} is no safe id", remedy="use letters, digits, dots, dashes; at most 100")
     limits = spec.limits
-    if limits.memory < 16 * _MIB or limits.disk < 4 * _MIB or limits.processes < 4 or limits.cpus < 0.01 or limits.open_files < 32:
+    if (
+        limits.memory < 16 * _MIB
+        or limits.disk < 4 * _MIB
+        or limits.processes < 4
+        or limits.cpus < 0.01
+        or limits.open_files < 32
+    ):
         raise UsageError(
             "limits_too_small",
             "no box can live within these limits",
