@@ -176,7 +176,7 @@ def test_without_a_goal_the_box_of_the_folder_is_used(tmp_path: Path) -> None:
     (tmp_path / "box.toml").write_text("goal = 'count'\n[model]\nlead = 'a/b'\n[limits]\nsteps = 7\n")
     told = json.loads(gearcase(tmp_path, "run", "--dry-run", "--json").stdout)
     assert told["worst_case"]["steps"] == "7"
-    assert told["sources"]["limits.steps"] == "box.toml:4"
+    assert told["sources"]["limits.steps"] == "box.toml:5"
 
 
 def test_prices_are_told_in_nano_dollars_to_programs(tmp_path: Path) -> None:
