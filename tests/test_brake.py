@@ -116,8 +116,8 @@ def test_the_control_socket_answers_its_user_and_works_below_a_very_long_path(fo
 def test_kill_ends_a_supervisor_that_does_not_answer(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     script = (
-        "import socket, time; from gearcase import runs; f, o = runs.create('g')\n"
-        "s = socket.socket(socket.AF_UNIX); s.bind(str(f.path / 'control.sock')); s.listen()\n"
+        "import os, socket, time; from gearcase import runs; f, o = runs.create('g')\n"
+        "s = socket.socket(socket.AF_UNIX); os.chdir(f.path); s.bind('control.sock'); s.listen()\n"
         "print(f.id, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as hung:
