@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gearcase.agent.archive import Archive
 from gearcase.agent.context import Context
 from gearcase.agent.dialects import DIALECTS
 from gearcase.agent.transcript import Model, Ran, Tokens
@@ -28,7 +29,7 @@ class Session:
         self.play, self.protocol, self.window = play, protocol, window
         self.files = {}
         self.recorder = play.ListRecorder()
-        self.context = Context("You work in a box.", window, self.keep, self.recorder, "lead")
+        self.context = Context("You work in a box.", window, Archive(self.keep, self.recorder, "lead"), self.recorder, "lead")
         self.number = 0
         self.context.tell("The goal.", pinned=True)
 
@@ -130,9 +131,9 @@ def test_compaction_leaves_out_old_outputs_first_and_names_their_files(play, pro
     before = session.context.tokens
     session.context.compact((before - 600) / session.window)
     body = session.request().decode()
-    assert body.count("characters left out of view to save room; whole in /box/history/00003.txt") == 1
+    assert body.count("characters left out of view to save room; whole in /box/history/00002.txt") == 1
     assert body.count("out of view; whole in /box/history]") == 0
-    assert session.files["/box/history/00003.txt"].startswith(b"x" * 2000)
+    assert b"--- output 3 ---\n" + b"x" * 2000 in session.files["/box/history/00002.txt"]
     [event] = session.recorder.of(ContextCompacted)
     assert event == ContextCompacted(2, before, event.tokens_after, "/box/history")
 
@@ -211,7 +212,7 @@ def test_drop_takes_an_output_or_a_whole_turn_out_of_view(play):
     assert dropped["tokens"] < dropped["tokens_before"] - 1200
     body = session.request()
     play.check_pairing("anthropic", body)
-    assert "left out of view to save room; whole in /box/history/00003.txt" in body.decode()
+    assert "left out of view to save room; whole in /box/history/00002.txt" in body.decode()
     assert "3 earlier messages are out of view" in body.decode()
 
 

@@ -9,7 +9,7 @@ import pytest
 from gearcase.agent.loop import LAST_TURNS, NUDGES
 from gearcase.doors.server import Reply
 from gearcase.errors import RunError
-from gearcase.events import AgentEnded, AgentStarted, AgentTurn, ContextCompacted
+from gearcase.events import AgentEnded, AgentStarted, AgentTurn, ContextCompacted, Failure
 
 
 def test_a_command_is_run_its_output_told_and_gear_done_ends_the_agent(any_stage, play):
@@ -37,7 +37,7 @@ def test_what_follows_gear_done_in_the_same_answer_is_not_run(any_stage, play):
     any_stage.said(calls=[play.bash("echo a", "c1"), play.bash("gear done --note x", "c2"), play.bash("touch late", "c3")])
     assert any_stage.play().reason == "done"
     assert len(any_stage.commands) == 2
-    assert "not run: the agent has ended" in any_stage.kept("history/00005.txt")
+    assert "--- output 5 ---\nnot run: the agent has ended" in any_stage.kept("history/00002.txt")
 
 
 def test_ten_calls_at_once_run_in_order_and_each_is_answered(any_stage, play):
@@ -303,16 +303,32 @@ def test_the_context_is_compacted_before_it_is_full(any_stage, play):
     assert "Remember the goal." in last
     assert "step 39" in last
     assert 'step 3"' not in last
-    assert any_stage.kept("history/00003.txt").startswith("1\n2\n3\n")
+    assert "--- output 3 ---\n1\n2\n3\n" in any_stage.kept("history/00002.txt")
     assert "earlier messages are out of view; whole in /box/history" in last
 
 
 def test_the_whole_history_is_kept_as_json_lines_and_text(any_stage, play):
     any_stage.said("I look.", calls=[play.bash("echo hello")]).hands_in("x").play()
     folder = any_stage.folder / "box" / "history"
-    rows = [json.loads(file.read_text()) for file in sorted(folder.glob("*.jsonl"))]
+    rows = [json.loads(line) for file in sorted(folder.glob("*.jsonl")) for line in file.read_text().splitlines()]
     assert [row["kind"] for row in rows] == ["told", "answer", "output", "answer", "output"]
-    assert any_stage.kept("history/00002.txt") == "I look.\n$ echo hello"
+    assert any_stage.kept("history/00002.txt").startswith("--- answer 2 ---\nI look.\n$ echo hello\n\n--- output 3 ---\nhello\n")
+
+
+def test_a_box_that_takes_no_more_files_is_put_on_record_once_and_work_goes_on(any_stage, play):
+    def full(name, content):
+        raise RunError("no_space", "/box is full", remedy="none inside")
+
+    any_stage.keep = full
+    any_stage.said(calls=[play.bash("seq 1 15000")]).hands_in()
+    assert any_stage.play().reason == "done"
+    assert "whole output in no file: /box takes no more]" in any_stage.last_results(1)[0]
+    assert [event.error["code"] for event in any_stage.recorder.of(Failure)] == ["no_space"]
+
+
+def test_a_turn_takes_two_files_however_many_commands_it_runs(stage, play):
+    stage.said(calls=[play.bash("true", id=f"c{number}") for number in range(10)]).hands_in().play()
+    assert len(list((stage.folder / "box" / "history").iterdir())) == 6
 
 
 # --- limits -------------------------------------------------------------------------------------------------------------------
@@ -339,7 +355,15 @@ def test_the_agent_hands_in_during_the_last_turns(any_stage, play):
 
 
 @pytest.mark.parametrize(
-    ("limit", "reason"), [("usd", "budget"), ("tokens", "budget"), ("wall", "wall"), ("steps", "steps"), ("stopped", "stopped")]
+    ("limit", "reason"),
+    [
+        ("usd", "budget"),
+        ("tokens", "budget"),
+        ("wall", "wall"),
+        ("steps", "steps"),
+        ("stopped", "stopped"),
+        ("operator", "stopped"),
+    ],
 )
 def test_a_limit_that_is_reached_ends_the_agent_by_its_name(stage, limit, reason):
     stage.phases, stage.limit = ["stop"], limit
@@ -361,6 +385,12 @@ def test_a_raised_limit_takes_the_last_turns_back(stage, play):
     for number in range(LAST_TURNS + 4):
         stage.said(calls=[play.bash("true", id=f"c{number}")])
     assert stage.hands_in().play().reason == "done"
+
+
+def test_an_operator_who_asks_for_the_hand_over_is_named(stage):
+    stage.phases, stage.limit = ["wind_down"], "operator"
+    assert stage.hands_in().play().reason == "done"
+    assert b"Hand in now: the operator asks for it" in stage.bodies[0]
 
 
 def test_402_winds_down_first(any_stage, play):

@@ -1,7 +1,7 @@
 """What the model has in view: the transcript, its tokens, and how it is kept inside the window.
 
-Every message is kept whole in the box under /box/history (`NNNNN.jsonl` for programs, `NNNNN.txt` for reading) before it is first
-sent; compaction and `gear context drop` only take it out of view, and say where it is.
+Every message is kept whole in the box under /box/history (`archive`) before it is first sent; compaction and `gear context drop` only
+take it out of view, and say where it is.
 
 Invariants, whatever is dropped in whatever order: a call and its result are both there or both gone, an answer is there as it
 came (signed thinking included) or gone, and the first messages and the notes stay. What is told from outside (a note, a nudge, an
@@ -15,16 +15,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
+from gearcase.agent.archive import Archive, kind_of, readable
 from gearcase.agent.transcript import Message, Ran, Said, Tokens, Told, clip
 from gearcase.errors import Refused
 from gearcase.events import ContextCompacted
 from gearcase.seams import Recorder
-
-Keep = Callable[[str, bytes], str]
-"""Puts a file into the box: (name below /box, content) -> its path inside."""
 
 SHARE = 0.8
 """Of the window: over this, the context is compacted before the next request."""
@@ -64,7 +62,7 @@ class Entry:
 class Context:
     """The transcript of one agent. Not shared between threads."""
 
-    def __init__(self, system: str, window: int, keep: Keep, recorder: Recorder, agent: str) -> None:
+    def __init__(self, system: str, window: int, archive: Archive, recorder: Recorder, agent: str) -> None:
         self.window = window
         self._system = Entry(0, Told(system), pinned=True)
         self._entries: list[Entry] = []
@@ -73,7 +71,7 @@ class Context:
         self._gone = 0
         self._less = 0  # tokens that the provider no longer counts (thinking of earlier turns)
         self._next = 1
-        self._keep = keep
+        self._archive = archive
         self._recorder = recorder
         self._agent = agent
 
@@ -109,12 +107,11 @@ class Context:
 
     def write(self) -> None:
         """Keep every message in the box that is not there yet."""
-        for entry in self._entries:
-            if not entry.file:
-                name = f"history/{entry.id:05d}"
-                line = json.dumps({"id": entry.id, "kind": _kind(entry.message), **asdict(entry.message)}, default=str)
-                self._keep(f"{name}.jsonl", line.encode("utf-8", "replace") + b"\n")
-                entry.file = self._keep(f"{name}.txt", readable(entry.message).encode("utf-8", "replace"))
+        new = [entry for entry in self._entries if not entry.file]
+        if new:
+            file = self._archive.history([(entry.id, entry.message) for entry in new])
+            for entry in new:
+                entry.file = file
 
     def report(self, tokens: Tokens) -> None:
         """What the provider counted for the last request, whose answer is the last message. Absurdly little is not believed."""
@@ -213,7 +210,7 @@ class Context:
         rows = [
             {
                 "id": entry.id,
-                "kind": _kind(entry.message),
+                "kind": kind_of(entry.message),
                 "tokens": entry.tokens,
                 "stays": entry.pinned,
                 "left_out": entry.stub,
@@ -254,18 +251,6 @@ class Context:
         entry = Entry(self._next, message, pinned)
         self._next += 1
         return entry
-
-
-def readable(message: Message) -> str:
-    """A message as a person reads it."""
-    if not isinstance(message, Said):
-        return message.text
-    commands = [str((call.arguments or {}).get("command", call.fault)) for call in message.calls]
-    return "\n".join([message.text, *(f"$ {command}" for command in commands)]).strip()
-
-
-def _kind(message: Message) -> str:
-    return {Told: "told", Said: "answer", Ran: "output"}[type(message)]
 
 
 def _estimate(message: Message) -> int:

@@ -13,9 +13,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from gearcase.agent.archive import Archive, Keep
 from gearcase.agent.asking import Ask, Sleep, ask_model
 from gearcase.agent.commands import SHOWN, read_call, show_result
-from gearcase.agent.context import Context, Keep
+from gearcase.agent.context import Context
 from gearcase.agent.dialects import DIALECTS
 from gearcase.agent.prompt import CALL_CUT_OFF, CUT_OFF, HAND_IN, NO_COMMAND
 from gearcase.agent.transcript import Answer, Call, Model, Ran, Said, clip
@@ -33,6 +34,7 @@ LAST_OUTPUT = 4096
 """Most tokens of an answer in those turns."""
 LEAST_OUTPUT = 1024
 """Tokens that are asked for however full the window is."""
+_REASONS = {"wall": "wall", "steps": "steps", "stopped": "stopped", "operator": "stopped"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Surroundings:
     keep: Keep
     status: Callable[[], str]  # one line: what is left of each limit
     phase: Callable[[], Phase]
-    limit: Callable[[], str]  # which limit ended the phase "work": usd, tokens, calls, cpu_time, wall, steps, stopped
+    limit: Callable[[], str]  # which limit ended the phase "work": usd, tokens, cpu_time, wall, steps, operator, stopped
     done: Callable[[], str | None]  # the note of `gear done`; None until it is called
     sleep: Sleep = asyncio.sleep
 
@@ -62,7 +64,8 @@ class Agent:
     """One agent. `run` may be called once."""
 
     def __init__(self, name: str, model: Model, system: str, goal: str, surroundings: Surroundings, recorder: Recorder) -> None:
-        self.context = Context(system, model.context_window, surroundings.keep, recorder, name)
+        self._archive = Archive(surroundings.keep, recorder, name)
+        self.context = Context(system, model.context_window, self._archive, recorder, name)
         self.step = 0
         self._name = name
         self._model = model
@@ -70,7 +73,6 @@ class Agent:
         self._goal = goal
         self._around = surroundings
         self._recorder = recorder
-        self._outputs = 0
         self._plain = 0
         self._last_turns: int | None = None
         self._unpaid = 0
@@ -102,7 +104,8 @@ class Agent:
             return end
         phase = self._around.phase()
         if phase == "wind_down":
-            self._wind_down(f"of the {self._around.limit()} limit only the reserve is left")
+            limit = self._around.limit()
+            self._wind_down("the operator asks for it" if limit == "operator" else f"the limit of {limit} is nearly reached")
         elif not self._unpaid:
             self._last_turns = None  # a limit was raised
         if self._last_turns == 0:
@@ -118,7 +121,7 @@ class Agent:
 
     def _end_by_limit(self, detail: str) -> AgentEnd:
         limit = self._around.limit() or "usd"
-        return AgentEnd(limit if limit in ("wall", "steps", "stopped") else "budget", f"{limit}: {detail}")
+        return AgentEnd(_REASONS.get(limit, "budget"), f"{limit}: {detail}")
 
     def _wind_down(self, why: str) -> None:
         if self._last_turns is None:
@@ -192,8 +195,4 @@ class Agent:
         if isinstance(wanted, str):
             return Ran(call.id, f"not run: {wanted}", failed=True)
         result = await self._around.shell(wanted.command, wanted.timeout)
-        return Ran(call.id, show_result(result, self._keep_output, shown), failed=result.exit_code != 0)
-
-    def _keep_output(self, output: bytes) -> str:
-        self._outputs += 1
-        return self._around.keep(f"outputs/{self._outputs:04d}.txt", output)
+        return Ran(call.id, show_result(result, self._archive.output, shown), failed=result.exit_code != 0)
