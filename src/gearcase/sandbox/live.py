@@ -20,7 +20,8 @@ _NEARLY_FULL = 64 * 1024
 
 @dataclass(slots=True)
 class Live:
-    """One live box. `settings` are those of `plan.command`, and `watch_memory` in bytes (0: a cgroup does it)."""
+    """One live box. `settings` are those of `plan.command`, `watch_memory` in bytes (0: a cgroup does it), and
+    `counted`: a cgroup counts refused forks."""
 
     spec: SandboxSpec
     parts: Parts

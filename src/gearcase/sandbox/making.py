@@ -140,7 +140,8 @@ class Making:
             "landlock": self._found.landlock,
             "without": request["without"],
             "processors": pinned,
-            "watch_memory": 0 if self._found.groups.means("memory") else self._spec.limits.memory,
+            "counted": self._means.pids_cgroup,
+            "watch_memory": 0 if self._means.memory_cgroup or "memory" in self._without else self._spec.limits.memory,
         }
 
     async def undo(self) -> None:

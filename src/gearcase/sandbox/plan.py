@@ -87,7 +87,7 @@ def tasks_limit(limits: Limits) -> int:
     return limits.processes + _RESERVED
 
 
-def rlimits(limits: Limits, means: Means) -> dict[str, int]:
+def rlimits(limits: Limits, means: Means, without: frozenset[str]) -> dict[str, int]:
     """Limits of every process of the box. None is above what we have ourselves."""
     pids = limits.processes + (_ULIMIT_ABOVE_CGROUP if means.pids_cgroup else (0 if means.ranged else _RESERVED))
     wanted = {
@@ -97,7 +97,7 @@ def rlimits(limits: Limits, means: Means) -> dict[str, int]:
         "RLIMIT_MEMLOCK": 8 * _MIB,
         "RLIMIT_RTPRIO": 0,
         "RLIMIT_SIGPENDING": 8192,
-        **({} if means.memory_cgroup else {"RLIMIT_DATA": limits.memory}),
+        **({} if means.memory_cgroup or "memory" in without else {"RLIMIT_DATA": limits.memory}),
     }
     return {name: _at_most(name, value) for name, value in wanted.items()}
 
@@ -140,7 +140,7 @@ def box(spec: SandboxSpec, means: Means, ids: Mapping[str, Any], without: frozen
             "max_inotify_instances": 128,
             "max_inotify_watches": 65_536,
         },
-        "rlimits": rlimits(limits, means),
+        "rlimits": rlimits(limits, means, without),
         "oom_score_adj": 0 if "oom" in without else 200,
         "landlock": landlock,
         "without": sorted(without),

@@ -39,7 +39,7 @@ class Running:
         self._ended: asyncio.Future[Ended] | None = None
         self._began = 0.0
         self._before = live.parts.groups.counters()
-        self._struck: list[str] = []
+        self._crowded = False  # as many processes as there may be, where no cgroup counts refused forks
 
     async def start(self) -> None:
         """Start it. Raises RunError `frozen`, `sandbox_lost`, `no_command`."""
@@ -108,6 +108,9 @@ class Running:
         except asyncio.CancelledError:
             self._kill()
             raise
+        live = self._live
+        if not live.settings["counted"]:
+            self._crowded = len(live.tree()) >= live.spec.limits.processes
         if late:
             self._kill()
             ended = await self._after_kill(self._ended)
@@ -169,13 +172,13 @@ class Running:
         now = live.parts.groups.counters()
         struck = ["memory"] * (now.memory > self._before.memory) + ["processes"] * (now.processes > self._before.processes)
         text = output.head[-4096:] + output.tail[-4096:]
-        if code != 0 and "processes" not in struck and b"Resource temporarily unavailable" in text:
+        if self._crowded or (code != 0 and "processes" not in struck and b"Resource temporarily unavailable" in text):
             struck.append("processes")
         if live.full() or (code != 0 and b"No space left on device" in text):
             struck.append("disk")
         if code != 0 and b"Too many open files" in text:
             struck.append("files")
-        if not struck and code == 128 + signal.SIGKILL and live.settings["watch_memory"]:
+        if not struck and not late and code == 128 + signal.SIGKILL and live.settings["watch_memory"]:
             struck.append("memory")
         return (*struck, *(["time"] if late else []))
 
