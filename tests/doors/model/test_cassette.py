@@ -220,6 +220,28 @@ def test_another_protocol_than_the_recorded_one_is_named(tmp_path):
         exchange(Cassette(tmp_path / "a.cassette"), call(["a"], protocol="responses"))
 
 
+def test_the_upstreams_of_a_run_share_one_cassette(tmp_path):
+    file = tmp_path / "a.cassette"
+    lead, worker = Recording(Numbering(), file), Recording(Numbering({1: "busy"}), file)
+    lead_call, worker_call = call(["a"]), call(["b"], lead=False, model="openai/w", protocol="chat")
+    answers = [*exchange(lead, lead_call), *exchange(worker, worker_call)]
+    asyncio.run(lead.close())
+    answers += exchange(worker, worker_call)
+    for recording in (worker, worker, lead):
+        asyncio.run(recording.close())
+    assert exchange(Cassette(file, strict=True), lead_call, worker_call, worker_call) == answers
+    assert [status for status, _ in answers] == [200, 429, 200]
+    with pytest.raises(UsageError):
+        Recording(Numbering(), file)
+
+
+def test_a_mismatch_reads_as_a_sentence(tmp_path):
+    record(tmp_path / "a.cassette", call(["a"]))
+    cassette = Cassette(tmp_path / "a.cassette")
+    exchange(cassette, call(["b"]))
+    assert str(cassette.mismatches[0]) == "call 0 of agent 'lead': piece 2 of 2 (user) differs"
+
+
 def test_recording_never_writes_over_a_file(tmp_path):
     (tmp_path / "a.cassette").write_text("mine")
     with pytest.raises(UsageError) as raised:

@@ -1,6 +1,7 @@
 """A person answers the calls of a run, through files."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import threading
@@ -94,6 +95,14 @@ def test_text_and_commands_become_an_answer_in_the_callers_protocol(tmp_path, pr
     ]
     assert answer.tokens.input == pytest.approx(len(request.body) / 4, abs=1)
     assert answer.tokens.output >= 5
+
+
+def test_tokens_are_counted_without_asking_anybody(tmp_path):
+    folder = tmp_path / "desk"
+    request = dataclasses.replace(call("anthropic", [user("How long?")]), path="/v1/messages/count_tokens", ordinal=-1)
+    [(status, body)], _ = answered(Manual(folder), folder, [request], [])
+    assert (status, json.loads(body)) == (200, {"input_tokens": -(-len(request.body) // 4)})
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("protocol", ["anthropic", "chat", "responses"])

@@ -52,6 +52,9 @@ class Mismatch:
     message: str
     difference: str
 
+    def __str__(self) -> str:
+        return f"call {self.ordinal} of agent {self.agent!r}: {self.message}"
+
 
 @dataclass(slots=True)
 class _Take:
@@ -78,12 +81,12 @@ def _conversation(request: UpstreamRequest) -> str:
     return f"lead {request.agent}" if request.lead else f"programs {request.model}"
 
 
-class Recording:
-    """An upstream that passes another one's answers through and writes them down."""
+class _Tape:
+    """The file that the recordings of a run write into, line by line."""
 
-    def __init__(self, upstream: Upstream, file: Path) -> None:
-        """Raises UsageError when the file holds something already."""
-        self._upstream = upstream
+    def __init__(self, file: Path) -> None:
+        self.users = 0
+        self._path = file
         self._masker = Masker()
         self._texts: set[str] = set()
         self._last: dict[str, list[str]] = {}
@@ -95,37 +98,13 @@ class Recording:
             raise UsageError("cassette_unwritable", f"cannot record to {file}", cause=str(error), remedy=remedy) from None
         self._write({"cassette": FORMAT})
 
-    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
-        """See `Upstream`."""
-        order, self._order = self._order, self._order + 1
-        try:
-            response = await self._upstream.send(request)
-        except UpstreamDown as error:
-            self._record(request, order, {"down": str(error)})
-            raise
-        return UpstreamResponse(response.status, response.headers, self._passing(request, order, response))
+    def next_order(self) -> int:
+        """The place of a call among all that are recorded, taken when it is sent."""
+        self._order += 1
+        return self._order - 1
 
-    async def _passing(self, request: UpstreamRequest, order: int, response: UpstreamResponse) -> AsyncIterator[bytes]:
-        received: list[bytes] = []
-        broken = "not read to its end"
-        try:
-            async for chunk in response.chunks:
-                received.append(chunk)
-                yield chunk
-            broken = ""
-        except Exception as error:
-            broken = f"{type(error).__name__}: {error}"
-            raise
-        finally:
-            headers = {name.lower(): value for name, value in response.headers.items() if name.lower() in _HEADERS}
-            chunks = [_written(chunk) for chunk in received]
-            answer = {"status": response.status, "headers": headers, "chunks": chunks, "usage": _usage(received)}
-            self._record(request, order, answer | ({"broken": broken} if broken else {}))
-            close = getattr(response.chunks, "aclose", None)
-            if close is not None:
-                await close()
-
-    def _record(self, request: UpstreamRequest, order: int, answer: dict[str, Any]) -> None:
+    def record(self, request: UpstreamRequest, order: int, answer: dict[str, Any]) -> None:
+        """Write one call."""
         masked = [self._masker([piece.role, piece.value]) for piece in pieces(request)]
         digests = [one.digest for one in masked]
         same = _common(self._last.get(_conversation(request), []), digests)
@@ -151,9 +130,66 @@ class Recording:
                 "cassette_unwritable", "the cassette cannot be written", cause=str(error), remedy="make room on the disk"
             ) from None
 
+    def leave(self) -> None:
+        """One user less; the last one closes the file."""
+        self.users -= 1
+        if self.users == 0:
+            _TAPES.pop(self._path, None)
+            self._file.close()
+
+
+_TAPES: dict[Path, _Tape] = {}
+"""Tapes that are being written, by path: the recordings of all upstreams of a run share one."""
+
+
+class Recording:
+    """An upstream that passes another one's answers through and writes them down. Several may write to one file."""
+
+    def __init__(self, upstream: Upstream, file: Path) -> None:
+        """Raises UsageError when the file is there and no recording of this process writes it."""
+        path = Path(os.path.abspath(file))  # noqa: PTH100 (the file does not exist yet)
+        if path not in _TAPES:
+            _TAPES[path] = _Tape(path)
+        self._tape = _TAPES[path]
+        self._tape.users += 1
+        self._open = True
+        self._upstream = upstream
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        """See `Upstream`."""
+        order = self._tape.next_order()
+        try:
+            response = await self._upstream.send(request)
+        except UpstreamDown as error:
+            self._tape.record(request, order, {"down": str(error)})
+            raise
+        return UpstreamResponse(response.status, response.headers, self._passing(request, order, response))
+
+    async def _passing(self, request: UpstreamRequest, order: int, response: UpstreamResponse) -> AsyncIterator[bytes]:
+        received: list[bytes] = []
+        broken = "not read to its end"
+        try:
+            async for chunk in response.chunks:
+                received.append(chunk)
+                yield chunk
+            broken = ""
+        except Exception as error:
+            broken = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            headers = {name.lower(): value for name, value in response.headers.items() if name.lower() in _HEADERS}
+            chunks = [_written(chunk) for chunk in received]
+            answer = {"status": response.status, "headers": headers, "chunks": chunks, "usage": _usage(received)}
+            self._tape.record(request, order, answer | ({"broken": broken} if broken else {}))
+            close = getattr(response.chunks, "aclose", None)
+            if close is not None:
+                await close()
+
     async def close(self) -> None:
         """See `Upstream`."""
-        self._file.close()
+        if self._open:
+            self._open = False
+            self._tape.leave()
         await self._upstream.close()
 
 
@@ -247,7 +283,7 @@ class Cassette:
     def _error(self, mismatch: Mismatch, remedy: str) -> RunError:
         return RunError(
             "cassette_mismatch",
-            f"{self._file.name}: call {mismatch.ordinal} of agent {mismatch.agent!r}: {mismatch.message}",
+            f"{self._file.name}: {mismatch}",
             cause=mismatch.difference,
             remedy=remedy,
             agent=mismatch.agent,
