@@ -78,7 +78,7 @@ def open_accounts(ledger: Ledger, box: Box) -> None:
     ledger.open(LEAD, {name: amount - reserve[name] for name, amount in whole.items()}, parent=RUN, agent=LEAD)
 
 
-def close_accounts(ledger: Ledger) -> None:
-    """Give back what is left, children first."""
-    for account in (LEAD, RESERVE, RUN):
+def close_agent_accounts(ledger: Ledger) -> None:
+    """Give what is left back to the run's account, which stays open for the ending."""
+    for account in (LEAD, RESERVE):
         ledger.close(account)

@@ -22,11 +22,11 @@ from gearcase.doors.files import give
 from gearcase.doors.gear import GearDoor
 from gearcase.doors.model.door import ModelDoor
 from gearcase.doors.model.routing import Routing
-from gearcase.errors import GearcaseError, RunError, UnsafeError
+from gearcase.errors import GearcaseError, RunError, UnsafeError, UsageError
 from gearcase.events import Failure, RunEnded, RunStarted
 from gearcase.journal import Journal
 from gearcase.ledger import Ledger
-from gearcase.run.accounts import Pace, close_accounts, open_accounts
+from gearcase.run.accounts import RUN, Pace, close_agent_accounts, open_accounts
 from gearcase.run.ending import End, Ending
 from gearcase.run.handover import Acceptance
 from gearcase.run.lead import Lead
@@ -77,6 +77,9 @@ class Supervisor:
             stack.push_async_callback(routing.close)
             if self._box.model.lead is not None:
                 routing.lead()  # a missing key or an unknown model is found before anything is made
+            if self._options.record is not None and self._options.record.exists():
+                remedy = "name a file that does not exist yet"
+                raise UsageError("exists", f"{self._options.record} exists: a cassette is never written over", remedy=remedy)
             folder, owner = create(self._box.goal.strip(), self._options.name)
             stack.callback(owner.release)
             return await self._in_folder(folder, routing, stack)
@@ -118,8 +121,9 @@ class Supervisor:
         except GearcaseError as error:
             journal.append(Failure(error.envelope()))
             ending.failed(error)
+        close_agent_accounts(ledger)
         record = ending.record(brake.level)
-        close_accounts(ledger)
+        ledger.close(RUN)
         journal.append(RunEnded(record.status, record.as_json()))
         await journal.durable()
         return record
