@@ -30,7 +30,7 @@ class Box:
         self._live = live
         self._profile = profile
         self._slots = asyncio.Semaphore(_MOST_COMMANDS)
-        self._residue: tuple[str, ...] | None = None
+        self._closing: asyncio.Task[tuple[str, ...]] | None = None
         self.on_closed: Callable[[Box], None] = lambda _: None
         live.launcher.ended(live.parts.first).add_done_callback(lambda _: self._died("its first process ended"))
         live.launcher.lost.add_done_callback(lambda _: self._died("the launcher died"))
@@ -200,13 +200,16 @@ class Box:
 
     async def close(self) -> tuple[str, ...]:
         """See `Sandbox`."""
-        if self._residue is None:
-            self._live.closing = True
-            self._residue = ()
-            if self._watching is not None:
-                self._watching.cancel()
-            self._live.drain.close()
-            self._live.launcher.forget(self._live.parts.first)
-            self._residue = await give_back(self._live.parts, self._live.launcher)
-            self.on_closed(self)
-        return self._residue
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        return await asyncio.shield(self._closing)  # whoever else asks waits for the same end
+
+    async def _close(self) -> tuple[str, ...]:
+        self._live.closing = True
+        if self._watching is not None:
+            self._watching.cancel()
+        self._live.drain.close()
+        self._live.launcher.forget(self._live.parts.first)
+        residue = await give_back(self._live.parts, self._live.launcher)
+        self.on_closed(self)
+        return residue

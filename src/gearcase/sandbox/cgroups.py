@@ -167,6 +167,7 @@ class BoxGroups:
         self.unified = f"{machine.unified}/{self._name}" if machine.unified else ""
         self._legacy = {one: f"{folder}/{self._name}" for one, folder in machine.legacy.items()}
         self._commands: set[str] = set()
+        self._made: list[str] = []  # a folder of our name may be another box's: only what was made here is ever touched
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -182,6 +183,7 @@ class BoxGroups:
         """Make the folders and set the limits (bytes, tasks, cores); `without` leaves some of them out."""
         for folder in self.folders:
             os.mkdir(folder)
+            self._made.append(folder)
         left_out = set(without)
         if "memory" not in left_out:
             self._limit_memory(memory)
@@ -252,12 +254,14 @@ class BoxGroups:
 
     def kill(self) -> None:
         """SIGKILL everything in the box, where v2 can."""
-        if self.unified and os.path.exists(f"{self.unified}/cgroup.kill"):
+        if self.unified in self._made and os.path.exists(f"{self.unified}/cgroup.kill"):
             write(f"{self.unified}/cgroup.kill", "1")
 
     def members(self) -> set[int] | None:
         """Pids in the box, None where no cgroup knows."""
         folder = self._legacy.get("pids") or next(iter(self._legacy.values()), "")
+        if folder and folder not in self._made:
+            return set()
         if folder:
             return {int(pid) for pid in read(f"{folder}/cgroup.procs").split()}
         if not self.unified:
@@ -311,14 +315,15 @@ class BoxGroups:
 
     def thaw(self) -> None:
         """Undo a freeze."""
-        if self.unified:
+        if self.unified in self._made:
             write(f"{self.unified}/cgroup.freeze", "0")
-        elif self.freezer:
+        elif self.freezer in self._made:
             write(f"{self.freezer}/freezer.state", "THAWED")
 
     def remove(self) -> list[str]:
         """Remove the folders; those that cannot be (yet) are returned."""
-        return [folder for folder in self.folders if not remove_tree(folder)]
+        self._made = [folder for folder in self._made if not remove_tree(folder)]
+        return list(self._made)
 
 
 def remove_tree(folder: str) -> bool:
