@@ -73,7 +73,10 @@ class Supervisor:
             stack.push_async_callback(self._driver.close)
             profile = await self._driver.profile(sandbox_limits(self._box))
             self._demand(profile)
-            routing = Routing(self._box.model, forbidden=(*self._box.files.give, *self._box.files.see))
+            routing = Routing(
+                self._box.model,
+                forbidden=(*self._box.files.give, *self._box.files.see, *([self._options.out] if self._options.out else [])),
+            )
             stack.push_async_callback(routing.close)
             if self._box.model.lead is not None:
                 routing.lead()  # a missing key or an unknown model is found before anything is made

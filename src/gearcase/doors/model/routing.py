@@ -115,9 +115,8 @@ class Routing:
         """What a report should say of the upstreams."""
         told: list[str] = []
         for upstream in self._upstreams.values():
-            mismatches: list[Any] = list(getattr(upstream, "mismatches", ()))
-            if mismatches:
-                told.append(f"{len(mismatches)} calls differ from the cassette, the first: {mismatches[0]}")
+            if isinstance(upstream, Cassette) and upstream.mismatched:
+                told.append(f"{upstream.mismatched} calls differ from the cassette, the first: {upstream.mismatches[0]}")
         return told
 
     async def close(self) -> None:
