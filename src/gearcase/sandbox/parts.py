@@ -60,7 +60,7 @@ async def give_back(parts: Parts, launcher: Launcher) -> tuple[str, ...]:
             os.close(descriptor)
     parts.descriptors.clear()
     parts.disk = -1
-    stayed: list[str] = await _until_gone(parts)
+    stayed: list[str] = await _until_gone(parts, launcher)
     if groups.freezer:
         with contextlib.suppress(RunError):
             await launcher.tell({"kind": "forget_freezer", "path": groups.freezer})
@@ -74,15 +74,27 @@ async def give_back(parts: Parts, launcher: Launcher) -> tuple[str, ...]:
     return tuple(stayed)
 
 
-async def _until_gone(parts: Parts) -> list[str]:
+async def _until_gone(parts: Parts, launcher: Launcher) -> list[str]:
     """Wait for the end of every process, mount and device of the box; what does not go is named."""
     deadline = time.monotonic() + _TEARDOWN
     while True:
         stayed = [f"process {pid}" for pid in parts.groups.members() or ()]
         stayed += [f"process {pid}" for pid in residue.processes_in(parts.inodes)] if parts.inodes and not stayed else []
+        stayed += [f"process {parts.first}"] if not stayed and not _reaped(parts, launcher) else []
         stayed += [f"cgroup {folder}" for folder in parts.groups.remove()] if not stayed else []
         stayed += [f"loop device {parts.device}"] if not stayed and residue.loop_in_use(parts.device) else []
         stayed += [f"descriptor {number}" for number in residue.descriptors_in(parts.cookie)] if not stayed else []
         if not stayed or time.monotonic() > deadline:
             return stayed
         await asyncio.sleep(0.002)
+
+
+def _reaped(parts: Parts, launcher: Launcher) -> bool:
+    """Whether the first process has left the process table. What a dead launcher would have reaped falls to the host's init."""
+    if parts.pidfd < 0 or launcher.lost.done():
+        return True
+    try:
+        signal.pidfd_send_signal(parts.pidfd, 0)
+    except ProcessLookupError:
+        return True
+    return False
