@@ -17,7 +17,7 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -129,15 +129,13 @@ async def answer(script: Script, step: Step, path: str, body: Mapping[str, Any],
     protocol = BY_PATH[path]
     ceiling = _ceiling(protocol, body)
     entry: dict[str, Any] = {"number": number, "time": time.time(), "path": path, "model": body.get("model"), "ceiling": ceiling}
-    entry["fields"] = sorted(body)
+    entry |= {"fields": sorted(body), "caller": _caller(body)}
     if step.status >= 400:
         script.witness({**entry, "status": step.status, "billed": {}})
         return step.status, _once(PROTOCOLS[protocol].refusal(step.status, "scripted", f"scripted status {step.status}"))
     made = _answer(step, protocol, body, ceiling, size, number)
     billed = _usage(step, made, ceiling, size)
-    script.witness(
-        {**entry, "status": 200, "billed": {"input": billed.total_input, "output": billed.output}, "fault": step.fault}
-    )
+    script.witness({**entry, "status": 200, "billed": {k: v for k, v in asdict(billed).items() if v}, "fault": step.fault})
     if step.fault == "slow":
         await asyncio.sleep(step.delay)
     if step.fault == "garbage":
@@ -187,6 +185,11 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
 def _ceiling(protocol: Protocol_, body: Mapping[str, Any]) -> int:
     names = {"anthropic": ("max_tokens",), "chat": ("max_completion_tokens", "max_tokens"), "responses": ("max_output_tokens",)}
     return next((int(body[name]) for name in names[protocol] if body.get(name)), 10**6)
+
+
+def _caller(body: Mapping[str, Any]) -> str:
+    """Who asks, where the request says it: each protocol has a field for the client's own user."""
+    return str(body.get("user") or table(body.get("metadata")).get("user_id") or "")
 
 
 def _offers_bash(body: Mapping[str, Any]) -> bool:
