@@ -10,18 +10,15 @@ Threat: a box that exhausts the host process with connections, endless headers o
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +38,8 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a handler answers. Chunks are sent as they come; when the client goes away the iterator is closed."""
+    """What a handler answers. Chunks are sent as they come; when the client goes away the handler is cancelled or the iterator closed,
+    at once. Chunks that end in a ConnectionError close the connection without an end."""
 
     status: int
     headers: Mapping[str, str]
@@ -60,6 +58,7 @@ class ServerLimits:
     body_bytes: int = 32 * 1024 * 1024
     headers_within: float = 30.0
     body_within: float = 120.0
+    read_within: float = 300.0  # a client takes no more of a stream
     idle: int = 75
 
 
@@ -75,17 +74,31 @@ class Server:
         self._server.close()
         for connection in list(self._state.connections):
             connection.transport.abort()
+        await asyncio.sleep(0)  # connections learn that they are lost, and cancel what serves them
         tasks = list(self._state.tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def serve(sock: socket.socket, handler: Handler, *, limits: ServerLimits | None = None) -> Server:
-    """Serve HTTP/1.1 on a listening socket until the Server is closed."""
+async def serve(sock: socket.socket, handler: Handler, *, limits: ServerLimits | None = None, cancel: bool = False) -> Server:
+    """Serve HTTP/1.1 on a listening socket until the Server is closed.
+
+    With `cancel` a handler is cancelled once its client has gone; without, it goes on to its reply, which nobody reads. A stream
+    always ends with its client.
+    """
     bounds = limits or ServerLimits()
-    app = _App(handler, bounds)
-    config = Config(app, lifespan="off", access_log=False, log_config=None, server_header=False, ws="none", http="httptools")
+    app = _App(handler, bounds, cancel)
+    config = Config(
+        app,
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        http="httptools",
+    )
     config.timeout_keep_alive = bounds.idle
     config.load()
     state = ServerState()
@@ -99,7 +112,9 @@ class _Connection(HttpToolsProtocol):
     """uvicorn's connection with bounds: too many are closed at once, headers are counted and timed."""
 
     def __init__(self, config: Config, state: ServerState, bounds: ServerLimits) -> None:
-        super().__init__(config, state, {})
+        super().__init__(config, state, {"connection": self})  # a scope carries it to _App
+        self.lost = False
+        self._watched: asyncio.Task[Any] | None = None
         self._bounds = bounds
         self._head = 0
         self._late: asyncio.TimerHandle | None = None
@@ -114,6 +129,18 @@ class _Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._in_time()
         super().connection_lost(exc)
+        self.lost = True
+        if self._watched is not None:
+            self._watched.cancel()
+
+    @contextmanager
+    def watched(self, cancel: bool) -> Generator[None]:
+        """While this lasts, losing the connection cancels the task that serves it, at once."""
+        self._watched = asyncio.current_task() if cancel else None
+        try:
+            yield
+        finally:
+            self._watched = None
 
     def data_received(self, data: bytes) -> None:
         self._head += len(data)
@@ -146,27 +173,70 @@ class _Connection(HttpToolsProtocol):
 class _App:
     """The ASGI side: gather the body within bounds, call the handler, send its reply."""
 
-    def __init__(self, handler: Handler, bounds: ServerLimits) -> None:
+    def __init__(self, handler: Handler, bounds: ServerLimits, cancel: bool) -> None:
         self._handler = handler
         self._bounds = bounds
+        self._cancel = cancel
 
     async def __call__(
         self, scope: Mapping[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
     ) -> None:
+        connection: _Connection = scope["state"]["connection"]
         try:
-            body = await asyncio.wait_for(self._body(receive), self._bounds.body_within)
+            await self._answer(scope, receive, send, connection)
+        except asyncio.CancelledError:
+            if not connection.lost:
+                raise
+
+    async def _answer(
+        self,
+        scope: Mapping[str, Any],
+        receive: Callable[[], Awaitable[Any]],
+        send: Callable[[Any], Awaitable[None]],
+        connection: _Connection,
+    ) -> None:
+        try:
+            async with asyncio.timeout(self._bounds.body_within):
+                body = await self._body(receive)
         except TimeoutError:
             await _send(send, Reply(408, {"connection": "close"}, b""))
             return
         if body is None:
             await _send(send, Reply(413, {"connection": "close"}, b"The request's body is too large."))
             return
+        connection.flow.resume_reading()  # a large body paused it, and whoever does not read does not see that the client left
         request = HttpRequest(scope["method"], scope["path"], scope["query_string"], tuple(scope["headers"]), body)
-        reply = await self._handler(request)
+        with connection.watched(self._cancel):
+            reply = await self._handler(request)
         if isinstance(reply.chunks, bytes):
             await _send(send, reply)
-        else:
-            await _stream(send, receive, reply, reply.chunks)
+            return
+        try:
+            with connection.watched(True):
+                await self._stream(send, connection, reply, reply.chunks)
+        except (ConnectionError, TimeoutError):  # who makes the chunks broke off, or who reads them stopped reading
+            connection.transport.abort()
+            await asyncio.sleep(0)  # the connection learns that it is lost
+
+    async def _stream(
+        self,
+        send: Callable[[Any], Awaitable[None]],
+        connection: _Connection,
+        reply: Reply,
+        chunks: AsyncIterator[bytes],
+    ) -> None:
+        async with aclosing(cast("AsyncGenerator[bytes]", chunks)) as stream:
+            if connection.lost:
+                return
+            await send(_start(reply, None))
+            async for chunk in stream:
+                message = {"type": "http.response.body", "body": chunk, "more_body": True}
+                if connection.flow.write_paused:
+                    async with asyncio.timeout(self._bounds.read_within):
+                        await send(message)
+                else:
+                    await send(message)
+        await send({"type": "http.response.body", "body": b""})
 
     async def _body(self, receive: Callable[[], Awaitable[Any]]) -> bytes | None:
         parts: list[bytes] = []
@@ -195,24 +265,3 @@ async def _send(send: Callable[[Any], Awaitable[None]], reply: Reply) -> None:
     assert isinstance(reply.chunks, bytes)
     await send(_start(reply, len(reply.chunks)))
     await send({"type": "http.response.body", "body": reply.chunks})
-
-
-async def _stream(
-    send: Callable[[Any], Awaitable[None]], receive: Callable[[], Awaitable[Any]], reply: Reply, chunks: AsyncIterator[bytes]
-) -> None:
-    gone = asyncio.ensure_future(_disconnected(receive))
-    await send(_start(reply, None))
-    try:
-        async with aclosing(cast("AsyncGenerator[bytes]", chunks)) as stream:
-            async for chunk in stream:
-                if gone.done():
-                    return
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-    finally:
-        gone.cancel()
-
-
-async def _disconnected(receive: Callable[[], Awaitable[Any]]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        continue

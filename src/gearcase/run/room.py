@@ -85,7 +85,7 @@ class Room:
     async def open_doors(self, model: ModelDoor, gear: GearDoor) -> None:
         """Serve the doors on the sockets that were born inside."""
         sockets = self.sandbox.sockets
-        self._servers.append(await serve(sockets[MODEL], model.handler(Caller(LEAD, LEAD))))
+        self._servers.append(await serve(sockets[MODEL], model.handler(Caller(LEAD, LEAD)), cancel=True))
         self._servers.append(await serve(sockets[GEAR], gear.handler(LEAD)))
         self._resolver = Resolver(NAMES, self._recorder, LEAD)
         await self._resolver.serve(sockets[RESOLVER_UDP], sockets[RESOLVER_TCP])

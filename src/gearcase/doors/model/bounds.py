@@ -2,7 +2,7 @@
 
 One token a byte is a hard bound for every byte-level vocabulary, and about four times loose. The *prefix rule* tightens it: when a
 request begins with the very bytes of one that was answered, the provider has told how many tokens those are, so only the new tail
-counts by its bytes. Bytes are compared by hash over tools, system, model and each message in turn.
+counts by its bytes. Bytes are compared by hash over everything but the messages (tools, system, model, betas) and each message in turn.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Bounds:
     """Remembers the exact size of prefixes that were answered."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[str, bytes], tuple[int, int]] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str, bytes], tuple[int, int]] = OrderedDict()
 
     def bound(self, request: ModelRequest, price: Price) -> int:
         """The most input tokens that this request can have. Raises Refused where only an unknown window would bound it."""
@@ -30,7 +30,7 @@ class Bounds:
             return price.context_window
         best = request.byte_bound()
         for at in range(len(request.prefix) - 1, 0, -1):
-            known = self._known.get((request.model, request.prefix[at]))
+            known = self._known.get((request.model, request.betas, request.prefix[at]))
             if known is not None:
                 exact, output = known
                 tail = request.byte_bound(at + 1) - HIDDEN - PER_IMAGE * request.images
@@ -42,7 +42,7 @@ class Bounds:
         """The provider has told the exact size of this request."""
         if usage.total_input <= 0:
             return
-        key = (request.model, request.prefix[-1])
+        key = (request.model, request.betas, request.prefix[-1])
         self._known[key] = (usage.total_input, usage.output)
         self._known.move_to_end(key)
         while len(self._known) > MOST_REMEMBERED:

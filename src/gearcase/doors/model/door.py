@@ -14,67 +14,40 @@ drop, or send garbage.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator
-from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Literal
 
+import aiohttp
 import orjson
 
-from gearcase.doors.model.admission import Admission, Admitted
+from gearcase.doors.model.admission import Admission
 from gearcase.doors.model.bounds import Bounds
+from gearcase.doors.model.carrying import Answered, Call, Caller, Carrier
 from gearcase.doors.model.headers import request_headers, response_headers
-from gearcase.doors.model.price import TokenUsage
-from gearcase.doors.model.protocols import BY_PATH, PROTOCOLS, Follower, Speech, content_type
+from gearcase.doors.model.protocols import BY_PATH, PROTOCOLS, Speech, content_type
 from gearcase.doors.model.protocols.anthropic import COUNT_PATH
-from gearcase.doors.model.protocols.request import ModelRequest, bad_request, read_body
+from gearcase.doors.model.protocols.request import ModelRequest, bad_request, denied, read_body
 from gearcase.doors.model.protocols.stream import load
 from gearcase.doors.model.routing import Route, Routing
 from gearcase.doors.server import Handler, HttpRequest, Reply
-from gearcase.errors import GearcaseError, Refused, RunError
-from gearcase.events import Amounts, DoorRefused, Failure, ModelCalled, RequestEdited
+from gearcase.errors import GearcaseError, Refused, UsageError
+from gearcase.events import DoorRefused, RequestEdited
 from gearcase.ledger import Ledger
-from gearcase.seams import Recorder, UpstreamDown, UpstreamRequest, UpstreamResponse
+from gearcase.seams import Recorder, UpstreamDown, UpstreamRequest
 
-DRAIN = 60.0
-"""Seconds in which the usage of an answer is awaited that its client no longer reads."""
-OVERRUN = 1.05
-"""An upstream that streams more deltas than its ceiling by this factor ignores the ceiling, and is cut."""
-MOST_ANSWER = 256 * 1024 * 1024
-_FREE = frozenset({400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 503, 529})
-"""Statuses of an error answer that prove that nothing was generated, so nothing is charged."""
-_STATUS = {"budget": 402, "busy": 429, "velocity": 429, "unknown_model": 404, "bad_request": 400, "latched": 503}
+__all__ = ["Caller", "ModelDoor"]
 
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks, and which account pays. `lead`: an agent's own loop, not a program inside its box."""
-
-    agent: str
-    account: str
-    lead: bool = False
-    label: str = ""
-
-
-@dataclass(slots=True)
-class _Call:
-    """One call on its way."""
-
-    number: int
-    caller: Caller
-    route: Route
-    speech: Speech
-    request: ModelRequest
-    admitted: Admitted
-    started: float
-    status: int = 0
-    first_byte: float = 0.0
-    received: int = 0
-    sent: int = 0
-    served: str = ""
+_STATUS = {
+    "budget": 402,
+    "no_account": 402,
+    "busy": 429,
+    "velocity": 429,
+    "unknown_model": 404,
+    "unknown_path": 404,
+    "bad_request": 400,
+    "latched": 503,
+}
 
 
 class ModelDoor:
@@ -97,12 +70,10 @@ class ModelDoor:
         self._hosted = frozenset(hosted_tools)
         self._admission = Admission(ledger, usd_per_minute)
         self._bounds = Bounds()
+        self._carrier = Carrier(ledger, recorder, routing, self._admission, self._bounds)
         self._numbers = itertools.count(1)
         self._ordinals: dict[tuple[str, bool], itertools.count[int]] = {}
         self._latched = False
-        self._stopped: set[str] = set()
-        self._calls: set[int] = set()
-        self._drains: set[asyncio.Task[None]] = set()
 
     # --- the brake ---------------------------------------------------------------------------------------------------------
 
@@ -117,16 +88,12 @@ class ModelDoor:
     @property
     def in_flight(self) -> int:
         """Calls that are not settled yet."""
-        return len(self._calls)
+        return self._carrier.in_flight
 
     async def close(self) -> None:
-        """Wait a bounded time for calls whose client is gone, then count them as spent."""
+        """Take no new call, give those in flight a moment, then count them as spent."""
         self.latch()
-        if self._drains:
-            _, late = await asyncio.wait(self._drains, timeout=DRAIN)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        await self._carrier.close()
 
     # --- a call ------------------------------------------------------------------------------------------------------------
 
@@ -139,7 +106,10 @@ class ModelDoor:
         return handle
 
     async def exchange(self, caller: Caller, request: HttpRequest) -> Reply:
-        """One call, whole. Refusals are replies in the protocol's own error format; only errors of ours are raised."""
+        """One call, whole. Refusals are replies in the protocol's own error format; only what ends a run is raised.
+
+        Cancel it when the client has gone: a call that has left is settled all the same.
+        """
         speech = PROTOCOLS["anthropic" if request.path.startswith("/v1/messages") else BY_PATH.get(request.path, "chat")]
         try:
             if (reply := self._without_call(request)) is not None:
@@ -151,9 +121,9 @@ class ModelDoor:
             if request.path == COUNT_PATH:
                 return await self._count(caller, request)
             call, outgoing = await self._prepare(caller, request)
-        except Refused as refused:
+        except (Refused, UsageError) as refused:  # a missing key is no affair of the program that asks, and no reason to end it
             return self._refuse(caller, speech, refused)
-        return await self._send(call, outgoing)
+        return self._reply(call, await self._carrier.carry(call, outgoing))
 
     def _without_call(self, request: HttpRequest) -> Reply | None:
         """What is answered by the door itself."""
@@ -168,34 +138,30 @@ class ModelDoor:
                 return Reply(426, {"connection": "close"}, b"")
         if request.method != "POST" or (request.path not in BY_PATH and request.path != COUNT_PATH):
             raise Refused(
-                "unknown_model",
+                "unknown_path",
                 f"the model door does not know {request.method} {request.path[:80]}",
                 remedy="it speaks /v1/messages, /v1/messages/count_tokens, /v1/chat/completions, /v1/responses",
             )
         return None
 
-    async def _prepare(self, caller: Caller, request: HttpRequest) -> tuple[_Call, UpstreamRequest]:
+    async def _prepare(self, caller: Caller, request: HttpRequest) -> tuple[Call, UpstreamRequest]:
         """Read, price, admit and write the request. A hold exists once this returns; nothing has been sent."""
-        if request.header(b"content-encoding") not in (b"", b"identity"):
-            raise bad_request("a compressed body is not read")
         protocol = BY_PATH[request.path]
         speech = PROTOCOLS[protocol]
-        asked = speech.read(read_body(request.body), self._hosted)
+        asked = speech.read(_body(request), self._hosted)
         route = self.routing.inside(asked.model, protocol)
-        if route.name in self._stopped:
+        if route.name in self._carrier.stopped:
             raise Refused(
                 "stopped_model",
-                f"{route.name} is stopped: it billed more than it was asked for",
+                f"{route.name} is stopped: it billed or wrote more than it was asked for",
                 remedy="use another model; the journal names the call",
             )
-        if asked.tier not in ("", "auto", "default", "standard", "standard_only", *route.price.tiers):
-            del asked.body["service_tier"]
-            asked.edits.append(f"removed service_tier {asked.tier[:40]}: it has no known price")
-            asked.tier = ""
-        if route.provider == "openai" and not asked.tier:
-            asked.body["service_tier"] = "default"  # left out, the project's own tier would apply, at a price of its own
+        _settle_tier(asked, route)
+        if asked.images and "image" in route.price.unpriced:
+            raise denied(f"images have a price of their own at {route.name}, which is not known")
         asked.body["model"] = route.name
         headers = request_headers(request.headers, asked.edits)
+        asked.betas = headers.get("anthropic-beta", "")
         number = next(self._numbers)
         started = time.monotonic()
         bound = self._bounds.bound(asked, route.price)
@@ -205,7 +171,7 @@ class ModelDoor:
             body = orjson.dumps(asked.body)
             if asked.edits:
                 self._recorder.append(RequestEdited(number, asked.edits), caller.agent)
-            call = _Call(number, caller, route, speech, asked, admitted, started, sent=len(body))
+            call = Call(number, caller, route, speech, asked, admitted, started, len(body))
             ordinal = next(self._ordinals.setdefault((caller.agent, caller.lead), itertools.count()))
             outgoing = UpstreamRequest(
                 protocol=protocol,
@@ -229,169 +195,9 @@ class ModelDoor:
             raise
         return call, outgoing
 
-    async def _send(self, call: _Call, outgoing: UpstreamRequest) -> Reply:
-        self._calls.add(call.number)
-        try:
-            response = await call.route.upstream.send(outgoing)
-        except UpstreamDown as down:
-            self._finish(call, None, "failed", release=True)
-            return self._upstream_failed(call, 502, str(down))
-        except GearcaseError:
-            self._finish(call, None, "failed", release=True)
-            raise  # a cassette that does not match, a person who is not there: the run's affair
-        except asyncio.CancelledError:
-            self._finish(call, None, "cut")
-            raise
-        except Exception as error:  # whatever a client library raises after the request left may have been billed
-            self._finish(call, None, "failed")
-            return self._upstream_failed(call, 502, f"{type(error).__name__}: {error}")
-        call.status = response.status
-        call.first_byte = time.monotonic() - call.started
-        if call.request.stream and response.status == 200:
-            return Reply(200, self._reply_headers(call, response, stream=True), self._stream(call, response))
-        return await self._whole(call, response)
-
-    # --- answers -----------------------------------------------------------------------------------------------------------
-
-    async def _whole(self, call: _Call, response: UpstreamResponse) -> Reply:
-        """An answer that is not streamed, or an error."""
-        parts: list[bytes] = []
-        try:
-            async for chunk in response.chunks:
-                parts.append(chunk)
-                call.received += len(chunk)
-                if call.received > MOST_ANSWER:
-                    raise RunError("too_large", "the answer is too large", remedy="ask for less")
-        except asyncio.CancelledError:
-            self._finish(call, None, "cut")
-            raise
-        except Exception as error:  # the body broke off: what it cost is unknown
-            self._finish(call, None, "failed")
-            return self._upstream_failed(call, 502, f"the answer broke off: {type(error).__name__}: {error}")
-        body = b"".join(parts)
-        answer = load(body)
-        usage = call.speech.usage_of(answer)
-        if response.status == 200:
-            call.served = str(answer.get("model") or "")
-            self._finish(call, usage, "complete" if usage else "failed")
-        else:
-            self._finish(call, usage, "failed", release=usage is None and response.status in _FREE)
-        return Reply(response.status, self._reply_headers(call, response, stream=False), body)
-
-    async def _stream(self, call: _Call, response: UpstreamResponse) -> AsyncIterator[bytes]:
-        """Pass a stream on, settle at its end. A client that goes away is drained for the usage in the background."""
-        follower = call.speech.Scanner()
-        chunks = response.chunks
-        try:
-            async for chunk in chunks:
-                call.received += len(chunk)
-                passed = follower.feed(chunk, call.request)
-                if follower.deltas > call.admitted.output * call.request.choices * OVERRUN + 16:
-                    await _aclose(chunks)
-                    self._finish(call, None, "clamped", follower)
-                    yield follower.ending("length")
-                    return
-                if passed:
-                    yield passed
-        except GeneratorExit:
-            self._drain(call, follower, chunks)
-            raise
-        except asyncio.CancelledError:
-            self._drain(call, follower, chunks)
-            raise
-        except Exception as error:  # the upstream broke off in the middle
-            self._finish(call, follower.usage(), "failed", follower)
-            yield follower.ending(f"the upstream broke off: {type(error).__name__}")
-            return
-        self._finish(call, follower.usage(), "complete" if follower.ended else "cut", follower)
-        if not follower.ended:
-            yield follower.ending("the upstream ended its answer early")
-
-    def _drain(self, call: _Call, follower: Follower, chunks: AsyncIterator[bytes]) -> None:
-        """Read on for the usage, without the client."""
-
-        async def drain() -> None:
-            try:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(DRAIN):
-                        async for chunk in chunks:
-                            follower.feed(chunk, call.request)
-            except Exception as error:  # the answer broke off: its cost is what was held
-                self._recorder.append(DoorRefused("model", "drain", str(error)[:200], {"call": call.number}), call.caller.agent)
-            finally:
-                self._finish(call, follower.usage(), "cut", follower)
-
-        task = asyncio.ensure_future(drain())
-        self._drains.add(task)
-        task.add_done_callback(self._drains.discard)
-
-    # --- the end of a call -------------------------------------------------------------------------------------------------
-
-    def _finish(
-        self, call: _Call, usage: TokenUsage | None, ended: str, follower: Follower | None = None, *, release: bool = False
-    ) -> None:
-        """Settle, release or cut the hold, once, and put the call on record."""
-        if call.number not in self._calls:
-            return
-        self._calls.discard(call.number)
-        hold = call.admitted.hold
-        if follower is not None:
-            call.served = follower.served
-        if release:
-            self._ledger.release(hold)
-        elif usage is None:
-            self._ledger.cut(hold, "the upstream reported no usage")
-            self._admission.spent(call.admitted.amounts["usd"])
-        else:
-            cost = self._cost(call, usage)
-            amounts: Amounts = {"usd": cost, "tokens": usage.total_input + usage.output, "calls": 1}
-            over = self._ledger.settle(hold, amounts)
-            self._admission.spent(cost)
-            self._bounds.learn(call.request, usage)
-            if over:
-                self._overrun(call, over)
-        seconds = time.monotonic() - call.started
-        self._recorder.append(
-            ModelCalled(
-                call=call.number,
-                hold=hold,
-                protocol=call.request.protocol,
-                model=call.route.name,
-                served=call.served[:100],
-                status=call.status,
-                ended=ended,
-                usage=_amounts(usage),
-                seconds=round(seconds, 4),
-                first_byte=round(call.first_byte, 4),
-                label=call.caller.label[:100],
-                request_bytes=call.sent,
-                response_bytes=call.received,
-            ),
-            call.caller.agent,
-        )
-
-    def _cost(self, call: _Call, usage: TokenUsage) -> int:
-        """At the frozen price; a model that was served in place of the one asked for is priced too, and the dearer counts."""
-        cost = call.route.price.cost(usage)
-        if call.served and call.served != call.route.name:
-            other = self.routing.price_of(call.route, call.served)
-            if other is not None:
-                cost = max(cost, other.cost(usage))
-        return cost
-
-    def _overrun(self, call: _Call, over: Amounts) -> None:
-        self._stopped.add(call.route.name)
-        error = RunError(
-            "over_hold",
-            f"{call.route.name} reported more than call {call.number} was allowed to use; it was booked and the model is stopped",
-            remedy="compare with the provider's invoice; use another model",
-            over=over,
-        )
-        self._recorder.append(Failure(error.envelope()), call.caller.agent)
-
     # --- replies of our own --------------------------------------------------------------------------------------------------
 
-    def _refuse(self, caller: Caller, speech: Speech, refused: Refused) -> Reply:
+    def _refuse(self, caller: Caller, speech: Speech, refused: GearcaseError) -> Reply:
         status = _STATUS.get(refused.code, 403)
         self._recorder.append(DoorRefused("model", refused.code, refused.message, _plain(refused.context)), caller.agent)
         headers = {"content-type": "application/json", "x-should-retry": "true" if status in (429, 503) else "false"}
@@ -401,27 +207,32 @@ class ModelDoor:
         text = f"{refused.message}. {refused.remedy}."
         return Reply(status, headers, speech.refusal(status, refused.code, text))
 
-    def _upstream_failed(self, call: _Call, status: int, cause: str) -> Reply:
-        text = f"the upstream of {call.route.name} failed: {cause}"
-        headers = {"content-type": "application/json", **self._remaining(call.caller)}
-        return Reply(status, headers, call.speech.refusal(status, "upstream", text))
-
-    def _reply_headers(self, call: _Call, response: UpstreamResponse, *, stream: bool) -> dict[str, str]:
-        given = {name.lower(): value for name, value in response.headers.items()}.get("content-type")
-        return {
-            **response_headers(response.headers),
-            "content-type": given or content_type(stream),
+    def _reply(self, call: Call, answered: Answered) -> Reply:
+        streamed = not isinstance(answered.body, bytes)
+        given = {name.lower(): value for name, value in answered.headers.items()}.get("content-type")
+        headers = {
+            **response_headers(answered.headers),
+            "content-type": given or content_type(streamed),
             "x-gearcase-call": str(call.number),
             **self._remaining(call.caller),
         }
+        if not answered.failed:
+            return Reply(answered.status, headers, answered.body)
+        text = f"the upstream of {call.route.name} failed: {answered.failed}"
+        headers["content-type"] = "application/json"
+        return Reply(answered.status, headers, call.speech.refusal(answered.status, "upstream", text))
 
     def _remaining(self, caller: Caller) -> dict[str, str]:
-        free = self._ledger.balance(caller.account, "usd").free
+        try:
+            free = self._ledger.balance(caller.account, "usd").free
+        except UsageError:  # its account is closed
+            free = 0
         return {} if free is None else {"x-gearcase-remaining-usd": f"{free / 1e9:.6f}"}
 
     async def _count(self, caller: Caller, request: HttpRequest) -> Reply:
         """Anthropic's count_tokens: free of charge, so it is passed on without a hold where the upstream has it."""
-        asked = PROTOCOLS["anthropic"].read(read_body(request.body), self._hosted)
+        speech = PROTOCOLS["anthropic"]
+        asked = speech.read(_body(request), self._hosted)
         route = self.routing.inside(asked.model, "anthropic")
         asked.body["model"] = route.name
         for name in ("max_tokens", "stream", "metadata", "service_tier", "stop_sequences", "temperature", "top_k", "top_p"):
@@ -431,33 +242,35 @@ class ModelDoor:
         outgoing = UpstreamRequest(
             "anthropic", COUNT_PATH, route.name, headers, body, asked.body, False, caller.agent, caller.lead, -1
         )
+        json = {"content-type": "application/json"}
         try:
             response = await route.upstream.send(outgoing)
-            parts = [chunk async for chunk in response.chunks]
-        except (UpstreamDown, OSError, TimeoutError) as error:
-            return Reply(502, {"content-type": "application/json"}, PROTOCOLS["anthropic"].refusal(502, "upstream", str(error)))
-        return Reply(response.status, {"content-type": "application/json"}, b"".join(parts))
+            told = b"".join([chunk async for chunk in response.chunks])
+        except (UpstreamDown, OSError, TimeoutError, aiohttp.ClientError) as error:
+            return Reply(502, json, speech.refusal(502, "upstream", f"the upstream of {route.name} failed: {error}"))
+        if not load(told):
+            status = response.status if response.status >= 400 else 502
+            return Reply(status, json, speech.refusal(status, "upstream", "the upstream's answer is no JSON object"))
+        return Reply(response.status, json, told)
 
 
-async def _aclose(chunks: AsyncIterator[bytes]) -> None:
-    close: Any = getattr(chunks, "aclose", None)
-    if close is not None:
-        await close()
+def _body(request: HttpRequest) -> dict[str, Any]:
+    if request.header(b"content-encoding") not in (b"", b"identity"):
+        raise bad_request("a compressed body is not read")
+    return read_body(request.body)
 
 
-def _amounts(usage: TokenUsage | None) -> Amounts:
-    if usage is None:
-        return {}
-    told = {
-        "input": usage.input,
-        "cache_read": usage.cache_read,
-        "cache_write_5m": usage.cache_write_5m,
-        "cache_write_1h": usage.cache_write_1h,
-        "output": usage.output,
-        "reasoning": usage.reasoning,
-        "web_searches": usage.web_searches,
-    }
-    return {name: amount for name, amount in told.items() if amount}
+def _settle_tier(asked: ModelRequest, route: Route) -> None:
+    """Only a tier with a price is asked for."""
+    priced = route.price.tiers
+    if asked.tier not in ("", "auto", "default", "standard", "standard_only", *priced):
+        del asked.body["service_tier"]
+        asked.edits.append(f"removed service_tier {asked.tier[:40]}: it has no known price")
+        asked.tier = ""
+    if route.provider == "openai" and not asked.tier and "priority" in priced:
+        # Left out, OpenAI serves the tier that its project is set to. Where that is priority it costs about twice what was held,
+        # and nothing in the request would tell. A model without a priority price has one price only, and nothing is added.
+        asked.body["service_tier"] = asked.tier = "default"
 
 
 def _plain(context: dict[str, Any]) -> dict[str, Any]:

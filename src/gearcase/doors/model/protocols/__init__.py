@@ -24,7 +24,11 @@ class Follower(Protocol):
     ended: bool
 
     def feed(self, chunk: bytes, request: ModelRequest) -> bytes:
-        """Read a chunk; returns what is passed on."""
+        """Read a chunk; returns the events that are passed on. Raises ValueError for what cannot be a stream of events."""
+        ...
+
+    def last(self, request: ModelRequest) -> bytes:
+        """The upstream has ended: what it left without a blank line, if that is an event."""
         ...
 
     def usage(self) -> TokenUsage | None:

@@ -14,12 +14,13 @@ from gearcase.doors.model.protocols.request import (
     bad_request,
     denied,
     deny,
+    deny_addresses,
     keep_known,
     measure,
     objects,
     whole_number,
 )
-from gearcase.doors.model.protocols.stream import Events, count, event, items, load, table
+from gearcase.doors.model.protocols.stream import Following, count, event, items, load, table
 
 PATH = "/v1/messages"
 COUNT_PATH = "/v1/messages/count_tokens"
@@ -56,22 +57,29 @@ def read(body: dict[str, Any], hosted: frozenset[str]) -> ModelRequest:
     request.asked = whole_number(body, "max_tokens")
     request.tier = str(body.get("service_tier") or "")
     _tools(request, hosted)
-    for item in objects([told, body.get("system"), body.get("tools")]):
+    for item in objects([told, body.get("system")]):
         _look(item, request)
-    measure(request, [body.get("tools"), body.get("system"), body["model"]], told)
+    for tool in items(body.get("tools")):
+        _mark(table(tool), request)
+    measure(request, "messages", told)
     return request
 
 
 def _look(item: Mapping[str, Any], request: ModelRequest) -> None:
     kind = item.get("type")
-    if kind in ("image", "document"):
+    deny_addresses(item)
+    if kind in ("image", "document") or isinstance(item.get("source"), dict):
         source = table(item.get("source"))
         if source.get("type") not in ("base64", "text", "content"):
-            raise denied(f"{kind} by {source.get('type')}: the provider would fetch it")
+            raise denied(f"{str(kind)[:40]} by {str(source.get('type'))[:40]}: the provider would fetch it")
         request.images += kind == "image"
         request.unbounded |= kind == "document" and source.get("type") == "base64"
     elif kind == "container_upload":
         raise denied("container_upload: it holds state at the provider")
+    _mark(item, request)
+
+
+def _mark(item: Mapping[str, Any], request: ModelRequest) -> None:
     mark = table(item.get("cache_control"))
     if mark:
         long = mark.get("ttl") == "1h"
@@ -133,26 +141,22 @@ def _usage(usage: Mapping[str, Any]) -> TokenUsage:
     )
 
 
-class Scanner:
+class Scanner(Following):
     """Follows a streamed answer: its usage, the model that served it, how far it came."""
 
     def __init__(self) -> None:
-        self._events = Events()
+        super().__init__()
         self._told: dict[str, Any] = {}
         self._final = False
         self._open: int | None = None
-        self.served = ""
-        self.deltas = 0
-        self.ended = False
 
-    def feed(self, chunk: bytes, request: ModelRequest) -> bytes:
-        """Read a chunk; returns what is passed on, which is the same bytes."""
-        for data in self._events.feed(chunk):
-            if b'"content_block_delta"' in data:
-                self.deltas += 1
-                continue
+    def see(self, data: bytes, request: ModelRequest) -> bool:
+        """Read one event; every one is passed on."""
+        if b'"content_block_delta"' in data:
+            self.deltas += 1
+        else:
             self._read(load(data))
-        return chunk
+        return True
 
     def _read(self, told: Mapping[str, Any]) -> None:
         match told.get("type"):

@@ -14,12 +14,13 @@ from gearcase.doors.model.protocols.request import (
     bad_request,
     denied,
     deny,
+    deny_addresses,
     keep_known,
     measure,
     objects,
     whole_number,
 )
-from gearcase.doors.model.protocols.stream import Events, count, event, items, load, table
+from gearcase.doors.model.protocols.stream import Following, count, event, items, load, table
 
 PATH = "/v1/chat/completions"
 
@@ -57,24 +58,21 @@ def read(body: dict[str, Any], hosted: frozenset[str]) -> ModelRequest:
         body["tools"] = kept
     for item in objects(told):
         _look(item, request)
-    measure(request, [body.get("tools"), body.get("functions"), body.get("response_format"), body["model"]], told)
+    measure(request, "messages", told)
     return request
 
 
 def _look(item: Mapping[str, Any], request: ModelRequest) -> None:
+    deny_addresses(item)
     match item.get("type"):
         case "image_url":
-            url = table(item.get("image_url")).get("url")
-            if not str(url).startswith("data:"):
-                raise denied("an image by address: the provider would fetch it")
             request.images += 1
         case "file":
-            file = table(item.get("file"))
-            if file.get("file_id") or not file.get("file_data"):
-                raise denied("a file by id: it is stored at the provider")
+            if not table(item.get("file")).get("file_data"):
+                raise denied("a file without its content: it is stored at the provider")
             request.unbounded = True
-        case "input_audio":
-            raise denied("audio input has a price of its own")
+        case "input_audio" | "video_url" | "input_video":
+            raise denied("audio and video have prices of their own")
         case _:
             return
 
@@ -105,42 +103,35 @@ def usage_of(answer: Mapping[str, Any]) -> TokenUsage | None:
     return TokenUsage(input=prompt - cached, cache_read=cached, output=output, reasoning=min(reasoning, output), tier=tier)
 
 
-class Scanner:
+class Scanner(Following):
     """Follows a streamed answer; drops the usage chunk that the door, not the client, asked for."""
 
     def __init__(self) -> None:
-        self._events = Events()
+        super().__init__()
         self._usage: TokenUsage | None = None
+        self._final = False
         self._id = "chatcmpl-gearcase"
-        self._rest = b""
-        self.served = ""
-        self.deltas = 0
-        self.ended = False
 
-    def feed(self, chunk: bytes, request: ModelRequest) -> bytes:
-        """Read a chunk; returns what is passed on."""
-        for data in self._events.feed(chunk):
-            if data == b"[DONE]":
-                self.ended = True
-            elif b'"usage"' in data or not self.served:
-                self._read(load(data))
-            self.deltas += b'"delta"' in data
-        return self._without_usage(chunk) if request.added_usage else chunk
-
-    def _read(self, told: Mapping[str, Any]) -> None:
+    def see(self, data: bytes, request: ModelRequest) -> bool:
+        """Read one event; the usage that only the door wanted is not passed on."""
+        if data == b"[DONE]":
+            self.ended = True
+            return True
+        self.deltas += b'"delta"' in data
+        if b'"usage"' not in data and self.served:
+            return True
+        told = load(data)
         self.served = self.served or str(told.get("model") or "")
         self._id = str(told.get("id") or self._id)
-        self._usage = usage_of(told) or self._usage
-
-    def _without_usage(self, chunk: bytes) -> bytes:
-        """Whole events only: the one with no choices and a usage is left out."""
-        *events, self._rest = (self._rest + chunk).split(b"\n\n")
-        kept = [data for data in events if not (b'"usage"' in data and b'"choices":[]' in data.replace(b" ", b""))]
-        return b"".join(data + b"\n\n" for data in kept)
+        usage = usage_of(told)
+        self._usage = usage or self._usage
+        alone = usage is not None and not told.get("choices")
+        self._final |= alone
+        return not (alone and request.added_usage)
 
     def usage(self) -> TokenUsage | None:
-        """The reported usage, once it has come."""
-        return self._usage
+        """The reported usage, once the final report has come: some servers report in every chunk what was used so far."""
+        return self._usage if self._final or self.ended else None
 
     def ending(self, reason: str) -> bytes:
         """End the stream in the protocol: `length` as if the output limit was met, else an error."""

@@ -28,6 +28,14 @@ HIDDEN = 1000
 PER_IMAGE = 5000
 """Tokens of one image, at most."""
 
+_ADDS_NOTHING = frozenset(
+    "max_tokens max_completion_tokens max_output_tokens n stream stream_options temperature top_p top_k min_p seed stop stop_sequences "
+    "metadata client_metadata user safety_identifier prompt_cache_key service_tier store include logprobs top_logprobs".split()
+)
+"""Fields that put no token into a prompt, and may differ from call to call of one conversation."""
+
+_ADDRESSES = frozenset("image_url video_url audio_url file_url file_id file_ids vector_store_ids".split())
+
 _BLANK_BEFORE_COLON = re.compile(rb'"[ \t\r\n]+:')
 
 
@@ -46,6 +54,7 @@ class ModelRequest:
     images: int = 0
     unbounded: bool = False  # its input is bounded by the context window only
     web_searches: int = 0
+    betas: str = ""  # what the headers ask for beyond the body
     edits: list[str] = field(default_factory=list[str])
     added_usage: bool = False  # chat: the usage chunk was asked for by the door, not by the client
     prefix: list[bytes] = field(default_factory=list[bytes])  # digest after the fixed part and after each message
@@ -68,29 +77,28 @@ def read_body(body: bytes) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise bad_request("the body is not a JSON object")
     whole = cast("dict[str, Any]", parsed)
-    if _may_have_duplicates(body, whole):
-        try:
-            json.loads(body, object_pairs_hook=_unique)
-        except RecursionError:
-            raise bad_request("the body is nested too deeply") from None
+    keys = _keys(whole)
+    if keys != body.count(b'":') or _BLANK_BEFORE_COLON.search(body):
+        json.loads(body, object_pairs_hook=_unique)
     return whole
 
 
-def _may_have_duplicates(body: bytes, parsed: dict[str, Any]) -> bool:
-    """Where no blank stands before a colon, each key is one `":` and text can only add more: as many as keys, and none was lost."""
-    return _BLANK_BEFORE_COLON.search(body) is not None or _keys(parsed) != body.count(b'":')
-
-
 def _keys(value: dict[str, Any]) -> int:
-    count, todo = 0, list[Any]([value])
-    while todo:
-        item = todo.pop()
-        if isinstance(item, dict):
-            count += len(item)  # pyright: ignore[reportUnknownArgumentType]
-            todo.extend(item.values())  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
-        elif isinstance(item, list):
-            todo.extend(item)  # pyright: ignore[reportUnknownArgumentType]
-    return count
+    """How many keys its objects have. Where no blank stands before a colon, each key is one `":` in the bytes and text can only add
+    more: as many of them as keys, and none was lost. Raises Refused for nesting beyond MAX_DEPTH."""
+    count, level = 0, list[Any]([value])
+    for _ in range(MAX_DEPTH):
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                count += len(item)  # pyright: ignore[reportUnknownArgumentType]
+                below.extend(item.values())  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
+            elif isinstance(item, list):
+                below.extend(item)  # pyright: ignore[reportUnknownArgumentType]
+        if not below:
+            return count
+        level = below
+    raise bad_request("the body is nested too deeply")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -114,10 +122,14 @@ def deny(body: Mapping[str, Any], fields: Mapping[str, str]) -> None:
             raise denied(f"`{name}` is denied: {why}")
 
 
-def measure(request: ModelRequest, fixed: Any, messages: list[Any]) -> None:
-    """Digests and sizes of the fixed part (tools, system, model) and of each message, for the prefix rule."""
+def measure(request: ModelRequest, key: str, messages: list[Any]) -> None:
+    """Digests and sizes of the fixed part (all but the messages, which stand below `key`) and of each message.
+
+    What a schema or a tool choice adds to the prompt is told by no provider, so every field counts that is not known to add nothing.
+    """
+    fixed = {name: value for name, value in request.body.items() if name != key and name not in _ADDS_NOTHING}
     state = hashlib.sha256()
-    for part in (fixed, *messages):
+    for part in (sorted(fixed.items()), *messages):
         data = orjson.dumps(_without_marks(part))
         state.update(len(data).to_bytes(8, "little") + data)
         request.prefix.append(state.digest())
@@ -133,17 +145,27 @@ def _without_marks(value: Any) -> Any:
     return value
 
 
-def objects(value: Any, depth: int = 0) -> Iterator[dict[str, Any]]:
-    """Every JSON object inside a value. Raises Refused for nesting beyond MAX_DEPTH."""
-    if depth > MAX_DEPTH:
-        raise bad_request("the body is nested too deeply")
-    if isinstance(value, dict):
-        yield value  # pyright: ignore[reportUnknownVariableType]
-        for item in value.values():  # pyright: ignore[reportUnknownVariableType]
-            yield from objects(item, depth + 1)
-    elif isinstance(value, list):
-        for item in value:  # pyright: ignore[reportUnknownVariableType]
-            yield from objects(item, depth + 1)
+def objects(value: Any) -> Iterator[dict[str, Any]]:
+    """Every JSON object inside a value, but for what a tool was called with: that is the model's own text."""
+    todo = [value]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, list):
+            todo.extend(cast("list[Any]", item))
+        elif isinstance(item, dict):
+            found = cast("dict[str, Any]", item)
+            yield found
+            written = str(found.get("type")).endswith("tool_use")
+            todo.extend(part for name, part in found.items() if not (written and name == "input"))
+
+
+def deny_addresses(item: Mapping[str, Any]) -> None:
+    """Refuse what a provider would fetch or keeps, whatever kind of content it stands in. Content itself is a `data:` address."""
+    for name in _ADDRESSES & item.keys():
+        value = item[name]
+        address = cast("dict[str, Any]", value).get("url") if isinstance(value, dict) else value
+        if address and not str(address).startswith("data:"):
+            raise denied(f"`{name}`: the provider would fetch it, or keeps it")
 
 
 def whole_number(body: Mapping[str, Any], name: str, least: int = 1) -> int | None:

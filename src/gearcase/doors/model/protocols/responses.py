@@ -14,12 +14,13 @@ from gearcase.doors.model.protocols.request import (
     bad_request,
     denied,
     deny,
+    deny_addresses,
     keep_known,
     measure,
     objects,
     whole_number,
 )
-from gearcase.doors.model.protocols.stream import Events, count, event, items, load, table
+from gearcase.doors.model.protocols.stream import Following, count, event, items, load, table
 
 PATH = "/v1/responses"
 
@@ -57,7 +58,7 @@ def read(body: dict[str, Any], hosted: frozenset[str]) -> ModelRequest:
     messages = [given] if isinstance(given, str) else items(body["input"])
     for item in objects(messages):
         _look(item, request)
-    measure(request, [body.get("tools"), body.get("instructions"), body.get("text"), body["model"]], messages)
+    measure(request, "input", messages)
     return request
 
 
@@ -79,17 +80,16 @@ def _tools(request: ModelRequest, hosted: frozenset[str]) -> None:
 
 
 def _look(item: Mapping[str, Any], request: ModelRequest) -> None:
+    deny_addresses(item)
     match item.get("type"):
-        case "input_image":
-            if not str(item.get("image_url") or "").startswith("data:"):
-                raise denied("an image by address or id: the provider would fetch it")
+        case "input_image" | "computer_screenshot":
             request.images += 1
         case "input_file":
-            if item.get("file_id") or item.get("file_url") or not item.get("file_data"):
-                raise denied("a file by address or id: the provider would fetch it")
+            if not item.get("file_data"):
+                raise denied("a file without its content: it is stored at the provider")
             request.unbounded = True
-        case "input_audio":
-            raise denied("audio input has a price of its own")
+        case "input_audio" | "input_video":
+            raise denied("audio and video have prices of their own")
         case "item_reference":
             raise denied("an item by reference: it is stored at the provider")
         case _:
@@ -114,25 +114,21 @@ def usage_of(answer: Mapping[str, Any]) -> TokenUsage | None:
     return TokenUsage(input=given - cached, cache_read=cached, output=output, reasoning=reasoning, tier=tier)
 
 
-class Scanner:
+class Scanner(Following):
     """Follows a streamed answer."""
 
     def __init__(self) -> None:
-        self._events = Events()
+        super().__init__()
         self._usage: TokenUsage | None = None
         self._response: dict[str, Any] = {"id": "resp_gearcase", "object": "response"}
-        self.served = ""
-        self.deltas = 0
-        self.ended = False
 
-    def feed(self, chunk: bytes, request: ModelRequest) -> bytes:
-        """Read a chunk; returns what is passed on, which is the same bytes."""
-        for data in self._events.feed(chunk):
-            if b'.delta"' in data:
-                self.deltas += 1
-            elif b'"response.' in data and b'"response"' in data:
-                self._read(load(data))
-        return chunk
+    def see(self, data: bytes, request: ModelRequest) -> bool:
+        """Read one event; every one is passed on."""
+        if b'"response"' in data:  # as a key: in a text its quotes would be escaped
+            self._read(load(data))
+        elif b'.delta"' in data:
+            self.deltas += 1
+        return True
 
     def _read(self, told: Mapping[str, Any]) -> None:
         response = table(told.get("response"))

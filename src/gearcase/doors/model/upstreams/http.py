@@ -48,7 +48,7 @@ class Http:
                 allow_redirects=False,
                 proxy=self._endpoint.proxy or None,
             )
-        except aiohttp.ClientConnectorError as error:
+        except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.InvalidURL) as error:
             raise UpstreamDown(f"{self._endpoint.base} cannot be reached: {error}") from error
         except aiohttp.ConnectionTimeoutError as error:
             raise UpstreamDown(f"{self._endpoint.base} did not accept a connection within {CONNECT:g} s") from error
