@@ -69,6 +69,11 @@ class Server:
         self._server = server
         self._state = state
 
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._state.connections)
+
     async def close(self) -> None:
         """Stop listening, close every connection, end every handler. Idempotent."""
         self._server.close()

@@ -22,8 +22,17 @@ from gearcase.units import format_money
 FLOOR = 4096
 """Output tokens below which an answer is not worth its call; SMALL_FLOOR where the client asks for less than FLOOR."""
 SMALL_FLOOR = 1024
-PATIENCE = 120.0
-"""Seconds in line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds that a door waits: in line for room; for the usage of an answer that its client no longer reads, in all and since the
+    last byte of a stream; for calls in flight when it closes."""
+
+    line: float = 120.0
+    drain: float = 60.0
+    silence: float = 10.0
+    closing: float = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +47,9 @@ class Admitted:
 class Admission:
     """Admission to one ledger. `usd_per_minute` (nano-dollars) bounds what is spent in any minute."""
 
-    def __init__(self, ledger: Ledger, usd_per_minute: int | None) -> None:
+    def __init__(self, ledger: Ledger, usd_per_minute: int | None, patience: Patience) -> None:
         self._ledger = ledger
+        self._patience = patience
         self._velocity = usd_per_minute
         self._waiting: Counter[str] = Counter()
         self._turns: dict[str, asyncio.Lock] = {}
@@ -52,7 +62,7 @@ class Admission:
         floor = min(wanted, FLOOR if wanted > FLOOR else SMALL_FLOOR)
         self._waiting[account] += 1
         try:
-            async with asyncio.timeout(PATIENCE), self._turns.setdefault(account, asyncio.Lock()):
+            async with asyncio.timeout(self._patience.line), self._turns.setdefault(account, asyncio.Lock()):
                 while True:
                     output = self._output(account, request, price, bound, wanted)
                     if output >= floor:
@@ -62,7 +72,7 @@ class Admission:
         except TimeoutError:
             raise Refused(
                 "busy",
-                f"other calls of this account hold what is left, for {PATIENCE:g} s now",
+                f"other calls of this account hold what is left, for {self._patience.line:g} s now",
                 remedy="try again when they have ended",
                 retry_after=5,
             ) from None

@@ -1,8 +1,8 @@
 """A call on its way: sent, followed and settled by a task of its own, whatever its client does.
 
 The client waits for the reply, or reads the chunks of a stream; when it goes away the call does not end with it, because the provider
-goes on and bills. It is read on for its usage, for a bounded time (`DRAIN` in all, `SILENCE` without a byte of a stream), then the
-connection to the upstream is closed and the whole hold counts as spent.
+goes on and bills. It is read on for its usage, for a bounded time (see `Patience`), then the connection to the upstream is closed
+and the whole hold counts as spent.
 
 Invariants: a hold that was admitted ends once (settled at the reported usage and the frozen price, released where provably nothing
 was charged, else counted as spent whole); nothing is sent twice; what a provider bills above the hold is booked, put on record, and
@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from gearcase.doors.model.admission import Admission, Admitted
+from gearcase.doors.model.admission import Admission, Admitted, Patience
 from gearcase.doors.model.bounds import Bounds
 from gearcase.doors.model.price import TokenUsage
 from gearcase.doors.model.protocols import Follower, Speech
@@ -32,10 +32,6 @@ from gearcase.events import Amounts, Failure, ModelCalled
 from gearcase.ledger import Ledger
 from gearcase.seams import Recorder, UpstreamDown, UpstreamRequest, UpstreamResponse
 
-DRAIN, SILENCE = 60.0, 10.0
-"""Seconds in which the usage of an answer is awaited that its client no longer reads; of these, seconds since its last byte."""
-CLOSING = 3.0
-"""Seconds that calls in flight have when the door closes."""
 OVERRUN = 1.05
 """An upstream that streams more deltas than its ceiling by this factor ignores the ceiling, and is cut."""
 MOST_ANSWER = 256 * 1024 * 1024
@@ -130,12 +126,15 @@ class Passage:
 class Carrier:
     """Carries the calls of one door."""
 
-    def __init__(self, ledger: Ledger, recorder: Recorder, routing: Routing, admission: Admission, bounds: Bounds) -> None:
+    def __init__(
+        self, ledger: Ledger, recorder: Recorder, routing: Routing, admission: Admission, bounds: Bounds, patience: Patience
+    ) -> None:
         self.stopped: set[str] = set()  # models that billed or wrote more than they were asked for
         self._ledger = ledger
         self._recorder = recorder
         self._routing = routing
         self._admission = admission
+        self._patience = patience
         self._bounds = bounds
         self._calls: dict[int, Call] = {}
 
@@ -161,7 +160,7 @@ class Carrier:
         """Give the calls in flight a moment, then count them as spent."""
         tasks = [call.task for call in self._calls.values() if call.task is not None]
         if tasks:
-            _, late = await asyncio.wait(tasks, timeout=CLOSING)
+            _, late = await asyncio.wait(tasks, timeout=self._patience.closing)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
@@ -273,9 +272,9 @@ class Carrier:
     def _bound(self, call: Call) -> None:
         if call.number not in self._calls or call.task is None:
             return
-        end = call.left + DRAIN
+        end = call.left + self._patience.drain
         if call.last_byte:
-            end = min(end, call.last_byte + SILENCE)
+            end = min(end, call.last_byte + self._patience.silence)
         seconds = end - time.monotonic()
         if seconds <= 0:
             call.task.cancel()

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import aiohttp
 import orjson
 
-from gearcase.doors.model.admission import Admission
+from gearcase.doors.model.admission import Admission, Patience
 from gearcase.doors.model.bounds import Bounds
 from gearcase.doors.model.carrying import Answered, Call, Caller, Carrier
 from gearcase.doors.model.headers import request_headers, response_headers
@@ -62,15 +62,17 @@ class ModelDoor:
         durability: Literal["strict", "grouped"] = "strict",
         usd_per_minute: int | None = None,
         hosted_tools: tuple[str, ...] = (),
+        patience: Patience | None = None,
     ) -> None:
         self.routing = routing
         self._ledger = ledger
         self._recorder = recorder
         self._strict = durability == "strict"
         self._hosted = frozenset(hosted_tools)
-        self._admission = Admission(ledger, usd_per_minute)
+        waits = patience or Patience()
+        self._admission = Admission(ledger, usd_per_minute, waits)
         self._bounds = Bounds()
-        self._carrier = Carrier(ledger, recorder, routing, self._admission, self._bounds)
+        self._carrier = Carrier(ledger, recorder, routing, self._admission, self._bounds, waits)
         self._numbers = itertools.count(1)
         self._ordinals: dict[tuple[str, bool], itertools.count[int]] = {}
         self._latched = False

@@ -132,11 +132,17 @@ class Routing:
             route = self._route(reference)
             if name in (reference, route.name, f"{route.provider}/{route.name}"):
                 return route
+        unknown: Refused | None = None
         for pattern in self._model.allow:
             provider, _, model = pattern.partition("/")
             candidate = name if name.startswith(f"{provider}/") else f"{provider}/{name}"
             if model and fnmatch.fnmatchcase(candidate, pattern):
-                return self._route(candidate)
+                try:
+                    return self._route(candidate)
+                except Refused as refused:  # without a price there: another provider may be meant
+                    unknown = unknown or refused
+        if unknown is not None:
+            raise unknown
         allowed = ", ".join([*named, *self._model.allow]) or "none"
         raise Refused(
             "unknown_model",

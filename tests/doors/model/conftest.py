@@ -1,0 +1,153 @@
+"""A stand for the model door: real journal and ledger, the door behind a socket, the fake provider behind another."""
+
+import asyncio
+import json
+import socket
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+import aiohttp
+import pytest
+
+from gearcase.box import Model
+from gearcase.doors.model.admission import Patience
+from gearcase.doors.model.door import Caller, ModelDoor
+from gearcase.doors.model.routing import Routing
+from gearcase.doors.model.upstreams.scripted import Script, Step, serve_script
+from gearcase.doors.server import serve
+from gearcase.journal import Journal, read
+from gearcase.ledger import Ledger
+
+PATHS = {"anthropic": "/v1/messages", "chat": "/v1/chat/completions", "responses": "/v1/responses"}
+MODELS = {"anthropic": "claude-sonnet-4-5", "chat": "gpt-4.1", "responses": "gpt-5-mini"}
+CAPS = {"anthropic": "max_tokens", "chat": "max_completion_tokens", "responses": "max_output_tokens"}
+DOLLAR = 10**9
+
+
+def ask(protocol, text="How many?", cap=500, **more):
+    """A request of a client. `cap` None leaves the ceiling out."""
+    turns = text if isinstance(text, list) else [{"role": "user", "content": text}]
+    body = {"model": MODELS[protocol], "input" if protocol == "responses" else "messages": turns}
+    if cap is not None:
+        body[CAPS[protocol]] = cap
+    return {**body, **more}
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict
+    body: bytes
+
+    @property
+    def json(self):
+        return json.loads(self.body)
+
+    @property
+    def events(self):
+        """Data of the events of a stream, each of which must be whole."""
+        assert self.body.endswith((b"\n\n", b"\r\n\r\n")), self.body[-200:]
+        lines = [line[5:].strip() for line in self.body.splitlines() if line.startswith(b"data:")]
+        return [line.decode() if line == b"[DONE]" else json.loads(line) for line in lines]
+
+    def error(self, protocol):
+        """(kind, message) of an error in the shape of its protocol."""
+        if protocol == "anthropic":
+            assert self.json["type"] == "error"
+            assert set(self.json["error"]) == {"type", "message"}
+        else:
+            assert set(self.json["error"]) == {"message", "type", "param", "code"}
+        return self.json["error"]["type"], self.json["error"]["message"]
+
+
+@dataclass
+class Stand:
+    """`async with Stand(folder, steps) as stand`. Without `steps` nobody listens at the provider's address."""
+
+    folder: object
+    steps: tuple = (Step("ok"),)
+    limits: dict = field(default_factory=lambda: {"usd": DOLLAR})
+    model: dict = field(default_factory=dict)
+    environment: dict = field(default_factory=dict)
+    patience: Patience = field(default_factory=Patience)
+    options: dict = field(default_factory=dict)
+    accounts: tuple = ("lead",)
+    closed: bool = False
+
+    async def __aenter__(self):
+        self.stack = AsyncExitStack()
+        self.script = Script(self.steps)
+        upstream = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self.upstream_port = upstream.getsockname()[1]
+        self.provider = None
+        if self.steps:
+            self.provider = await serve_script(self.script, upstream)
+            self.stack.push_async_callback(self.provider.close)
+        else:
+            upstream.close()
+        base = {"base": f"http://127.0.0.1:{self.upstream_port}/v1"}
+        settings = {"allow": ["anthropic/*", "openai/*"], "providers": {"anthropic": base, "openai": base}, **self.model}
+        self.journal = Journal.create(self.folder / "journal")
+        self.ledger = Ledger(self.journal)
+        for account in self.accounts:
+            self.ledger.open(account, dict(self.limits), agent=account)
+        self.routing = Routing(Model.model_validate(settings), environment=self.environment)
+        self.door = ModelDoor(self.ledger, self.journal, self.routing, patience=self.patience, **self.options)
+        inside = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self.server = await serve(inside, self.door.handler(Caller("lead", "lead")), cancel=True)
+        self.session = aiohttp.ClientSession(f"http://127.0.0.1:{inside.getsockname()[1]}")
+        self.stack.push_async_callback(self.routing.close)
+        self.stack.push_async_callback(self.server.close)
+        self.stack.push_async_callback(self.session.close)
+        return self
+
+    async def __aexit__(self, *error):
+        await self.session.close()
+        await self.door.close()
+        await self.stack.aclose()
+        self.journal.close()
+        self.closed = True
+
+    async def post(self, protocol, body, headers=None, path=None):
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        async with self.session.post(path or PATHS[protocol], data=data, headers=headers) as response:
+            return Answer(response.status, dict(response.headers), await response.read())
+
+    def balance(self, account="lead", resource="usd"):
+        return self.ledger.balance(account, resource)
+
+    @property
+    def asked(self):
+        """What the provider has on its log."""
+        return self.script.entries
+
+    def records(self, kind):
+        if not self.closed:
+            self.journal.flush()
+        return [record.event for record in read(self.folder / "journal") if record.type == kind]
+
+    async def until(self, true, what="it"):
+        """Wait until something is so."""
+        async with asyncio.timeout(30):
+            while not true():
+                await asyncio.sleep(0.005)
+        assert true(), what
+
+
+class Model_:
+    """What the tests of the door use."""
+
+    Stand, Answer, Patience = Stand, Answer, Patience
+    PATHS, MODELS, CAPS, DOLLAR = PATHS, MODELS, CAPS, DOLLAR
+    ask = staticmethod(ask)
+
+
+@pytest.fixture(scope="session")
+def stands():
+    """The stand and its requests."""
+    return Model_
+
+
+@pytest.fixture(params=tuple(PATHS))
+def protocol(request):
+    return request.param
