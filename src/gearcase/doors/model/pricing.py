@@ -1,7 +1,7 @@
 """The price of a model, by the names that people and providers give it.
 
-The table `prices.json` is compiled from public price data (see NOTICE and `scripts/prices`, which states every rule that was
-applied). Here it is only read, once, on first use.
+The table, folder `prices`, is compiled from public price data (see NOTICE and `scripts/prices`, which states every rule that was
+applied). Here it is only read: the index once, a provider's models when one of them is first asked for.
 
 Invariants: an unknown model is refused, never guessed; the operator's prices win; names resolve as in genai-prices (dated
 names, aliases, models that one provider offers of another).
@@ -14,11 +14,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from functools import cache, lru_cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
@@ -65,7 +64,7 @@ def nominal(model: str) -> Price:
 
 def providers() -> tuple[str, ...]:
     """Ids of the providers in the table."""
-    return tuple(_table().providers)
+    return tuple(_index()["providers"])
 
 
 def models(provider: str) -> Iterator[Price]:
@@ -74,31 +73,32 @@ def models(provider: str) -> Iterator[Price]:
     if found is None:
         raise _unknown(provider, "")
     today = datetime.now(UTC).date()
-    return (_price(found, entry, today) for entry in _table().providers[found]["models"] if "rates" in entry)
+    return (_price(found, entry, today) for entry in _models(found) if "rates" in entry)
 
 
 def snapshot_id() -> str:
-    """Identifies the price data: the first 16 hex digits of its SHA-256."""
-    return _table().snapshot
+    """Identifies the price data: the first 16 hex digits of the SHA-256 of the models' files, in the order of their names."""
+    return _index()["snapshot"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Table:
-    providers: dict[str, Any]
-    snapshot: str
+_TABLE = Path(__file__).with_name("prices")
 
 
 @cache
-def _table() -> _Table:
-    data = Path(__file__).with_name("prices.json").read_bytes()
-    return _Table(orjson.loads(data)["providers"], sha256(data).hexdigest()[:16])
+def _index() -> dict[str, Any]:
+    return orjson.loads((_TABLE / "index.json").read_bytes())
+
+
+@cache
+def _models(provider: str) -> list[dict[str, Any]]:
+    return orjson.loads((_TABLE / f"{provider}.json").read_bytes())
 
 
 @lru_cache(maxsize=1024)
 def _provider(name: str) -> str | None:
     """The id in the table that a provider's name means."""
     wanted = name.lower().strip()
-    table = _table().providers
+    table: dict[str, Any] = _index()["providers"]
     if wanted in table:
         return wanted
     return next((id for id, entry in table.items() if entry["match"] and _matches(entry["match"], wanted)), None)
@@ -111,8 +111,8 @@ def _find(provider: str, model: str, day: date) -> Price | None:
         return None
     wanted = model.lower()
     for text in dict.fromkeys((wanted, _dashed_date(wanted))):
-        for id in (found, *_table().providers[found]["fallback"]):
-            for entry in _table().providers[id]["models"]:
+        for id in (found, *_index()["providers"][found]["fallback"]):
+            for entry in _models(id):
                 if _matches(entry["match"], text) if "match" in entry else entry["id"].lower() == text:
                     # A model that is listed without rates is not priced by the token.
                     return replace(_price(id, entry, day), provider=found) if "rates" in entry else None
@@ -160,7 +160,7 @@ def _price(provider: str, entry: dict[str, Any], day: date) -> Price:
         context_window=entry["context"],
         max_output=entry["max_output"],
         rates={tier: tuple(_rates(band) for band in bands) for tier, bands in period[-1].items()},
-        snapshot=_table().snapshot,
+        snapshot=_index()["snapshot"],
         asks_to_cache=entry.get("asks", False),
         unpriced=tuple(entry.get("unpriced", ())),
     )
@@ -188,7 +188,7 @@ def _unknown(provider: str, model: str) -> Refused:
         near = difflib.get_close_matches(provider.lower()[:64], providers(), 3, 0.5)
         what = f"no prices are known for the provider {provider[:64]!r}"
     else:
-        names = [entry["id"] for entry in _table().providers[found]["models"] if "rates" in entry]
+        names = [entry["id"] for entry in _models(found) if "rates" in entry]
         near = [f"{found}/{name}" for name in difflib.get_close_matches(model.lower()[:64], names, 3, 0.5)]
         what = f"no price is known for {found}/{model[:_LONGEST_NAME]}"
     instead = f"use {' or '.join(near)}, or " if near else ""
