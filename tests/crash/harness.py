@@ -112,6 +112,7 @@ class Run:
         self._seed = seed
         self._random = Random(seed)
         self._accounts = plan_accounts(self._random, scale=kills / 50)
+        self._errors = (folder / "door.log").open("ab")
         self._sockets: dict[str, socket.socket] = {}
         self.outcome = Outcome(books=Books(folder / "journal"))
 
@@ -144,6 +145,7 @@ class Run:
                 await asyncio.gather(*tasks, return_exceptions=True)
                 for sock in self._sockets.values():
                     sock.close()
+                self._errors.close()
         self._audit()
         self.outcome.seconds = time.monotonic() - begun
         return self.outcome
@@ -169,7 +171,7 @@ class Run:
         return await asyncio.create_subprocess_exec(
             sys.executable, HERE / "door.py", *options, "--durability", durability,
             pass_fds=[sock.fileno() for sock in self._sockets.values()],
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=self._errors.fileno(),
         )  # fmt: skip
 
     async def _until_killed(self, upstream: str) -> None:
@@ -230,6 +232,9 @@ class Run:
             found.breaches.append(f"{len(books.holds)} holds were never ended")
         if books.kinds["sent"] < found.answered:
             found.breaches.append(f"the provider had {found.answered} calls, the journal tells of {books.kinds['sent']}")
+        said = (self._folder / "door.log").read_text()
+        if said:
+            found.breaches.append(f"the door complained: {said[-2000:]}")
         proof = verify(self._folder / "journal")
         found.verified = proof.ok
         if not proof.ok:

@@ -111,7 +111,9 @@ class Stand:
     async def post(self, protocol, body, headers=None, path=None):
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         async with self.session.post(path or PATHS[protocol], data=data, headers=headers) as response:
-            return Answer(response.status, dict(response.headers), await response.read())
+            return Answer(
+                response.status, {name.lower(): value for name, value in response.headers.items()}, await response.read()
+            )
 
     def balance(self, account="lead", resource="usd"):
         return self.ledger.balance(account, resource)

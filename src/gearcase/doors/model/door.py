@@ -116,16 +116,27 @@ class ModelDoor:
         try:
             if (reply := self._without_call(request)) is not None:
                 return reply
-            if self._latched:
-                raise Refused(
-                    "latched", "the run is latched: no new call", remedy="wait until the operator resumes it", retry_after=5
-                )
+            self._refuse_if_latched()
             if request.path == COUNT_PATH:
                 return await self._count(caller, request)
             call, outgoing = await self._prepare(caller, request)
         except (Refused, UsageError) as refused:  # a missing key is no affair of the program that asks, and no reason to end it
             return self._refuse(caller, speech, refused)
         return self._reply(call, await self._carrier.carry(call, outgoing))
+
+    def _refuse_if_latched(self) -> None:
+        if self._latched:
+            raise Refused(
+                "latched", "the run is latched: no new call", remedy="wait until the operator resumes it", retry_after=5
+            )
+
+    def _refuse_if_stopped(self, route: Route) -> None:
+        if route.name in self._carrier.stopped:
+            raise Refused(
+                "stopped_model",
+                f"{route.name} is stopped: it billed or wrote more than it was asked for",
+                remedy="use another model; the journal names the call",
+            )
 
     def _without_call(self, request: HttpRequest) -> Reply | None:
         """What is answered by the door itself."""
@@ -152,12 +163,7 @@ class ModelDoor:
         speech = PROTOCOLS[protocol]
         asked = speech.read(_body(request), self._hosted)
         route = self.routing.inside(asked.model, protocol)
-        if route.name in self._carrier.stopped:
-            raise Refused(
-                "stopped_model",
-                f"{route.name} is stopped: it billed or wrote more than it was asked for",
-                remedy="use another model; the journal names the call",
-            )
+        self._refuse_if_stopped(route)
         _settle_tier(asked, route)
         if asked.images and "image" in route.price.unpriced:
             raise denied(f"images have a price of their own at {route.name}, which is not known")
@@ -173,29 +179,30 @@ class ModelDoor:
             body = orjson.dumps(asked.body)
             if asked.edits:
                 self._recorder.append(RequestEdited(number, asked.edits), caller.agent)
-            call = Call(number, caller, route, speech, asked, admitted, started, len(body))
-            ordinal = next(self._ordinals.setdefault((caller.agent, caller.lead), itertools.count()))
-            outgoing = UpstreamRequest(
-                protocol=protocol,
-                path=speech.PATH,
-                model=route.name,
-                headers=headers,
-                body=body,
-                parsed=asked.body,
-                stream=asked.stream,
-                agent=caller.agent,
-                lead=caller.lead,
-                ordinal=ordinal,
-            )
             self._ledger.sent(admitted.hold)
             if self._strict:
                 await self._recorder.durable()
             else:
                 self._recorder.flush()
+            # It may have stood in line, and nothing is awaited from here until it leaves.
+            self._refuse_if_latched()
+            self._refuse_if_stopped(route)
         except BaseException:
             self._ledger.release(admitted.hold)  # it has not left
             raise
-        return call, outgoing
+        outgoing = UpstreamRequest(
+            protocol=protocol,
+            path=speech.PATH,
+            model=route.name,
+            headers=headers,
+            body=body,
+            parsed=asked.body,
+            stream=asked.stream,
+            agent=caller.agent,
+            lead=caller.lead,
+            ordinal=next(self._ordinals.setdefault((caller.agent, caller.lead), itertools.count())),
+        )
+        return Call(number, caller, route, speech, asked, admitted, started, len(body)), outgoing
 
     # --- replies of our own --------------------------------------------------------------------------------------------------
 
