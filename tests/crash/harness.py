@@ -83,14 +83,14 @@ def script(random: Random, steps: int) -> list[dict[str, Any]]:
     def step() -> dict[str, Any]:
         words = text(random, random.choice((5, 60, 600)))
         streamed = {"text": words, "pieces": random.randint(2, 20), "delay": random.choice((0.002, 0.01, 0.04))}
-        kind = random.choices(("plain", "streamed", "long", "told", "fault", "status"), weights=(25, 40, 8, 8, 13, 6))[0]
+        kind = random.choices(("plain", "streamed", "long", "cached", "fault", "status"), weights=(25, 40, 8, 8, 13, 6))[0]
         match kind:
             case "streamed":
                 return streamed
             case "long":  # up to whatever ceiling the door wrote
                 return {"text": "word " * 60_000, "pieces": 3, "delay": 0.01}
-            case "told":
-                return {"text": words, "usage": {"input": 30, "cache_read": 40, "output": 25, "reasoning": 20}}
+            case "cached":
+                return {"text": words, "cached": random.choice((0.2, 0.9))}
             case "fault":
                 fault = random.choice(("drop", "drop", "stall", "garbage", "truncated", "no_usage", "slow", "slow"))
                 return {**streamed, "fault": fault, "delay": 0.3 if fault == "slow" else 0.01}

@@ -237,7 +237,7 @@ def test_an_unknown_staging_folder_state_is_not_built_upon(bench):
     bench.staging.mkdir(parents=True)
     with pytest.raises(RunError) as caught:
         bench.take("**")
-    assert caught.value.code == "exists"
+    assert caught.value.code == "staging_exists"
 
 
 def test_a_failure_while_staging_leaves_nothing(bench):

@@ -157,7 +157,7 @@ def take(root: int, patterns: Iterable[str], staging: Path, *, most_bytes: int, 
     """Copy what the patterns name from /workspace (the descriptor `root`) into the new folder `staging`.
 
     A file that is special, or does not fit into what is left of `most_bytes` and `most_files`, is refused by itself. Raises
-    UsageError `bad_pattern`, RunError `exists`, `tree_changed`, `unreadable`, `disk_full`; then nothing is staged.
+    UsageError `bad_pattern`, RunError `staging_exists`, `tree_changed`, `unreadable`, `disk_full`; then nothing is staged.
     """
     taking = _Take(Patterns(patterns), most_bytes, most_files)
     with explaining(os.fsencode(staging), "making"):
@@ -165,7 +165,7 @@ def take(root: int, patterns: Iterable[str], staging: Path, *, most_bytes: int, 
         try:
             staging.mkdir()
         except FileExistsError:
-            raise RunError("exists", f"{staging} is there already", remedy="take into a folder of its own") from None
+            raise RunError("staging_exists", f"{staging} is there already", remedy="take into a folder of its own") from None
         folder = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with Cursor(root, need=0o500) as source, Cursor(folder) as target:

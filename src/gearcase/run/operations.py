@@ -120,7 +120,7 @@ class Operations:
         named = arguments.get("model")
         route = self._door.routing.inside(str(named)) if named else self._worker
         if route is None:
-            raise Refused("no_model", "the box names no model for `ask`", remedy="name one that the box allows with --model")
+            raise Refused("no_worker", "the box names no model for `ask`", remedy="name one that the box allows with --model")
         return await ask(self._door, Caller(agent, LEAD, label="ask"), route, arguments)
 
     async def check(self, agent: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

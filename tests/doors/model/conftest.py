@@ -12,9 +12,12 @@ import pytest
 from gearcase.box import Model
 from gearcase.doors.model.admission import Patience
 from gearcase.doors.model.door import Caller, ModelDoor
+from gearcase.doors.model.price import TokenUsage
+from gearcase.doors.model.protocols import BY_PATH, PROTOCOLS, content_type
+from gearcase.doors.model.protocols import answer as said
 from gearcase.doors.model.routing import Routing
 from gearcase.doors.model.upstreams.scripted import Script, Step, serve_script
-from gearcase.doors.server import serve
+from gearcase.doors.server import Reply, serve
 from gearcase.journal import Journal, read
 from gearcase.ledger import Ledger
 
@@ -72,6 +75,8 @@ class Stand:
     patience: Patience = field(default_factory=Patience)
     options: dict = field(default_factory=dict)
     accounts: tuple = ("lead",)
+    keep: bool = False  # a provider that keeps every request, and answers each in a word
+    served: str = ""  # the model that it says it served
     closed: bool = False
 
     async def __aenter__(self):
@@ -80,7 +85,11 @@ class Stand:
         upstream = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.upstream_port = upstream.getsockname()[1]
         self.provider = None
-        if self.steps:
+        self.got = []  # requests as they reached the provider, with `keep`
+        if self.keep:
+            self.provider = await serve(upstream, self._keeps)
+            self.stack.push_async_callback(self.provider.close)
+        elif self.steps:
             self.provider = await serve_script(self.script, upstream)
             self.stack.push_async_callback(self.provider.close)
         else:
@@ -108,8 +117,22 @@ class Stand:
         self.journal.close()
         self.closed = True
 
+    async def _keeps(self, request):
+        self.got.append(request)
+        body = json.loads(request.body)
+        if request.path.endswith("count_tokens"):
+            return Reply(200, {"content-type": "application/json"}, b'{"input_tokens": 11}')
+        answer = said.Answer("ok", usage=TokenUsage(input=11, output=2), model=self.served or body["model"])
+        stream = body.get("stream") is True
+        chunks = b"".join(PROTOCOLS[BY_PATH[request.path]].render(answer, stream))
+        return Reply(200, {"content-type": content_type(stream), "set-cookie": "a=b", "x-request-id": "r1"}, chunks)
+
+    @property
+    def bodies(self):
+        return [json.loads(request.body) for request in self.got]
+
     async def post(self, protocol, body, headers=None, path=None):
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        data = json.dumps(body).encode() if isinstance(body, dict) else body
         async with self.session.post(path or PATHS[protocol], data=data, headers=headers) as response:
             return Answer(
                 response.status, {name.lower(): value for name, value in response.headers.items()}, await response.read()

@@ -25,8 +25,6 @@ PER_MESSAGE = 64
 """Tokens of a chat template around one message, at most."""
 HIDDEN = 1000
 """Tokens of text that a provider adds by itself (tool preamble), at most."""
-PER_IMAGE = 5000
-"""Tokens of one image, at most."""
 
 _ADDS_NOTHING = frozenset(
     "max_tokens max_completion_tokens max_output_tokens n stream stream_options temperature top_p top_k min_p seed stop stop_sequences "
@@ -61,9 +59,9 @@ class ModelRequest:
     sizes: list[int] = field(default_factory=list[int])  # bytes of the fixed part and of each message
 
     def byte_bound(self, since: int = 0) -> int:
-        """Upper bound of the input tokens of the fixed part and messages from index `since` of `sizes` on: one token a byte."""
+        """Upper bound of the tokens of the texts from index `since` of `sizes` on (0 is the fixed part): one token a byte."""
         tail = self.sizes[since:]
-        return sum(tail) + PER_MESSAGE * len(tail) + PER_IMAGE * self.images + HIDDEN
+        return sum(tail) + PER_MESSAGE * len(tail) + HIDDEN
 
 
 def read_body(body: bytes) -> dict[str, Any]:

@@ -127,7 +127,7 @@ class _Tape:
             self._file.flush()
         except OSError as error:
             raise RunError(
-                "cassette_unwritable", "the cassette cannot be written", cause=str(error), remedy="make room on the disk"
+                "cassette_failed", "the cassette cannot be written", cause=str(error), remedy="make room on the disk"
             ) from None
 
     def leave(self) -> None:

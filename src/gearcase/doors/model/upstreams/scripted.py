@@ -1,9 +1,10 @@
 """The fake provider: answers by a script, in every protocol, with faults, and keeps a log that is the witness of a test.
 
 A script is a list of steps, used in order, the last one for ever after: a JSON file with a list (or `{"steps": [...]}`), each step an
-object of `text`, `commands` (bash calls), `usage` (`{"input": 10, "output": 5}`; without it bytes / 4, within the ceiling), `pieces`
-and `delay` (a streamed text in so many pieces, seconds apart), `fault` and `status`. Faults: drop, stall, garbage, truncated,
-no_usage, over_cap (reports more output than the ceiling), ignore_cap (streams on above it), slow (waits `delay` before the headers).
+object of `text`, `commands` (bash calls), `usage` (`{"input": 10, "output": 5}`; without it bytes / 4, within the ceiling, of which
+the share `cached` of the input was read from a cache), `pieces` and `delay` (a streamed text in so many pieces, seconds apart),
+`fault` and `status`. Faults: drop, stall, garbage, truncated, no_usage, over_cap (reports more output than the ceiling), ignore_cap
+(streams on above it), slow (waits `delay` before the headers), down.
 A `status` of 400 and up answers with that error. Commands are answered only to requests that offer the tool `bash`.
 
 In a run: `scripted:FILE`. As a real server of its own: `python -m gearcase.doors.model.upstreams.scripted --port 0 --log FILE`.
@@ -20,6 +21,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+import uvloop
 
 from gearcase.doors.model.price import TokenUsage
 from gearcase.doors.model.protocols import BY_PATH, PROTOCOLS, content_type
@@ -42,6 +45,7 @@ class Step:
     text: str = ""
     commands: tuple[str, ...] = ()
     usage: Mapping[str, int] | None = None
+    cached: float = 0.0
     pieces: int = 1
     delay: float = 0.0
     fault: Fault = ""
@@ -159,7 +163,9 @@ def _usage(step: Step, made: Answer, ceiling: int, size: int) -> TokenUsage:
     output = max(1, min(written // 4, ceiling))
     if step.fault in ("over_cap", "ignore_cap"):
         output = ceiling * 2 + 100
-    return TokenUsage(input=max(1, size // 4), output=output)
+    given = max(1, size // 4)
+    read = int(given * step.cached)
+    return TokenUsage(input=given - read, cache_read=read, output=output)
 
 
 async def _body(step: Step, protocol: Protocol_, made: Answer, stream: bool) -> AsyncIterator[bytes]:
@@ -231,7 +237,7 @@ def main() -> None:
         await serve_script(script, sock)
         await asyncio.Event().wait()
 
-    asyncio.run(run())
+    uvloop.run(run())
 
 
 if __name__ == "__main__":
