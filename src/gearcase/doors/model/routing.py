@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+import ipaddress
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from gearcase.box import Model, Provider
 from gearcase.doors.model import pricing
@@ -216,8 +217,7 @@ class Routing:
         base, variable, _ = PROVIDERS.get(provider, ("", f"{provider.upper()}_API_KEY", protocol))
         variable = settings.key_env or variable
         key = self._key(provider, settings, variable)
-        local = settings.base is not None and re.match(r"https?://(127\.|localhost|\[::1\])", settings.base)
-        if not key and not local:
+        if not key and not (settings.base and _of_this_machine(settings.base)):
             raise UsageError(
                 "missing_key",
                 f"there is no key for {provider}",
@@ -248,6 +248,14 @@ class Routing:
             service, _, user = settings.keyring.partition("/")
             return str(keyring.get_password(service, user) or "")
         return self._environment.get(variable, "").strip()
+
+
+def _of_this_machine(base: str) -> bool:
+    host = urlsplit(base).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _with_version(base: str) -> str:

@@ -21,6 +21,7 @@ from gearcase.doors.model.protocols.request import (
     whole_number,
 )
 from gearcase.doors.model.protocols.stream import Following, count, event, items, load, table
+from gearcase.doors.model.protocols.usage import openai_details, openai_usage
 
 PATH = "/v1/chat/completions"
 
@@ -95,12 +96,14 @@ def usage_of(answer: Mapping[str, Any]) -> TokenUsage | None:
     told = table(answer.get("usage"))
     if "prompt_tokens" not in told:
         return None
-    prompt, details = count(told.get("prompt_tokens")), table(told.get("prompt_tokens_details"))
-    cached = min(count(details.get("cached_tokens")) or count(told.get("prompt_cache_hit_tokens")), prompt)
-    reasoning = count(table(told.get("completion_tokens_details")).get("reasoning_tokens"))
-    output = count(told.get("completion_tokens"))
-    tier = str(answer.get("service_tier") or "")
-    return TokenUsage(input=prompt - cached, cache_read=cached, output=output, reasoning=min(reasoning, output), tier=tier)
+    details = table(told.get("prompt_tokens_details")) or {"cached_tokens": told.get("prompt_cache_hit_tokens")}
+    return openai_usage(
+        count(told.get("prompt_tokens")),
+        details,
+        count(told.get("completion_tokens")),
+        table(told.get("completion_tokens_details")),
+        str(answer.get("service_tier") or ""),
+    )
 
 
 class Scanner(Following):
@@ -195,6 +198,6 @@ def _report(usage: TokenUsage | None) -> dict[str, Any]:
         "prompt_tokens": prompt,
         "completion_tokens": usage.output,
         "total_tokens": prompt + usage.output,
-        "prompt_tokens_details": {"cached_tokens": usage.cache_read},
+        "prompt_tokens_details": openai_details(usage),
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
     }

@@ -21,6 +21,7 @@ from gearcase.doors.model.protocols.request import (
     whole_number,
 )
 from gearcase.doors.model.protocols.stream import Following, count, event, items, load, table
+from gearcase.doors.model.protocols.usage import openai_details, openai_usage
 
 PATH = "/v1/responses"
 
@@ -106,12 +107,13 @@ def usage_of(answer: Mapping[str, Any]) -> TokenUsage | None:
     told = table(answer.get("usage"))
     if "input_tokens" not in told:
         return None
-    given = count(told.get("input_tokens"))
-    cached = min(count(table(told.get("input_tokens_details")).get("cached_tokens")), given)
-    output = count(told.get("output_tokens"))
-    reasoning = min(count(table(told.get("output_tokens_details")).get("reasoning_tokens")), output)
-    tier = str(answer.get("service_tier") or "")
-    return TokenUsage(input=given - cached, cache_read=cached, output=output, reasoning=reasoning, tier=tier)
+    return openai_usage(
+        count(told.get("input_tokens")),
+        table(told.get("input_tokens_details")),
+        count(told.get("output_tokens")),
+        table(told.get("output_tokens_details")),
+        str(answer.get("service_tier") or ""),
+    )
 
 
 class Scanner(Following):
@@ -231,7 +233,7 @@ def _report(usage: TokenUsage | None) -> dict[str, Any]:
         return {}
     return {
         "input_tokens": usage.total_input,
-        "input_tokens_details": {"cached_tokens": usage.cache_read},
+        "input_tokens_details": openai_details(usage),
         "output_tokens": usage.output,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning},
         "total_tokens": usage.total_input + usage.output,

@@ -20,7 +20,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import uvloop
 
@@ -108,7 +108,7 @@ def read_script(file: Path) -> tuple[Step, ...]:
     try:
         told: Any = json.loads(file.read_text())
         rows = items(table(told).get("steps")) or items(told)
-        steps = tuple(_step(table(row)) for row in rows)
+        steps = tuple(_step(row) for row in rows)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         remedy = 'a script is a JSON list of steps, such as [{"text": "hello", "commands": ["gear done"]}]'
         raise UsageError("script", f"{file} is not a script", cause=str(error), remedy=remedy) from error
@@ -119,9 +119,12 @@ def read_script(file: Path) -> tuple[Step, ...]:
     return steps
 
 
-def _step(row: dict[str, Any]) -> Step:
-    row["commands"] = tuple(items(row.get("commands")))
-    return Step(**row)
+def _step(row: Any) -> Step:
+    commands: Any = row.get("commands", [])
+    if not isinstance(commands, list):
+        raise TypeError("`commands` is a list")
+    told: dict[str, Any] = {**row, "commands": tuple(cast("list[str]", commands))}
+    return Step(**told)
 
 
 async def answer(script: Script, step: Step, path: str, body: Mapping[str, Any], size: int) -> tuple[int, AsyncIterator[bytes]]:

@@ -1,0 +1,178 @@
+"""An upstream over HTTP: what is sent, what comes back, and which failures may have been billed."""
+
+import asyncio
+import socket
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+
+from gearcase.doors.model.upstreams.http import Endpoint, Http
+from gearcase.doors.server import Reply, serve
+from gearcase.seams import UpstreamDown, UpstreamRequest
+
+BODY = b'{"model":"m"}'
+
+
+def request(path="/v1/messages", **headers):
+    return UpstreamRequest("anthropic", path, "m", headers, BODY, {"model": "m"}, False, "lead", True, 0)
+
+
+@asynccontextmanager
+async def provider(answer, **endpoint):
+    """An upstream towards a server that answers with `answer` and keeps what it got."""
+    got = []
+
+    async def handle(asked):
+        got.append(asked)
+        return answer(asked) if callable(answer) else answer
+
+    sock = socket.create_server(("127.0.0.1", 0))
+    server = await serve(sock, handle)
+    upstream = Http(Endpoint(f"http://127.0.0.1:{sock.getsockname()[1]}/v1", **endpoint))
+    try:
+        yield upstream, got, server
+    finally:
+        await upstream.close()
+        await server.close()
+
+
+async def ask(upstream, asked=None):
+    response = await upstream.send(asked or request())
+    return (
+        response.status,
+        {name.lower(): value for name, value in response.headers.items()},
+        b"".join([chunk async for chunk in response.chunks]),
+    )
+
+
+def test_the_body_arrives_byte_for_byte_below_the_base_with_the_key():
+    async def whole():
+        async with provider(Reply(200, {"x-request-id": "r"}, b"{}"), key="sk", key_header="x-api-key") as (upstream, got, _):
+            told = await ask(upstream, request(**{"anthropic-version": "2023-06-01"}))
+            return told, got[0]
+
+    (status, headers, body), asked = asyncio.run(whole())
+    assert (status, body, headers["x-request-id"]) == (200, b"{}", "r")
+    assert (asked.method, asked.path, asked.body) == ("POST", "/v1/messages", BODY)
+    assert asked.header(b"x-api-key") == b"sk"
+    assert asked.header(b"anthropic-version") == b"2023-06-01"
+    assert asked.header(b"content-type") == b"application/json"
+    assert asked.header(b"accept-encoding") == b"identity"
+    assert asked.header(b"authorization") == b""
+
+
+def test_a_bearer_key_is_sent_as_one_and_no_key_as_none():
+    async def sent(key):
+        async with provider(Reply(200, {}, b"{}"), key=key) as (upstream, got, _):
+            await ask(upstream)
+            return got[0].header(b"authorization")
+
+    assert asyncio.run(sent("sk")) == b"Bearer sk"
+    assert asyncio.run(sent("")) == b""
+
+
+def test_a_redirect_is_not_followed_so_that_the_key_goes_nowhere_else():
+    async def whole():
+        async with provider(Reply(200, {}, b"{}")) as (elsewhere, others, _):
+            there = elsewhere._endpoint.base
+            async with provider(Reply(307, {"location": f"{there}/messages"}, b""), key="sk") as (upstream, _, _):
+                return (await ask(upstream))[0], others
+
+    assert asyncio.run(whole()) == (307, [])
+
+
+def test_cookies_are_not_kept():
+    async def whole():
+        async with provider(Reply(200, {"set-cookie": "a=b"}, b"{}")) as (upstream, got, _):
+            await ask(upstream)
+            await ask(upstream)
+            return got[1].header(b"cookie")
+
+    assert asyncio.run(whole()) == b""
+
+
+def test_a_compressed_answer_is_passed_on_as_it_came():
+    async def whole():
+        async with provider(Reply(200, {"content-encoding": "gzip"}, b"\x1f\x8bnot unpacked")) as (upstream, _, _):
+            return (await ask(upstream))[2]
+
+    assert asyncio.run(whole()) == b"\x1f\x8bnot unpacked"
+
+
+@pytest.mark.parametrize("base", ["http://127.0.0.1:{port}/v1", "http://no.such.host.invalid/v1", "http://[/v1"])
+def test_what_could_not_be_reached_was_provably_not_sent(base):
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+
+    async def whole():
+        upstream = Http(Endpoint(base.format(port=port)))
+        try:
+            with pytest.raises(UpstreamDown):
+                await upstream.send(request())
+        finally:
+            await upstream.close()
+
+    asyncio.run(whole())
+
+
+def test_a_server_that_speaks_no_tls_was_provably_not_sent_anything():
+    async def whole():
+        async with provider(Reply(200, {}, b"{}")) as (plain, got, _):
+            upstream = Http(Endpoint(plain._endpoint.base.replace("http:", "https:")))
+            with pytest.raises(UpstreamDown):
+                await upstream.send(request())
+            await upstream.close()
+            return got
+
+    assert asyncio.run(whole()) == []
+
+
+def test_a_proxy_that_refuses_was_not_sent_anything():
+    async def whole():
+        async with provider(Reply(407, {}, b"")) as (proxy, got, _):
+            upstream = Http(Endpoint("https://api.example/v1", proxy=proxy._endpoint.base.removesuffix("/v1")))
+            with pytest.raises(UpstreamDown):
+                await upstream.send(request())
+            await upstream.close()
+            return [asked.method for asked in got]
+
+    assert "POST" not in asyncio.run(whole())
+
+
+def test_an_answer_that_never_begins_may_have_been_billed():
+    """The connection was made and the request written: this must not look like an upstream that is down."""
+
+    async def whole():
+        async def drop(reader, writer):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.close()
+
+        server = await asyncio.start_server(drop, "127.0.0.1", 0)
+        upstream = Http(Endpoint(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"))
+        with pytest.raises(aiohttp.ClientError) as raised:
+            await upstream.send(request())
+        await upstream.close()
+        server.close()
+        await server.wait_closed()
+        return raised.value
+
+    assert not isinstance(asyncio.run(whole()), UpstreamDown)
+
+
+def test_letting_go_of_an_answer_closes_its_connection():
+    async def endless():
+        while True:
+            yield b"data: {}\n\n"
+            await asyncio.sleep(0.001)
+
+    async def whole():
+        async with provider(lambda _: Reply(200, {}, endless())) as (upstream, _, server):
+            response = await upstream.send(request())
+            await anext(response.chunks)
+            await response.chunks.aclose()
+            async with asyncio.timeout(30):
+                while server.connections:
+                    await asyncio.sleep(0.005)
+
+    asyncio.run(whole())

@@ -1,0 +1,201 @@
+"""Which model is meant, what it costs, and who answers for it."""
+
+import asyncio
+import json
+import os
+
+import pytest
+
+from gearcase.box import Model
+from gearcase.doors.model.routing import Routing
+from gearcase.doors.model.upstreams.http import Http
+from gearcase.doors.model.upstreams.manual import Manual
+from gearcase.doors.model.upstreams.scripted import Scripted
+from gearcase.errors import Refused, UsageError
+
+KEYS = {"ANTHROPIC_API_KEY": "sk-a", "OPENAI_API_KEY": "sk-o"}
+
+
+def routing(environment=KEYS, **settings):
+    return Routing(Model.model_validate(settings), environment=environment)
+
+
+def endpoint(route):
+    assert isinstance(route.upstream, Http)
+    return route.upstream._endpoint
+
+
+def test_the_lead_speaks_its_providers_own_protocol():
+    told = {name: routing({**KEYS, "GEMINI_API_KEY": "g"}, lead=name).lead() for name in
+            ("anthropic/claude-opus-5-5", "openai/gpt-6-sol", "google/gemini-2.5-pro")}  # fmt: skip
+    assert [(route.name, route.protocol) for route in told.values()] == [
+        ("claude-opus-5-5", "anthropic"),
+        ("gpt-6-sol", "responses"),
+        ("gemini-2.5-pro", "chat"),
+    ]
+
+
+def test_a_box_without_a_model_has_no_lead_and_no_worker():
+    assert routing().lead() is None
+    assert routing().worker() is None
+    assert routing().names() == []
+
+
+def test_the_worker_is_the_lead_where_none_is_named():
+    one = routing(lead="anthropic/claude-opus-5-5")
+    assert one.worker() is one.lead()
+    two = routing(lead="anthropic/claude-opus-5-5", worker="openai/gpt-5-mini")
+    assert two.worker().name == "gpt-5-mini"
+    assert two.names() == ["claude-opus-5-5", "gpt-5-mini"]
+
+
+@pytest.mark.parametrize("name", ["claude-opus-5-5", "anthropic/claude-opus-5-5"])
+def test_a_model_may_be_called_with_or_without_its_provider(name):
+    assert routing(lead="anthropic/claude-opus-5-5").inside(name, "anthropic").name == "claude-opus-5-5"
+
+
+def test_what_allow_names_may_be_called_and_nothing_else():
+    box = routing(lead="anthropic/claude-opus-5-5", allow=["openai/gpt-5*"])
+    assert box.inside("gpt-5-mini", "chat").provider == "openai"
+    assert box.inside("openai/gpt-5-mini", "responses").provider == "openai"
+    for name in ("gpt-4.1", "claude-haiku-4-5", "../gpt-5", "", "*", "openai/*", "google/gpt-5-mini"):
+        with pytest.raises(Refused) as raised:
+            box.inside(name)
+        assert raised.value.code == "unknown_model"
+
+
+def test_a_name_is_looked_for_at_every_provider_that_is_allowed():
+    box = routing(allow=["anthropic/*", "openai/*"])
+    assert box.inside("gpt-5-mini").provider == "openai"
+    assert box.inside("claude-opus-5-5").provider == "anthropic"
+    with pytest.raises(Refused, match="gpt-0"):
+        box.inside("gpt-0")
+
+
+def test_a_model_is_not_spoken_to_in_a_protocol_that_it_does_not_know():
+    box = routing(allow=["anthropic/*", "openai/*"])
+    with pytest.raises(Refused, match="not spoken to in this protocol") as raised:
+        box.inside("claude-opus-5-5", "chat")
+    assert "use anthropic" in raised.value.remedy
+    with pytest.raises(Refused):
+        box.inside("gpt-5-mini", "anthropic")
+
+
+def test_an_unknown_model_is_refused_before_anything_is_made():
+    with pytest.raises(Refused) as raised:
+        routing(lead="openai/gpt-0").lead()
+    assert raised.value.code == "unknown_model"
+
+
+def test_a_model_with_a_price_of_the_operators_need_not_be_in_the_table():
+    prices = {"openai/my-own": {"input": 1, "output": 2, "context": 9_000, "max_output": 500}}
+    route = routing(lead="openai/my-own", prices=prices).lead()
+    assert (route.price.context_window, route.price.max_output) == (9_000, 500)
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_key_names_its_variable():
+    with pytest.raises(UsageError) as raised:
+        routing({}, lead="anthropic/claude-opus-5-5").lead()
+    assert raised.value.code == "missing_key"
+    assert "set ANTHROPIC_API_KEY" in raised.value.remedy
+
+
+def test_an_empty_key_is_a_missing_key():
+    with pytest.raises(UsageError, match="no key"):
+        routing({"OPENAI_API_KEY": " \n"}, lead="openai/gpt-5-mini").lead()
+
+
+def test_a_key_comes_from_the_environment_or_a_file_and_is_sent_as_its_provider_wants_it(tmp_path):
+    (tmp_path / "key").write_text("sk-file\n")
+    from_file = {"openai": {"key_file": str(tmp_path / "key")}}
+    assert endpoint(routing(lead="anthropic/claude-opus-5-5").lead()).key == "sk-a"
+    assert endpoint(routing(lead="anthropic/claude-opus-5-5").lead()).key_header == "x-api-key"
+    assert endpoint(routing(lead="openai/gpt-5-mini").lead()).key_header == "authorization"
+    assert endpoint(routing(lead="openai/gpt-5-mini", providers=from_file).lead()).key == "sk-file"
+    other = {"openai": {"key_env": "MINE"}}
+    assert endpoint(routing({**KEYS, "MINE": "sk-m"}, lead="openai/gpt-5-mini", providers=other).lead()).key == "sk-m"
+
+
+def test_a_key_file_that_cannot_be_read_says_which(tmp_path):
+    providers = {"openai": {"key_file": str(tmp_path / "none")}}
+    with pytest.raises(UsageError) as raised:
+        routing(lead="openai/gpt-5-mini", providers=providers).lead()
+    assert raised.value.code == "missing_key"
+    assert str(tmp_path / "none") in raised.value.remedy
+
+
+def test_a_key_is_not_shown(tmp_path):
+    route = routing(lead="openai/gpt-5-mini").lead()
+    assert "sk-o" not in repr(endpoint(route))
+    assert "sk-o" not in repr(route)
+
+
+@pytest.mark.parametrize("base", ["http://127.0.0.1:8000", "http://localhost:8000/v1", "http://[::1]:8000/v1/"])
+def test_a_server_of_this_machine_needs_no_key_and_a_base_without_path_means_v1(base):
+    told = endpoint(routing({}, lead="openai/gpt-5-mini", providers={"openai": {"base": base}}).lead())
+    assert told.key == ""
+    assert told.base == base.rstrip("/").removesuffix("/v1") + "/v1"
+
+
+@pytest.mark.parametrize("base", ["http://127.evil.example/v1", "http://localhost.evil.example/v1", "http://10.0.0.1/v1"])
+def test_a_host_that_only_looks_like_this_machine_needs_a_key(base):
+    with pytest.raises(UsageError, match="no key"):
+        routing({}, lead="openai/gpt-5-mini", providers={"openai": {"base": base}}).lead()
+
+
+def test_a_provider_without_a_known_address_must_be_described():
+    with pytest.raises(UsageError) as raised:
+        routing(lead="acme/model").lead()
+    assert raised.value.code == "unknown_provider"
+    described = {"acme": {"base": "https://acme.example/api", "protocol": "chat", "key_env": "ACME"}}
+    prices = {"acme/model": {"input": 1, "output": 2}}
+    route = routing({"ACME": "k"}, lead="acme/model", providers=described, prices=prices).lead()
+    assert (route.protocol, endpoint(route).base) == ("chat", "https://acme.example/api")
+
+
+# --- other upstreams --------------------------------------------------------------------------------------------------------
+
+
+def test_a_compatible_server_is_named_by_its_address():
+    route = routing({}, lead="http://127.0.0.1:8080/v1#qwen").lead()
+    assert (route.name, route.protocol, endpoint(route).base) == ("qwen", "chat", "http://127.0.0.1:8080/v1")
+    assert route.price.snapshot == "nominal"
+
+
+def test_a_person_a_script_and_a_cassette_speak_every_protocol_at_a_nominal_price(tmp_path):
+    (tmp_path / "s.json").write_text(json.dumps([{"text": "hello"}]))
+    script = routing(lead=f"scripted:{tmp_path / 's.json'}").lead()
+    manual = routing(lead=f"manual:{tmp_path / 'm'}").lead()
+    assert isinstance(script.upstream, Scripted)
+    assert isinstance(manual.upstream, Manual)
+    assert script.speaks == manual.speaks == {"anthropic", "chat", "responses"}
+
+
+def test_a_person_answers_where_nothing_is_given_to_the_box(tmp_path):
+    (tmp_path / "given").mkdir()
+    box = Routing(Model(lead=f"manual:{tmp_path / 'given' / 'm'}"), forbidden=[tmp_path / "given"])
+    with pytest.raises(UsageError):
+        box.lead()
+
+
+def test_one_upstream_serves_all_models_of_a_provider():
+    box = routing(allow=["openai/*"])
+    assert box.inside("gpt-5-mini").upstream is box.inside("gpt-4.1").upstream
+    asyncio.run(box.close())
+
+
+def test_a_model_that_was_served_instead_has_its_own_price_or_none():
+    box = routing(lead="openai/gpt-5-mini")
+    assert box.price_of(box.lead(), "gpt-4.1").model == "gpt-4.1"
+    assert box.price_of(box.lead(), "no such model") is None
+
+
+def test_the_environment_is_looked_at_when_a_model_is_first_needed(tmp_path):
+    environment = {}
+    box = routing(environment, lead="openai/gpt-5-mini")
+    environment["OPENAI_API_KEY"] = "sk-late"
+    assert endpoint(box.lead()).key == "sk-late"
+    assert "sk-late" not in os.environ.values()
