@@ -143,12 +143,16 @@ class Run:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-                for sock in self._sockets.values():
-                    sock.close()
-                self._errors.close()
-        self._audit()
+                self.close()
+        self.audit()
         self.outcome.seconds = time.monotonic() - begun
         return self.outcome
+
+    def close(self) -> None:
+        """Close what the processes were given."""
+        for sock in self._sockets.values():
+            sock.close()
+        self._errors.close()
 
     # --- processes ---------------------------------------------------------------------------------------------------------
 
@@ -213,7 +217,8 @@ class Run:
 
     # --- the audit ---------------------------------------------------------------------------------------------------------
 
-    def _audit(self) -> None:
+    def audit(self) -> None:
+        """Compare the witness with the books, and prove the journal."""
         found, books = self.outcome, self.outcome.books.read_on()
         for line in (self._folder / "witness.jsonl").read_text().splitlines():
             entry = json.loads(line)

@@ -29,6 +29,28 @@ def test_after_kills_at_random_nothing_was_billed_that_was_not_charged_and_no_li
     print(harness.table(found, 6, 16, 7))
 
 
+def test_the_audit_finds_a_call_that_was_billed_and_not_charged(harness, tmp_path):
+    """A positive control: a door that gave a hold back after a crash, though its call had left, would be found out."""
+    run = harness.Run(tmp_path, kills=1, callers=1, seed=1)
+    journal = harness.Books(tmp_path / "journal").folder
+    journal.mkdir()
+    opened = ({"type": "account_opened", "account": "agent-0", "parent": "", "limits": {"usd": 10**9}},)
+    held = {"type": "held", "hold": 1, "account": "agent-0", "amounts": {"usd": 10**7}}
+    write(journal, *opened, held, {"type": "sent", "hold": 1}, {"type": "released", "hold": 1})
+    entry = {
+        "path": "/v1/messages",
+        "model": "claude-sonnet-4-5",
+        "caller": "agent-0",
+        "status": 200,
+        "billed": {"input": 100, "output": 9},
+    }
+    (tmp_path / "witness.jsonl").write_text(json.dumps(entry) + "\n")
+    run.audit()
+    [breach, *_] = run.outcome.breaches
+    assert breach == "agent-0: billed 435000 nano-dollars, charged 0"
+    run.close()
+
+
 def write(folder, *records):
     (folder / "000001.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
 

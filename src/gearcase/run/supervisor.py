@@ -154,7 +154,12 @@ class Supervisor:
             await room.require(box.sandbox.packages)
             routing.record(folder.cassette if self._options.record is None else self._options.record)
             door = ModelDoor(
-                ledger, journal, routing, durability=box.journal.durability, usd_per_minute=box.limits.usd_per_minute
+                ledger,
+                journal,
+                routing,
+                durability=box.journal.durability,
+                usd_per_minute=box.limits.usd_per_minute,
+                hosted_tools=box.model.hosted_tools,
             )
             brake.add_door(door)
             acceptance = Acceptance(box, self._driver, sandbox_limits(box), sandbox, folder, ledger, journal, brake)
