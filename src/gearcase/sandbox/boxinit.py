@@ -1,7 +1,8 @@
 """Setting up a box: from a child of the launcher to the box's pid 1.
 
-Two processes. The *maker* joins cgroups, makes namespaces, network and sockets, forks pid 1 and leaves. *Pid 1* builds what the box
-sees, gives up every right, tells the host, and then waits for one thing: the end of a pipe whose other end only the host has.
+Two processes. The *maker* joins cgroups, makes namespaces and network, forks pid 1 and leaves. *Pid 1* builds what every box sees,
+waits for the plan of this one, opens its sockets, builds the rest, gives up every right, tells the host, and then waits for one
+thing: the end of a pipe whose other end only the host has. So a start can be prepared before anybody asks for a box.
 Invariants: any failure is told to the host and ends the process, and with it everything in the box; pid 1 holds no capability, is
 not dumpable, reaps orphans without being asked, and executes nothing. Standard library only.
 
@@ -27,31 +28,27 @@ _WRITABLE = ("/workspace", "/tmp", "/home/agent", "/dev/shm", "/dev/pts")
 _WRITABLE_FILES = ("/dev", "/proc")
 
 
-def run(plan: Mapping[str, Any], wire: Wire, descriptors: Sequence[int], program: bytes, seen: Sequence[Seen]) -> None:
-    """Make the box of `plan`. Descriptors: the lifeline's reading end, then the workspace's disk where there is one."""
+def run(start: Mapping[str, Any], wire: Wire, descriptors: Sequence[int], program: bytes, seen: Sequence[Seen]) -> None:
+    """Begin a box as `start` says. Descriptors: the lifeline's reading end, then the workspace's disk where there is one."""
     wire.send({"kind": "maker", "pid": os.getpid()})
     wire.receive("go")
-    joiner.raise_oom_score(plan["oom_score_adj"])
+    joiner.raise_oom_score(start["oom_score_adj"])
     lifeline, disk = descriptors[0], (descriptors[1] if len(descriptors) > 1 else -1)
-    ranged = plan["ranged"]
-    sources = _sources(plan, disk) if ranged else None
-    _own_ids(wire, ranged, plan["caller"])
+    ranged = start["ranged"]
+    sources = _sources(start, disk) if ranged else None
+    _own_ids(wire, ranged, start["caller"])
     others = syscalls.NAMESPACES.copy()
     del others["user"]
-    if "netns" in plan["without"]:
+    if "netns" in start["without"]:
         del others["net"]  # a positive control's hole
     syscalls.unshare(sum(others.values()))
     if "net" in others:
         network.bring_up()
-    listeners = network.listen(plan["listeners"])
-    wire.send({"kind": "listening"}, [one.fileno() for one in listeners])
-    for one in listeners:
-        one.close()
     if sources is None:
-        sources = _sources(plan, disk)
+        sources = _sources(start, disk)
     child = os.fork()
     if child == 0:
-        _be_first(plan, wire, lifeline, sources, program, seen)
+        _be_first(start, wire, lifeline, sources, program, seen)
     wire.send({"kind": "first", "pid": child}, [os.pidfd_open(child)])
     os._exit(0)
 
@@ -77,15 +74,15 @@ def _own_ids(wire: Wire, ranged: bool, caller: Sequence[int]) -> None:
     syscalls.prctl(PR_SET_DUMPABLE, 0)
 
 
-def _sources(plan: Mapping[str, Any], disk: int) -> mounts.Sources:
+def _sources(start: Mapping[str, Any], disk: int) -> mounts.Sources:
     """Filesystems that the host writes into as itself: made before a range is mapped, because root is no id of such a box."""
-    given = mounts.open_given(plan["mounts"])
+    given = mounts.open_given(start["mounts"])
     attributes = ATTR_NOSUID | ATTR_NODEV
-    quick = attributes | (0 if plan["workspace_executable"] else ATTR_NOEXEC)
-    sizes = plan["sizes"]
-    owner = plan["agent_before"]
+    quick = attributes | (0 if start["workspace_executable"] else ATTR_NOEXEC)
+    owner = start["agent_before"]
     if disk < 0:
-        options = {"mode": "0750", "size": str(sizes["workspace"]), "nr_inodes": str(sizes["workspace_inodes"])}
+        size = start["workspace"]
+        options = {"mode": "0750", "size": str(size["bytes"]), "nr_inodes": str(size["inodes"])}
         workspace = syscalls.new_mount("tmpfs", options, quick)
     else:
         workspace = disk
@@ -94,31 +91,36 @@ def _sources(plan: Mapping[str, Any], disk: int) -> mounts.Sources:
     os.fchown(root, owner[0], owner[1])
     os.fchmod(root, 0o750)
     os.close(root)
-    box = syscalls.new_mount("tmpfs", {"mode": "0755", "size": "64m", "nr_inodes": "4k"}, attributes)
+    box = syscalls.new_mount("tmpfs", {"mode": "0755", "size": "64m", "nr_inodes": "32k"}, attributes)
     return mounts.Sources(workspace, box, given)
 
 
 def _be_first(
-    plan: Mapping[str, Any], wire: Wire, lifeline: int, sources: mounts.Sources, program: bytes, seen: Sequence[Seen]
+    start: Mapping[str, Any], wire: Wire, lifeline: int, sources: mounts.Sources, program: bytes, seen: Sequence[Seen]
 ) -> None:
-    """Pid 1 of the box. Never returns."""
+    """Pid 1 of the box: what all boxes have in common, then what the host's plan says. Never returns."""
     try:
         os.setsid()
         os.umask(0o022)
         syscalls.set_hostname("box")
-        mounts.build(plan, sources, seen)
+        expected = mounts.begin(start)
+        plan = {**start, **wire.await_request("plan")}
+        listeners = network.listen(plan["listeners"])
+        wire.send({"kind": "listening"}, [one.fileno() for one in listeners])
+        for one in listeners:
+            one.close()
+        mounts.finish(plan, sources, seen, expected)
         handed = [_folder("/workspace"), _writable_box(sources.box)]
         joined: list[int] = []
         if not plan["ranged"]:  # the host may not look into a process of ours that is not dumpable
             joined = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in _namespaces(plan)]
-        handed += joined
-        inodes = {name: os.stat(f"/proc/self/ns/{name}").st_ino for name in _namespaces(plan)}
+        handed += [*joined, os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)]
         rules = -1
         if plan["landlock"]:
             rules = landlock.ruleset(plan["landlock"], _WRITABLE, _WRITABLE_FILES)
             handed.append(rules)
         _give_up(plan, rules, program)
-        wire.send({"kind": "ready", "inodes": inodes, "joined": len(joined)}, handed)
+        wire.send({"kind": "ready", "namespaces": _namespaces(plan), "joined": len(joined)}, handed)
         wire.receive("arm")
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         wire.send({"kind": "armed"})

@@ -1,7 +1,7 @@
 """Cgroups of a box, whatever of them this machine lets us have: v2, each v1 controller for itself, both (hybrid), or none.
 
 Purpose: `Machine` is what was found once; `BoxGroups` are the folders of one box, below the caller's own cgroup, named
-`gearcase-ID`. Limits stand before the first process is moved in. Invariants: every folder made here is removed by `remove`; nothing
+`gearcase-ID`. Limits stand before anything of an agent's runs. Invariants: every folder made here is removed by `remove`; nothing
 but folders of our name is ever written. Threat: one box taking the machine's memory, processes or processors.
 """
 
@@ -179,11 +179,14 @@ class BoxGroups:
         """The v1 freezer's folder, empty where there is none or where v2 freezes."""
         return "" if self.unified else self._legacy.get("freezer", "")
 
-    def create(self, memory: int, processes: int, cpus: float, without: Iterable[str]) -> None:
-        """Make the folders and set the limits (bytes, tasks, cores); `without` leaves some of them out."""
+    def create(self) -> None:
+        """Make the folders."""
         for folder in self.folders:
             os.mkdir(folder)
             self._made.append(folder)
+
+    def limit(self, memory: int, processes: int, cpus: float, without: Iterable[str]) -> None:
+        """Set the limits (bytes, tasks, cores); `without` leaves some of them out."""
         left_out = set(without)
         if "memory" not in left_out:
             self._limit_memory(memory)

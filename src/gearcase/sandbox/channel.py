@@ -40,7 +40,21 @@ class Wire:
 
     def receive(self, expected: str) -> dict[str, Any]:
         """The next message, which must be of the `expected` kind. Raises OSError when the host is gone or says something else."""
-        data = self.socket.recv(MESSAGE_BYTES)
+        return self._checked(self.socket.recv(MESSAGE_BYTES), expected)
+
+    def await_request(self, expected: str) -> dict[str, Any]:
+        """Wait as long as the host lives for a message of this kind; returns the request in the memory file that came with it."""
+        self.socket.settimeout(None)
+        data, descriptors, _, _ = socket.recv_fds(self.socket, MESSAGE_BYTES, MOST_DESCRIPTORS)
+        self.socket.settimeout(PATIENCE)
+        self._checked(data, expected)
+        request: dict[str, Any] = json.loads(read_all(descriptors[0]))
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return request
+
+    @staticmethod
+    def _checked(data: bytes, expected: str) -> dict[str, Any]:
         if not data:
             raise ConnectionResetError("the host closed the connection")
         message: dict[str, Any] = json.loads(data)

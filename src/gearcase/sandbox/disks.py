@@ -51,8 +51,20 @@ def run(request: Mapping[str, Any], wire: Wire) -> None:
         os.rmdir(left, dir_fd=root)
     os.close(root)
     os.close(device)
-    wire.send({"kind": "disk", "device": name}, [mount])
+    wire.send({"kind": "disk", "device": name, "identity": identity(name)}, [mount])
     os._exit(0)
+
+
+def identity(device: str) -> str:
+    """What tells this use of a loop device from the next: its sequence number, where the kernel has one, and its image."""
+    found: list[str] = []
+    for name in ("diskseq", "loop/backing_file"):
+        try:
+            with open(f"/sys/block/{os.path.basename(device)}/{name}", encoding="utf-8", errors="replace") as file:
+                found.append(file.read().strip())
+        except OSError:
+            found.append("")
+    return " ".join(found)
 
 
 def _format(image: int) -> None:

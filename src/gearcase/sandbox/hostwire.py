@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,11 @@ class HostWire:
         """Answer the child. A child that is gone is found out by `receive`."""
         with contextlib.suppress(ConnectionError):
             self._socket.send(encode(body))
+
+    def send_request(self, kind: str, request: Mapping[str, Any]) -> None:
+        """Answer the child with something large."""
+        with _in_memory(request) as memory, contextlib.suppress(ConnectionError):
+            socket.send_fds(self._socket, [encode({"kind": kind})], [memory])
 
     async def receive(self, kind: str, patience: float) -> Message:
         """The next message, of this kind. Raises what the child reports, RunError when it is gone or silent for `patience` s."""
@@ -223,16 +228,12 @@ class Launcher:
     async def ask(self, kind: str, request: Mapping[str, Any], descriptors: Sequence[int]) -> HostWire:
         """Fork a child for a request; returns the wire to it. Descriptors stay the caller's."""
         wire = HostWire()
-        memory = os.memfd_create("request", os.MFD_CLOEXEC)
         try:
-            with os.fdopen(os.dup(memory), "wb") as file:
-                file.write(encode(request))
-            await self.tell({"kind": kind}, [wire.child.fileno(), memory, *descriptors])
+            with _in_memory(request) as memory:
+                await self.tell({"kind": kind}, [wire.child.fileno(), memory, *descriptors])
         except BaseException:
             wire.close()
             raise
-        finally:
-            os.close(memory)
         wire.handed_over()
         return wire
 
@@ -262,3 +263,15 @@ class Launcher:
             self._process.wait()
         if not self.lost.done():
             self.lost.cancel()
+
+
+@contextlib.contextmanager
+def _in_memory(request: Mapping[str, Any]) -> Generator[int]:
+    """A memory file that holds the request, until the end of the block."""
+    memory = os.memfd_create("request", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(os.dup(memory), "wb") as file:
+            file.write(encode(request))
+        yield memory
+    finally:
+        os.close(memory)

@@ -108,19 +108,23 @@ def _scan(folder: int, path: bytes, waiting: list[tuple[int, bytes]]) -> bytes:
     return b""
 
 
-def build(plan: Mapping[str, Any], sources: Sources, seen: Sequence[etcfiles.Seen]) -> None:
-    """Make the new root, enter it, and check it. After this the host's files are gone."""
+def begin(plan: Mapping[str, Any]) -> dict[str, set[str]]:
+    """The part of the new root that is the same in every box. Returns the mounts that are expected so far."""
     syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     syscalls.mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=2m,nr_inodes=2k")
     expected: dict[str, set[str]] = {"/": {"ro", "nosuid", "nodev"}}
-    closed = {"ro", "nosuid", "nodev"}
     without = set(plan["without"])
     _system(writable="readonly_usr" in without)
-    expected["/usr"] = set() if "readonly_usr" in without else closed
-    for path in etcfiles.lay_out(STAGE, seen, plan["names"]):
-        expected[path] = closed
+    expected["/usr"] = set() if "readonly_usr" in without else {"ro", "nosuid", "nodev"}
     expected |= _proc(plan["user_limits"], masked="proc_masks" not in without)
-    expected |= _devices(plan["sizes"]["shm"])
+    return expected | _devices()
+
+
+def finish(plan: Mapping[str, Any], sources: Sources, seen: Sequence[etcfiles.Seen], expected: dict[str, set[str]]) -> None:
+    """What is this box's own; then enter the new root and check it. After this the host's files are gone."""
+    for path in etcfiles.lay_out(STAGE, seen, plan["names"]):
+        expected[path] = {"ro", "nosuid", "nodev"}
+    expected |= _shared_memory(plan["sizes"]["shm"])
     expected |= _places(plan, sources)
     expected |= _given(sources.given)
     os.chdir(STAGE)
@@ -181,18 +185,17 @@ def _proc(user_limits: Mapping[str, int], masked: bool) -> dict[str, set[str]]:
     return expected
 
 
-def _devices(shm: int) -> dict[str, set[str]]:
+def _devices() -> dict[str, set[str]]:
     dev = f"{STAGE}/dev"
     os.mkdir(dev)
     syscalls.mount("tmpfs", dev, "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=755,size=64k,nr_inodes=64")
-    expected = {"/dev": {"ro", "nosuid", "noexec"}, "/dev/shm": {"nosuid", "nodev"}, "/dev/pts": {"nosuid", "noexec"}}
+    expected = {"/dev": {"ro", "nosuid", "noexec"}, "/dev/pts": {"nosuid", "noexec"}}
     for name in _DEVICES:
         os.close(os.open(f"{dev}/{name}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
         syscalls.mount(f"/dev/{name}", f"{dev}/{name}", None, MS_BIND)
         syscalls.set_mount_attributes(syscalls.AT_FDCWD, f"{dev}/{name}", ATTR_NOSUID | ATTR_NOEXEC)
         expected[f"/dev/{name}"] = {"nosuid", "noexec"}
     os.mkdir(f"{dev}/shm")
-    syscalls.mount("tmpfs", f"{dev}/shm", "tmpfs", MS_NOSUID | MS_NODEV, f"mode=1777,size={shm},nr_inodes=16k")
     os.mkdir(f"{dev}/pts")
     syscalls.mount("devpts", f"{dev}/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620,max=64")
     os.symlink("pts/ptmx", f"{dev}/ptmx")
@@ -201,6 +204,11 @@ def _devices(shm: int) -> dict[str, set[str]]:
     os.symlink("/proc/self/fd", f"{dev}/fd")
     syscalls.set_mount_attributes(syscalls.AT_FDCWD, dev, ATTR_RDONLY)
     return expected
+
+
+def _shared_memory(size: int) -> dict[str, set[str]]:
+    syscalls.mount("tmpfs", f"{STAGE}/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, f"mode=1777,size={size},nr_inodes=16k")
+    return {"/dev/shm": {"nosuid", "nodev"}}
 
 
 def _places(plan: Mapping[str, Any], sources: Sources) -> dict[str, set[str]]:

@@ -1,7 +1,7 @@
 """The default driver: boxes from the kernel's namespaces, with no binary, no daemon, root or not.
 
 Invariants: an error on the way to a box leaves nothing behind; a box dies with this process (lifeline, PDEATHSIG). Making is in
-`making`, a live box in `box`, its commands in `running`, what is given back in `parts`. Threat: see `docs/threat-model.md`.
+`starting` and `making`, a live box in `box`, its commands in `running`, what is given back in `parts`. Threat: see `docs/threat-model.md`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from gearcase.sandbox import owners, plan, probe
 from gearcase.sandbox.box import Box
 from gearcase.sandbox.hostwire import Launcher
 from gearcase.sandbox.making import Making
+from gearcase.sandbox.starting import Starter
 from gearcase.seams import Limits, Profile, SandboxSpec
 
 
@@ -24,6 +25,7 @@ class NamespacesDriver:
         self._without = without
         self._abilities: probe.Abilities | None = None
         self._launcher: Launcher | None = None
+        self._starter: Starter | None = None
         self._starting = asyncio.Lock()
         self._boxes: set[Box] = set()
 
@@ -36,7 +38,8 @@ class NamespacesDriver:
         plan.check(spec)
         probe.require_namespaces(self._found())
         owners.sweep()
-        making = Making(spec, self._found(), await self._running(), self._without)
+        launcher, starter = await self._running()
+        making = Making(spec, self._found(), launcher, starter, self._without)
         try:
             box = await making.make()
         except BaseException:
@@ -44,12 +47,16 @@ class NamespacesDriver:
             raise
         self._boxes.add(box)
         box.on_closed = self._boxes.discard
+        starter.prepare(plan.start_kind(spec))
         return box
 
     async def close(self) -> None:
         """See `Driver`."""
         for box in list(self._boxes):
             await box.close()
+        if self._starter is not None:
+            await self._starter.close()
+            self._starter = None
         if self._launcher is not None:
             await self._launcher.close()
             self._launcher = None
@@ -59,8 +66,10 @@ class NamespacesDriver:
             self._abilities = probe.probe(self._without)
         return self._abilities
 
-    async def _running(self) -> Launcher:
+    async def _running(self) -> tuple[Launcher, Starter]:
         async with self._starting:
-            if self._launcher is None:
-                self._launcher = await Launcher.start(pin_processors=not self._found().groups.means("cpu"))
-            return self._launcher
+            if self._launcher is None or self._starter is None:
+                found = self._found()
+                self._launcher = await Launcher.start(pin_processors=not found.groups.means("cpu"))
+                self._starter = Starter(found, self._launcher, self._without)
+            return self._launcher, self._starter

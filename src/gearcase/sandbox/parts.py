@@ -33,11 +33,13 @@ class Parts:
     lifeline: int = -1
     disk: int = -1
     device: str = ""
+    disk_identity: str = ""
     first: int = 0
     pidfd: int = -1
     descriptors: list[int] = field(default_factory=list[int])
     sockets: dict[Listener, socket.socket] = field(default_factory=dict[Listener, socket.socket])
-    inodes: dict[str, int] = field(default_factory=dict[str, int])
+    namespaces: list[str] = field(default_factory=list[str])
+    user: int = -1  # descriptor of its user namespace: as long as it is open, no other one can be taken for it
     cookie: int = 0
 
 
@@ -61,6 +63,9 @@ async def give_back(parts: Parts, launcher: Launcher) -> tuple[str, ...]:
     parts.descriptors.clear()
     parts.disk = -1
     stayed: list[str] = await _until_gone(parts, launcher)
+    if parts.user >= 0:
+        os.close(parts.user)
+        parts.user = -1
     if groups.freezer:
         with contextlib.suppress(RunError):
             await launcher.tell({"kind": "forget_freezer", "path": groups.freezer})
@@ -79,10 +84,10 @@ async def _until_gone(parts: Parts, launcher: Launcher) -> list[str]:
     deadline = time.monotonic() + _TEARDOWN
     while True:
         stayed = [f"process {pid}" for pid in parts.groups.members() or ()]
-        stayed += [f"process {pid}" for pid in residue.processes_in(parts.inodes)] if parts.inodes and not stayed else []
+        stayed += [f"process {pid}" for pid in residue.processes_in(parts.user)] if not stayed else []
         stayed += [f"process {parts.first}"] if not stayed and not _reaped(parts, launcher) else []
         stayed += [f"cgroup {folder}" for folder in parts.groups.remove()] if not stayed else []
-        stayed += [f"loop device {parts.device}"] if not stayed and residue.loop_in_use(parts.device) else []
+        stayed += [f"loop device {parts.device}"] if not stayed and residue.loop_in_use(parts.device, parts.disk_identity) else []
         stayed += [f"descriptor {number}" for number in residue.descriptors_in(parts.cookie)] if not stayed else []
         if not stayed or time.monotonic() > deadline:
             return stayed

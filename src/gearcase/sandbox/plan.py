@@ -13,7 +13,7 @@ from typing import Any
 
 from gearcase.errors import UsageError
 from gearcase.sandbox.processes import mark
-from gearcase.seams import Command, Limits, SandboxSpec
+from gearcase.seams import Command, Limits, Mount, SandboxSpec
 
 GUARDS = frozenset(
     "seccomp landlock netns pids memory cpu disk capabilities proc_masks dumpable readonly_usr cgroup1 cgroup2 oom".split()
@@ -116,32 +116,52 @@ def command_mark(number: int) -> int:
 _MSGQUEUE = 12
 
 
-def box(spec: SandboxSpec, means: Means, ids: Mapping[str, Any], without: frozenset[str], landlock: int) -> dict[str, Any]:
-    """The request for a box. `ids`: caller, agent_before."""
-    limits = spec.limits
+@dataclass(frozen=True, slots=True)
+class StartKind:
+    """What two boxes must have in common to be begun alike, and so before anybody asks for them. `disk` in bytes."""
+
+    disk: int
+    executable: bool
+    mounts: tuple[Mount, ...]
+
+
+def start_kind(spec: SandboxSpec) -> StartKind:
+    """How a box of this spec is begun."""
+    return StartKind(spec.limits.disk, spec.workspace_executable, tuple(spec.mounts))
+
+
+def start(kind: StartKind, means: Means, ids: Mapping[str, Any], without: frozenset[str]) -> dict[str, Any]:
+    """The request that begins a box. `ids`: caller, agent_before."""
     return {
         "ranged": means.ranged,
         **ids,
-        "inner_agent": 1000,
-        "listeners": [{"address": one.address, "port": one.port, "kind": one.kind} for one in spec.listeners],
-        "mounts": [{"source": str(one.source), "target": one.target, "executable": one.executable} for one in spec.mounts],
-        "names": dict(spec.names),
-        "sizes": {
-            "workspace": limits.disk,
-            "workspace_inodes": max(_FEWEST_INODES, limits.disk // _PER_INODE),
-            "tmp": min(limits.disk, limits.memory // 2),
-            "home": min(limits.disk, limits.memory // 4),
-            "shm": min(limits.memory // 4, 1024 * _MIB),
-            "inodes": max(_FEWEST_INODES, limits.memory // 4 // _PER_INODE),
-        },
-        "workspace_executable": spec.workspace_executable,
+        "mounts": [{"source": str(one.source), "target": one.target, "executable": one.executable} for one in kind.mounts],
+        "workspace": {"bytes": kind.disk, "inodes": max(_FEWEST_INODES, kind.disk // _PER_INODE)},
+        "workspace_executable": kind.executable,
         "user_limits": {
             **{f"max_{name}_namespaces": 0 for name in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")},
             "max_inotify_instances": 128,
             "max_inotify_watches": 65_536,
         },
-        "rlimits": rlimits(limits, means, without),
         "oom_score_adj": 0 if "oom" in without else 200,
+        "without": sorted(without),
+    }
+
+
+def box(spec: SandboxSpec, means: Means, without: frozenset[str], landlock: int) -> dict[str, Any]:
+    """The plan by which a box that was begun becomes that of `spec`."""
+    limits = spec.limits
+    return {
+        "inner_agent": 1000,
+        "listeners": [{"address": one.address, "port": one.port, "kind": one.kind} for one in spec.listeners],
+        "names": dict(spec.names),
+        "sizes": {
+            "tmp": min(limits.disk, limits.memory // 2),
+            "home": min(limits.disk, limits.memory // 4),
+            "shm": min(limits.memory // 4, 1024 * _MIB),
+            "inodes": max(_FEWEST_INODES, limits.memory // 4 // _PER_INODE),
+        },
+        "rlimits": rlimits(limits, means, without),
         "landlock": landlock,
         "without": sorted(without),
     }

@@ -1,7 +1,7 @@
 """What stayed of a box: the search at the end of every teardown. Empty is the promise.
 
-Looks for processes in the box's namespaces, cgroups, its loop device, its mounts, and descriptors of this process that still hold its
-network namespace (an accepted connection does). Threat: an accepted socket or a forgotten process that keeps a dead box alive.
+Looks for processes in the box's user namespace, its loop device, and descriptors of this process that still hold its network
+namespace (an accepted connection does). Threat: an accepted socket or a forgotten process that keeps a dead box alive.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Mapping
 
-from gearcase.sandbox import cgroups
+from gearcase.sandbox import disks
 
 _SO_NETNS_COOKIE = 71
 
@@ -25,21 +24,19 @@ def netns_cookie(descriptor: int) -> int:
         return 0
 
 
-def processes_in(inodes: Mapping[str, int]) -> list[int]:
-    """Pids of processes in any of these namespaces ({name: inode}), as far as we may look."""
-    wanted = {f"{name}:[{inode}]" for name, inode in inodes.items()}
-    found: list[int] = []
-    for text in os.listdir("/proc"):
-        if text.isdigit() and _in_any(text, inodes, wanted):
-            found.append(int(text))
-    return found
+def processes_in(user_namespace: int) -> list[int]:
+    """Pids of processes in the user namespace of this descriptor (-1: none), as far as we may look. None of a box can leave it."""
+    if user_namespace < 0:
+        return []
+    wanted = f"user:[{os.fstat(user_namespace).st_ino}]"
+    return [int(text) for text in os.listdir("/proc") if text.isdigit() and _user_namespace_of(text) == wanted]
 
 
-def _in_any(pid: str, inodes: Mapping[str, int], wanted: set[str]) -> bool:
+def _user_namespace_of(pid: str) -> str:
     try:
-        return any(os.readlink(f"/proc/{pid}/ns/{name}") in wanted for name in inodes)
+        return os.readlink(f"/proc/{pid}/ns/user")
     except OSError:
-        return False
+        return ""
 
 
 def descriptors_in(cookie: int) -> list[int]:
@@ -57,14 +54,6 @@ def descriptors_in(cookie: int) -> list[int]:
     return found
 
 
-def loop_in_use(device: str) -> bool:
-    """Whether a loop device of a deleted image of ours still has it."""
-    backing = cgroups.read(f"/sys/block/{os.path.basename(device)}/loop/backing_file") if device else ""
-    return bool(backing) and "(deleted)" in backing
-
-
-def mounts_of(names: tuple[str, ...]) -> list[str]:
-    """Mount points of this process's own table that come from one of these devices."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
-        lines = [line.split() for line in file]
-    return [fields[4] for fields in lines if any(name and name in fields for name in names)]
+def loop_in_use(device: str, identity: str) -> bool:
+    """Whether a loop device is still the disk of this identity (see `disks.identity`); another box may have it by now."""
+    return bool(device) and disks.identity(device) == identity

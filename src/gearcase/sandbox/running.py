@@ -72,10 +72,9 @@ class Running:
         streams = [theirs[0], theirs[1], theirs[1] if command.merge_stderr else theirs[2]]
         streams += [theirs[-1]] if command.report else []
         if live.joined:
-            names = [name for name in syscalls.NAMESPACES if name in live.parts.inodes]
-            join, flags = live.joined, [syscalls.NAMESPACES[name] for name in names]
+            join, flags = live.joined, [syscalls.NAMESPACES[name] for name in live.parts.namespaces]
         else:
-            join, flags = [live.parts.pidfd], [sum(syscalls.NAMESPACES[name] for name in live.parts.inodes)]
+            join, flags = [live.parts.pidfd], [sum(syscalls.NAMESPACES[name] for name in live.parts.namespaces)]
         request = plan.command(command, live.spec, self._number, flags, live.settings)
         rules = [live.rules] if live.rules >= 0 else []
         wire = await live.launcher.ask("command", request, [*join, *streams, *rules])
