@@ -14,9 +14,9 @@ from gearcase.cli import options as o
 from gearcase.cli.console import err, print_json
 from gearcase.cli.text import neutral
 from gearcase.errors import GearcaseError, UsageError
+from gearcase.run.options import RunOptions
 from gearcase.run.process import Started, ending, start
 from gearcase.run.record import EndRecord
-from gearcase.run.supervisor import RunOptions
 from gearcase.units import format_duration, format_money
 
 

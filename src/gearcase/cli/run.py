@@ -10,13 +10,10 @@ from rich.text import Text
 
 from gearcase.box import LoadedBox, effective_toml
 from gearcase.cli import options as o
-from gearcase.cli import summary, watch
 from gearcase.cli.console import err, interactive, out, print_json
-from gearcase.cli.history import history
 from gearcase.errors import UsageError
-from gearcase.run.process import ending, start
+from gearcase.run.options import RunOptions
 from gearcase.run.record import EndRecord
-from gearcase.run.supervisor import RunOptions
 from gearcase.runs import RunFolder
 from gearcase.units import format_bytes, format_duration, format_money
 
@@ -75,13 +72,20 @@ def run(
 
 def follow_run(settings: RunOptions, quiet: bool, as_json: bool) -> int:
     """Start a run, watch it to its end, show the report; returns the exit code."""
+    from gearcase.run.process import ending, start
+
     started = start(settings)
+    from gearcase.cli import watch  # after the run began: what shows it loads while the run makes its box
+
     ended = watch.watch(started, quiet)
     return show_ending(started.folder, ending(started.folder) if ended else _left_frozen(started.folder), as_json)
 
 
 def show_ending(folder: RunFolder, record: EndRecord, as_json: bool) -> int:
     """Print the report of a run with its ending's record."""
+    from gearcase.cli import summary
+    from gearcase.cli.history import history
+
     if as_json:
         print_json(record.as_json())
     elif record.status != "frozen":
@@ -90,6 +94,8 @@ def show_ending(folder: RunFolder, record: EndRecord, as_json: bool) -> int:
 
 
 def _left_frozen(folder: RunFolder) -> EndRecord:
+    from gearcase.cli.history import history
+
     view = history(folder).view
     resume = f"gearcase resume {folder.name}"
     return EndRecord(folder.id, folder.name, "frozen", spent=view.spent, journal_head=view.head, how_to_resume=resume)

@@ -7,7 +7,9 @@ on the copy that leaves. What the agent sees of a verdict is what the box lets i
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from gearcase.doors.delivery import deliver, verify
 from gearcase.doors.files import Delivery, discard, take
 from gearcase.doors.patches import as_patch, is_repository
 from gearcase.doors.patterns import Patterns
-from gearcase.errors import Refused
+from gearcase.errors import Refused, RunError
 from gearcase.events import CheckRan, Delivered
 from gearcase.ledger import Ledger
 from gearcase.run.accounts import LEAD
@@ -29,6 +31,8 @@ from gearcase.seams import Driver, Limits, Recorder, Sandbox
 
 MOST_REQUESTS = 20
 """How often an agent may have checks run."""
+FINAL = "final"
+"""The request that nobody makes: the checks on what is handed over."""
 
 
 class Acceptance:
@@ -68,15 +72,14 @@ class Acceptance:
             remedy = "hand in with `gear done --as-is`; the checks run once more on what you hand in"
             raise Refused("too_many_checks", f"checks were run {MOST_REQUESTS} times, which is all", remedy=remedy)
         self._requests += 1
+        number = str(self._requests)
         async with self._turn:
-            staging = self._folder.path / "asked" / str(self._requests)
+            staging = self._folder.path / "asked" / number
             delivery = await self.stage(staging)
             try:
-                verdicts = [await self._run(check, staging, delivery, final=False) for check in wanted]
+                verdicts = [await self._run(check, staging, delivery, number) for check in wanted]
             finally:
                 await asyncio.to_thread(discard, staging)
-        seconds = sum(verdict.seconds for verdict in verdicts)
-        self._ledger.charge(LEAD, {"wall": int(seconds * 1000)}, "check")
         shown = [view(check, verdict) for check, verdict in zip(wanted, verdicts, strict=True)]
         self._latest |= {str(seen["name"]): seen for seen in shown}
         passed = all(verdict.verdict == "passed" for verdict in verdicts)
@@ -86,12 +89,12 @@ class Acceptance:
             "checks": shown,
             "files": len(delivery.files),
             "refused": self._refusals(delivery),
-            "left": left,
+            "checks_left": left,
         }
 
     async def final(self, staging: Path, delivery: Delivery) -> list[CheckVerdict]:
         """Every check, on the copy that will be delivered."""
-        return [await self._run(check, staging, delivery, final=True) for check in self._box.checks]
+        return [await self._run(check, staging, delivery, FINAL) for check in self._box.checks]
 
     async def stage(self, staging: Path) -> Delivery:
         """Copy the deliverables of this moment into a new folder, with the box frozen."""
@@ -103,11 +106,17 @@ class Acceptance:
             if self._brake.level < Level.FROZEN:
                 await self._sandbox.thaw()
 
-    async def _run(self, check: Check, staging: Path, delivery: Delivery, *, final: bool) -> CheckVerdict:
-        identity = f"{self._folder.id}-{'final' if final else self._requests}-{check.name}"
-        verdict = await run_check(self._driver, check, staging, self._limits, identity)
+    async def _run(self, check: Check, staging: Path, delivery: Delivery, request: str) -> CheckVerdict:
+        """One check, on record and paid by the lead. Where what it read changed meanwhile, its verdict is void."""
+        identity = f"{self._folder.id}-{request}-{check.name}"
+        verdict = await run_check(self._driver, check, staging, self._limits, identity, self._braked)
         if verdict.verdict == "passed":
-            await asyncio.to_thread(verify, delivery, staging)
+            try:
+                await asyncio.to_thread(verify, delivery, staging)
+            except RunError as error:
+                verdict = replace(verdict, verdict="skipped", score=None, reason=f"void: {error.message}; {error.remedy}")
+        milliseconds = {"wall": round(verdict.seconds * 1000), "cpu": round(verdict.cpu * 1000)}
+        self._ledger.charge(LEAD, milliseconds, f"check {check.name}")
         self._recorder.append(
             CheckRan(
                 name=check.name,
@@ -115,12 +124,20 @@ class Acceptance:
                 score=verdict.score,
                 seconds=round(verdict.seconds, 3),
                 inputs=delivery.manifest_digest,
-                final=final,
+                final=request == FINAL,
                 output=verdict.output[-4096:] or verdict.reason,
             ),
             LEAD,
         )
         return verdict
+
+    @asynccontextmanager
+    async def _braked(self, sandbox: Sandbox) -> AsyncGenerator[None]:
+        await self._brake.add_sandbox(sandbox)
+        try:
+            yield
+        finally:
+            self._brake.remove_sandbox(sandbox)
 
     def _wanted(self, name: str) -> list[Check]:
         wanted = [check for check in self._box.checks if name in ("", check.name)]

@@ -14,12 +14,10 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
-import uvloop
-
 from gearcase.errors import GearcaseError, RunError, UnsafeError, UsageError
 from gearcase.journal import read
+from gearcase.run.options import RunOptions
 from gearcase.run.record import EndRecord
-from gearcase.run.supervisor import RunOptions, Supervisor
 from gearcase.runs import RunFolder, find
 
 
@@ -42,8 +40,12 @@ def start(options: RunOptions) -> Started:
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
-        os.close(receive)
-        os._exit(_child(options, send))
+        code = RunError.exit_code
+        try:
+            os.close(receive)
+            code = _child(options, send)
+        finally:
+            os._exit(code)  # whatever happened: the caller's code belongs to the parent alone
     os.close(send)
     with os.fdopen(receive, "rb") as pipe:
         told = pipe.read()
@@ -59,18 +61,20 @@ def start(options: RunOptions) -> Started:
 
 
 def ending(folder: RunFolder) -> EndRecord:
-    """How a run ended, from its journal alone; a run whose process died is `failed` and says so."""
+    """How a run ended, from its journal alone. A run whose process died is recovered first; it is `failed` and says so."""
+    from gearcase.run.recovery import recover, supervisor_died  # only here: a run's start must not wait for it
+
+    failure = supervisor_died(folder)
+    try:
+        recover(folder)
+    except RunError as error:
+        failure.cause = f"{error.message}; {error.remedy}"
     head = ""
     for record in read(folder.journal):
         head = record.digest
         if record.type == "run_ended":
             return EndRecord.from_json({**record.raw["record"], "journal_head": head})
-    error = RunError(
-        "supervisor_died",
-        "the process that drove this run ended without an ending on record",
-        remedy=f"its boxes died with it; see what was done: gearcase logs {folder.name}",
-    )
-    return EndRecord(folder.id, folder.name, "failed", journal_head=head, error=error.envelope())
+    return EndRecord(folder.id, folder.name, "failed", journal_head=head, error=failure.envelope())
 
 
 def _child(options: RunOptions, pipe: int) -> int:
@@ -87,6 +91,10 @@ def _child(options: RunOptions, pipe: int) -> int:
         os.close(pipe)
 
     try:
+        import uvloop
+
+        from gearcase.run.supervisor import Supervisor  # only here: whoever watches needs none of it, and must not wait for it
+
         record = uvloop.run(Supervisor(options, began).execute())
     except GearcaseError as error:
         kind = next(k.__name__ for k in type(error).__mro__ if k.__module__ == "gearcase.errors")

@@ -11,12 +11,10 @@ import os
 import platform
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from gearcase import __version__
-from gearcase.box import LoadedBox, effective_toml
+from gearcase.box import effective_toml
 from gearcase.brake import BoxClock, Brake, Control, Level
 from gearcase.doors.files import give
 from gearcase.doors.gear import GearDoor
@@ -31,6 +29,7 @@ from gearcase.run.ending import End, Ending
 from gearcase.run.handover import Acceptance
 from gearcase.run.lead import Lead
 from gearcase.run.operations import Operations
+from gearcase.run.options import RunOptions
 from gearcase.run.record import EndRecord
 from gearcase.run.room import Room, open_sandbox, sandbox_limits
 from gearcase.run.workspace import Snapshot, Workspace
@@ -41,20 +40,6 @@ from gearcase.seams import Command, Driver, Profile
 
 FLUSH_EVERY = 0.05
 """Seconds after which what was appended is handed to the kernel, so that watchers see it."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What a person asked for, beside the box."""
-
-    box: LoadedBox
-    out: Path | None = None
-    force: bool = False
-    name: str = ""
-    record: Path | None = None
-    require_checks: bool = False
-    interactive: bool = False
-    program: tuple[str, ...] = ()  # `gearcase exec`: run this in place of an agent
 
 
 class Supervisor:

@@ -6,14 +6,18 @@ redirect could carry the key elsewhere), no cookies. A connection that could not
 
 from __future__ import annotations
 
+import importlib
 import ssl
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import aiohttp
+from typing import TYPE_CHECKING
 
 from gearcase.seams import UpstreamDown, UpstreamRequest, UpstreamResponse
+
+if TYPE_CHECKING:
+    import aiohttp
 
 CONNECT, FIRST_BYTE_OR_NEXT = 20.0, 300.0
 """Seconds: to connect; until the next byte of an answer. Providers think for minutes before the first."""
@@ -36,9 +40,13 @@ class Http:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._session: aiohttp.ClientSession | None = None
+        # The client takes a tenth of a second to load: it does so while the box is being made.
+        threading.Thread(target=importlib.import_module, args=("aiohttp",), daemon=True).start()
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         """See `Upstream`."""
+        import aiohttp
+
         url = self._endpoint.base + request.path.removeprefix("/v1")
         try:
             response = await self._open().post(
@@ -68,6 +76,8 @@ class Http:
         return headers
 
     def _open(self) -> aiohttp.ClientSession:
+        import aiohttp
+
         if self._session is None:
             trust: ssl.SSLContext | bool = (
                 ssl.create_default_context(cafile=str(self._endpoint.ca)) if self._endpoint.ca else True

@@ -1,4 +1,4 @@
-"""What differs between two runs of the same work, masked: times, ids, money, paths, hex.
+"""What differs between two runs of the same work, masked: times, sizes, ids, money, paths, hex.
 
 Cassettes compare masked text, so that a replayed run is not told apart from its recording by its clock. Every pattern is one
 linear pass with bounded repeats: the text is an agent's.
@@ -24,7 +24,9 @@ _MASKS = re.compile(
              |(?:toolu|srvtoolu|call|msg|rs|fc|resp|req|chatcmpl)[_-][A-Za-z0-9_-]{1,200}))
     | (?P<time>\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:Z|[+-]\d\d:?\d\d)?)?
              |\b\d{1,2}:\d\d(?::\d\d(?:\.\d{1,9})?)?\b
-             |\b\d{1,12}(?:\.\d{1,9})?[ ]?(?:ms|us|µs|ns|s|sec|secs|seconds?|m|min|minutes?|h|hours?)\b)
+             |\b\d{1,12}(?:\.\d{1,9})?[ ]?(?:ms|us|µs|ns|s|sec|secs|seconds?|m|min|minutes?|h|hours?)
+              (?:[ ]\d{1,2}(?:ms|s|m|h)){0,3}\b)
+    | (?P<size>\b\d{1,12}(?:\.\d{1,3})?[ ]?(?:[KMGT]i?B|kB)\b)
     | (?P<money>\$[ ]?\d[\d,]{0,20}(?:\.\d{1,12})?)
     | (?P<path>(?<![\w/+=-])/(?:[\w.@%+~-]{1,255}/){1,60}[\w.@%+~-]{0,255})
     | (?P<opaque>[A-Za-z0-9+/_=]{64,})
@@ -43,7 +45,7 @@ class Masked:
 
 
 def mask(text: str) -> str:
-    """The text with what is incidental replaced by `<time>`, `<id>`, `<money>`, `<path>`, `<hex>`, `<opaque>`."""
+    """The text with what is incidental replaced by `<time>`, `<size>`, `<id>`, `<money>`, `<path>`, `<hex>`, `<opaque>`."""
     return _MASKS.sub(lambda match: f"<{match.lastgroup}>", text)
 
 

@@ -1,0 +1,22 @@
+"""What a person asked for when they started a run, beside the box."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gearcase.box import LoadedBox
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """A run to be started."""
+
+    box: LoadedBox
+    out: Path | None = None
+    force: bool = False
+    name: str = ""
+    record: Path | None = None
+    require_checks: bool = False
+    interactive: bool = False
+    program: tuple[str, ...] = ()  # `gearcase exec`: run this in place of an agent

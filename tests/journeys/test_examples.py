@@ -1,0 +1,34 @@
+"""The boxes below examples/ work as they are."""
+
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+CLEAN_TABLE = EXAMPLES / "clean-table"
+
+
+def test_the_recorded_repair_of_a_table_is_accepted_again_with_every_command_executed(user):
+    ended = user.types("replay", CLEAN_TABLE / "cassette.jsonl", "--out", "out", "--json", code=0)
+    record = ended.record
+    assert record["status"] == "accepted" and record["warnings"] == [] and record["residue"] == []
+    (check,) = record["checks"]
+    assert check["verdict"] == "passed" and check["score"] >= 0.9
+    assert len((user.folder / "out/out/repaired.csv").read_text().splitlines()) == 1001
+    commands = [one for one in user.journal() if one["type"] == "command_ended"]
+    assert len(commands) == 4 and sum(one["output_bytes"] for one in commands) > 1000
+
+
+def test_a_table_that_was_not_repaired_is_rejected(user):
+    model = user.script({"commands": ["mkdir out; cp hospital.csv out/repaired.csv", "gear done --as-is"]})
+    record = user.types("run", "-f", CLEAN_TABLE / "box.toml", "--model", model, "--out", "out", "--json", code=10).record
+    assert record["status"] == "rejected"
+    assert not (user.folder / "out").exists()
+
+
+def test_a_table_with_guessed_cells_is_rejected(user):
+    guess = (
+        "import csv; r=list(csv.reader(open('hospital.csv'))); w=csv.writer(open('out/repaired.csv','w'),lineterminator='\\n'); "
+    )
+    guess += "w.writerow(r[0]); [w.writerow([c.replace('x','a') for c in row]) for row in r[1:]]"
+    model = user.script({"commands": [f'mkdir out; python3 -c "{guess}"', "gear done --as-is"]})
+    record = user.types("run", "-f", CLEAN_TABLE / "box.toml", "--model", model, "--json", code=10).record
+    assert record["status"] == "rejected" and 0 < record["checks"][0]["score"] < 0.9
