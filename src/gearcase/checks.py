@@ -14,6 +14,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -50,7 +52,13 @@ class CheckVerdict:
     reason: str = ""
 
 
-async def run_check(driver: Driver, check: Check, deliverables: Path, limits: Limits, identity: str) -> CheckVerdict:
+Braked = Callable[[Sandbox], AbstractAsyncContextManager[None]]
+"""While this lasts, a sandbox obeys the brake of its run."""
+
+
+async def run_check(
+    driver: Driver, check: Check, deliverables: Path, limits: Limits, identity: str, braked: Braked
+) -> CheckVerdict:
     """Run one check on a folder of deliverables. Never raises for what the check or the deliverables do: that is a verdict.
 
     Its files lie under their own names in its working folder. `identity` must be unique on the machine.
@@ -66,9 +74,10 @@ async def run_check(driver: Driver, check: Check, deliverables: Path, limits: Li
     except GearcaseError as error:
         return CheckVerdict(check.name, "skipped", reason=f"its sandbox did not start: {error.message}; {error.remedy}")
     try:
-        await asyncio.to_thread(_put_files, check, sandbox)
-        command = Command(("/bin/bash", "-c", check.run), deadline=check.deadline, report=True)
-        return _judge(check, await sandbox.run(command))
+        async with braked(sandbox):
+            await asyncio.to_thread(_put_files, check, sandbox)
+            command = Command(("/bin/bash", "-c", check.run), deadline=check.deadline, report=True)
+            return _judge(check, await sandbox.run(command))
     except GearcaseError as error:
         return CheckVerdict(check.name, "skipped", reason=f"{error.message}; {error.remedy}")
     finally:

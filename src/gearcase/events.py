@@ -48,7 +48,7 @@ class RunStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class RunResumed(Event):
-    """The run went on after a crash or a stop of ours."""
+    """The journal was taken up again after a crash or a stop of ours: the run goes on, or its ending is written."""
 
     boot_id: str
     repaired_bytes: str = ""  # base64 of a torn last line that was cut
@@ -56,7 +56,7 @@ class RunResumed(Event):
 
 @dataclass(frozen=True, slots=True)
 class RunEnded(Event):
-    """Last record of a run that ended in an orderly way. `record` is the one record of `docs/endings.md`."""
+    """Last record of a run that ended, in an orderly way or by recovery. `record` is the one record of `docs/endings.md`."""
 
     status: str
     record: dict[str, Any]
@@ -347,7 +347,7 @@ class AgentEnded(Event):
 
 @dataclass(frozen=True, slots=True)
 class CheckRan(Event):
-    """An acceptance check ran on a copy of the deliverables. `verdict` is passed | failed | skipped."""
+    """An acceptance check ran on a copy of the deliverables. `verdict` is passed | failed | skipped; `reason` is ours."""
 
     name: str
     verdict: str
@@ -356,6 +356,7 @@ class CheckRan(Event):
     inputs: str  # SHA-256 of the manifest of what was checked
     final: bool
     output: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,9 +103,10 @@ def boot_id() -> str:
 
 
 def start_time(pid: int) -> str:
-    """Start time of a process in clock ticks since boot, as the kernel prints it; empty when there is none."""
+    """Start time of a process in clock ticks since boot, as the kernel prints it; empty when there is none, or a dead one's rest."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] in "ZX" else fields[19]
     except (FileNotFoundError, ProcessLookupError, IndexError):
         return ""
 
@@ -201,11 +202,16 @@ def write_atomically(path: Path, data: bytes) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(descriptor, data)
-        os.fdatasync(descriptor)
-    finally:
-        os.close(descriptor)
-    part.replace(path)
+        try:
+            while data:  # a disk that is nearly full takes a part first, and then says so
+                data = data[os.write(descriptor, data) :]
+            os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _file_system(path: Path) -> str:

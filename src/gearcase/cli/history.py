@@ -31,7 +31,22 @@ class History:
 
 
 def history(folder: RunFolder) -> History:
-    """Read a run whole. A journal that is damaged is told up to the damage, which stands among the view's errors."""
+    """Read a run whole; one whose process died is recovered first, and is `died` only where that cannot be.
+
+    A journal that is damaged is told up to the damage, which stands among the view's errors.
+    """
+    told = _told(folder)
+    if told.state != DIED:
+        return told
+    from gearcase.run.recovery import recover
+
+    try:
+        return _told(folder) if recover(folder) else told
+    except RunError as error:
+        return replace(told, view=replace(told.view, errors=(*told.view.errors, error.envelope())))
+
+
+def _told(folder: RunFolder) -> History:
     owner = folder.owner_pid()  # before the journal: a run that ends meanwhile is seen as ended, not as died
     view = View(run=folder.id, name=folder.name, goal=folder.goal, started=folder.created, now=folder.created)
     try:

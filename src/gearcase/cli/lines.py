@@ -98,7 +98,7 @@ def _settled(event: events.Settled) -> _Said | None:
 
 _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
     events.RunStarted: lambda e: ("run", "bold", f"{neutral(e.name)}  {first_line(e.goal)}"),
-    events.RunResumed: lambda e: ("run", "bold", "goes on after a stop"),
+    events.RunResumed: lambda e: ("run", "bold", "its journal is taken up again after a stop"),
     events.RunEnded: lambda e: ("end", "bold", neutral(e.status)),
     events.Failure: lambda e: _error(e.error),
     events.Settled: _settled,

@@ -12,8 +12,9 @@ import typer
 
 from gearcase.cli import lines
 from gearcase.cli import options as o
-from gearcase.cli.console import out
+from gearcase.cli.console import err, out
 from gearcase.cli.text import neutral
+from gearcase.errors import RunError
 from gearcase.journal import Record, follow, read
 from gearcase.runs import RunFolder, find
 
@@ -36,11 +37,24 @@ def logs(
         else:
             _show(record, output)
 
+    _recovered(folder)
     if not following:
         for record in read(folder.journal):
             show(record)
         return
     asyncio.run(_follow(folder, show))
+
+
+def _recovered(folder: RunFolder) -> None:
+    """The log of a run whose process died tells that, too. Where it cannot be written, the rest is shown all the same."""
+    if folder.owner_pid():
+        return
+    from gearcase.run.recovery import recover
+
+    try:
+        recover(folder)
+    except RunError as error:
+        err().print(neutral(f"{error.message}: {error.remedy}"), style="yellow", soft_wrap=True)
 
 
 def _show(record: Record, output: bool) -> None:

@@ -124,7 +124,9 @@ class View:
         return str(self.ended.get("status", "ended")) if self.ended is not None else self.level
 
     def elapsed(self, now: float) -> float:
-        """Seconds of box time until `now`: it stands still while frozen."""
+        """Seconds of box time until `now`: it stands still while frozen. An ending says it itself: it may have been written later."""
+        if self.ended is not None and "seconds" in self.ended:
+            return float(self.ended["seconds"])
         until = self.frozen_since or (self.now if self.ended is not None else max(now, self.now))
         return max(0.0, until - self.started - self.frozen) if self.started else 0.0
 
@@ -383,9 +385,9 @@ def _(view: View, event: events.AgentEnded, record: Record) -> View:
 def _(view: View, event: events.CheckRan, record: Record) -> View:
     before = view.checks.get(event.name)
     scores = [score for score in (event.score, before.best if before else None) if score is not None]
-    check = CheckView(
-        event.verdict, event.score, max(scores, default=None), event.final, (before.runs if before else 0) + 1, event.output
-    )
+    said = event.reason or event.output if event.verdict == "skipped" else event.output  # what a void check printed says nothing
+    runs = before.runs + 1 if before else 1
+    check = CheckView(event.verdict, event.score, max(scores, default=None), event.final, runs, said)
     return replace(view, checks={**view.checks, event.name: check})
 
 

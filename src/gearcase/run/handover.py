@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,7 @@ class Acceptance:
                 inputs=delivery.manifest_digest,
                 final=request == FINAL,
                 output=verdict.output[-4096:] or verdict.reason,
+                reason=verdict.reason,
             ),
             LEAD,
         )
@@ -149,15 +150,6 @@ class Acceptance:
     @staticmethod
     def _refusals(delivery: Delivery) -> list[dict[str, str]]:
         return [{"path": refusal.path.decode("utf-8", "replace"), "reason": refusal.reason} for refusal in delivery.refused[:20]]
-
-
-@dataclass(frozen=True, slots=True)
-class Handed:
-    """What came of handing over: the staged copy, the verdicts, and where it went."""
-
-    delivery: Delivery
-    verdicts: list[CheckVerdict]
-    out: str
 
 
 def hand_over(

@@ -24,7 +24,7 @@ from gearcase.errors import GearcaseError, RunError, UnsafeError, UsageError
 from gearcase.events import Failure, RunEnded, RunStarted
 from gearcase.journal import Journal
 from gearcase.ledger import Ledger
-from gearcase.run.accounts import RUN, Pace, close_agent_accounts, open_accounts
+from gearcase.run.accounts import RUN, Pace, charge_time, close_agent_accounts, open_accounts
 from gearcase.run.ending import End, Ending
 from gearcase.run.handover import Acceptance
 from gearcase.run.lead import Lead
@@ -110,6 +110,7 @@ class Supervisor:
             journal.append(Failure(error.envelope()))
             ending.failed(error)
         close_agent_accounts(ledger)
+        charge_time(ledger, clock.now())
         record = ending.record(brake.level)
         ledger.close(RUN)
         journal.append(RunEnded(record.status, record.as_json()))
