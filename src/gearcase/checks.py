@@ -11,7 +11,6 @@ not run is `skipped`, and skipped is not passed. A check is as strong as its par
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from typing import Any, Literal
 from gearcase.box import Check
 from gearcase.errors import GearcaseError
 from gearcase.sandbox.copying import copy_in
+from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Command, CommandResult, Driver, Limits, Mount, Sandbox, SandboxSpec
 
 Verdict = Literal["passed", "failed", "skipped"]
@@ -75,7 +75,7 @@ async def run_check(
         return CheckVerdict(check.name, "skipped", reason=f"its sandbox did not start: {error.message}; {error.remedy}")
     try:
         async with braked(sandbox):
-            await asyncio.to_thread(_put_files, check, sandbox)
+            await in_thread(_put_files, check, sandbox)
             command = Command(("/bin/bash", "-c", check.run), deadline=check.deadline, report=True)
             return _judge(check, await sandbox.run(command))
     except GearcaseError as error:

@@ -73,7 +73,7 @@ def open_accounts(ledger: Ledger, box: Box) -> None:
     declared = {"usd": limits.usd, "tokens": limits.tokens, "calls": limits.calls}
     whole: Amounts = {name: amount for name, amount in declared.items() if amount is not None}
     reserve: Amounts = {name: int(amount * limits.wind_down_reserve) for name, amount in whole.items()}
-    whole["wall"], reserve["wall"] = round(limits.wall * 1000), 0  # no time is kept back: the hand-over's own is booked past the limit
+    whole["wall"], reserve["wall"] = round(limits.wall * 1000), 0  # the hand-over's own time is booked past the limit
     ledger.open(RUN, whole)
     ledger.open(RESERVE, reserve, parent=RUN)
     ledger.open(LEAD, {name: amount - reserve[name] for name, amount in whole.items()}, parent=RUN, agent=LEAD)

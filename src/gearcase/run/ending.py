@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gearcase.box import Box
-from gearcase.brake import BoxClock, Level
+from gearcase.brake import BoxClock, Brake, Level
 from gearcase.checks import CheckVerdict
 from gearcase.doors.files import Delivery
 from gearcase.errors import GearcaseError, RunError
@@ -20,7 +19,7 @@ from gearcase.run.record import EndRecord, Status
 from gearcase.run.workspace import Workspace
 from gearcase.runs import RunFolder
 from gearcase.sandbox.blobs import BlobStore
-from gearcase.seams import Sandbox
+from gearcase.sandbox.threads import in_thread
 
 LIMITS = frozenset({"budget", "wall", "steps", "cpu_time", "operator"})
 """Reasons of an end that are limits."""
@@ -62,18 +61,18 @@ class Ending:
         if self.end.reason != "killed":
             self.end = End("failed", error.message, self.end.note, self.end.exit)
 
-    async def hand_over(self, sandbox: Sandbox, workspace: Workspace, store: BlobStore, acceptance: Acceptance) -> None:
-        """Copy the deliverables, check the copy, and deliver it unless a check stands against it."""
+    async def hand_over(self, brake: Brake, workspace: Workspace, store: BlobStore, acceptance: Acceptance) -> None:
+        """Copy the deliverables, check the copy, and deliver it unless a check stands against it or the run is killed."""
         if self.end.reason == "lost":
             return  # a box that is gone has no files
         self.delivery = await acceptance.stage(self.folder.delivered)
         self.verdicts = await acceptance.final(self.folder.delivered, self.delivery)
-        if self.delivery.files and self.status(Level.RUNNING) in ("accepted", "unverified", "exhausted"):
+        if self.delivery.files and self.status(brake.level) in ("accepted", "unverified", "exhausted"):
             out = self.out or Path("gearcase-out") / self.folder.name
             delivery, staging = self.delivery, self.folder.delivered
-            self.delivered_to = await asyncio.to_thread(
-                hand_over, self.box, workspace, store, delivery, staging, out, self.force, self.journal
-            )
+            delivered = await in_thread(hand_over, self.box, workspace, store, delivery, staging, out, self.force)
+            self.journal.append(delivered)
+            self.delivered_to = delivered.to
 
     def status(self, level: Level) -> Status:
         """The status that the facts amount to."""

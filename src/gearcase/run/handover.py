@@ -7,11 +7,11 @@ on the copy that leaves. What the agent sees of a verdict is what the box lets i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gearcase.box import Box, Check
 from gearcase.brake import Brake, Level
@@ -27,7 +27,10 @@ from gearcase.run.accounts import LEAD
 from gearcase.run.workspace import Workspace
 from gearcase.runs import RunFolder
 from gearcase.sandbox.blobs import BlobStore
+from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Driver, Limits, Recorder, Sandbox
+
+T = TypeVar("T")
 
 MOST_REQUESTS = 20
 """How often an agent may have checks run."""
@@ -43,7 +46,7 @@ class Acceptance:
         box: Box,
         driver: Driver,
         limits: Limits,
-        sandbox: Sandbox,
+        workspace: Workspace,
         folder: RunFolder,
         ledger: Ledger,
         recorder: Recorder,
@@ -52,7 +55,7 @@ class Acceptance:
         self._box = box
         self._driver = driver
         self._limits = limits
-        self._sandbox = sandbox
+        self._workspace = workspace
         self._folder = folder
         self._ledger = ledger
         self._recorder = recorder
@@ -79,7 +82,7 @@ class Acceptance:
             try:
                 verdicts = [await self._run(check, staging, delivery, number) for check in wanted]
             finally:
-                await asyncio.to_thread(discard, staging)
+                await in_thread(discard, staging)
         shown = [view(check, verdict) for check, verdict in zip(wanted, verdicts, strict=True)]
         self._latest |= {str(seen["name"]): seen for seen in shown}
         passed = all(verdict.verdict == "passed" for verdict in verdicts)
@@ -98,21 +101,19 @@ class Acceptance:
 
     async def stage(self, staging: Path) -> Delivery:
         """Copy the deliverables of this moment into a new folder, with the box frozen."""
-        await self._sandbox.freeze()
-        try:
-            files = self._box.files
-            return await asyncio.to_thread(take, self._sandbox.workspace, files.take, staging, most_bytes=files.take_max)
-        finally:
-            if self._brake.level < Level.FROZEN:
-                await self._sandbox.thaw()
+        files = self._box.files
+        async with self._workspace.still() as workspace:
+            return await in_thread(take, workspace, files.take, staging, most_bytes=files.take_max)
 
     async def _run(self, check: Check, staging: Path, delivery: Delivery, request: str) -> CheckVerdict:
         """One check, on record and paid by the lead. Where what it read changed meanwhile, its verdict is void."""
         identity = f"{self._folder.id}-{request}-{check.name}"
-        verdict = await run_check(self._driver, check, staging, self._limits, identity, self._braked)
+        running = run_check(self._driver, check, staging, self._limits, identity, self._braked)
+        verdict = await unless_killed(self._brake, running)
+        verdict = verdict or CheckVerdict(check.name, "skipped", reason="the run was killed")
         if verdict.verdict == "passed":
             try:
-                await asyncio.to_thread(verify, delivery, staging)
+                await in_thread(verify, delivery, staging)
             except RunError as error:
                 verdict = replace(verdict, verdict="skipped", score=None, reason=f"void: {error.message}; {error.remedy}")
         milliseconds = {"wall": round(verdict.seconds * 1000), "cpu": round(verdict.cpu * 1000)}
@@ -152,17 +153,26 @@ class Acceptance:
         return [{"path": refusal.path.decode("utf-8", "replace"), "reason": refusal.reason} for refusal in delivery.refused[:20]]
 
 
+async def unless_killed(brake: Brake, work: Coroutine[Any, Any, T]) -> T | None:
+    """What the work comes to; None, and the work is cancelled, where the run is killed first."""
+    task = asyncio.create_task(work)
+    killed = asyncio.create_task(brake.wait_for(lambda level: level is Level.KILLED))
+    try:
+        await asyncio.wait({task, killed}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        for one in (task, killed):
+            one.cancel()
+        await asyncio.gather(task, killed, return_exceptions=True)
+
+
 def hand_over(
-    box: Box,
-    workspace: Workspace,
-    store: BlobStore,
-    delivery: Delivery,
-    staging: Path,
-    out: Path,
-    force: bool,
-    recorder: Recorder,
-) -> str:
-    """Copy the checked deliverables to the operator's folder; where one given tree is a git repository, also as a patch."""
+    box: Box, workspace: Workspace, store: BlobStore, delivery: Delivery, staging: Path, out: Path, force: bool
+) -> Delivered:
+    """Copy the checked deliverables to the operator's folder; where one given tree is a git repository, also as a patch.
+
+    Returns the fact, for the record.
+    """
     patch = b""
     repositories = [path for path in box.files.give if is_repository(path)]
     if len(repositories) == 1:
@@ -170,5 +180,4 @@ def hand_over(
         patch = as_patch(name, start, store, delivery, staging, Patterns(box.files.take)).data
     handed = deliver(delivery, staging, out, force=force, patch=patch)
     facts = delivery.record()
-    recorder.append(Delivered(str(handed.out), facts["files"], facts["refused"], delivery.manifest_digest))
-    return str(handed.out)
+    return Delivered(str(handed.out), facts["files"], facts["refused"], delivery.manifest_digest)

@@ -84,11 +84,23 @@ def _child(options: RunOptions, pipe: int) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
+    told = False
+
     def began(folder: RunFolder) -> None:
+        nonlocal told
         if not options.program:
             _detach_streams(folder)
         os.write(pipe, json.dumps({"run": folder.id}).encode())
         os.close(pipe)
+        told = True
+
+    def tell(kind: str, error: GearcaseError) -> None:
+        """To whoever waits; once the run has begun its log keeps it, and the pipe's number may mean another file."""
+        answer = json.dumps({"kind": kind, "error": error.envelope()}, default=str)
+        if told:
+            print(answer, file=sys.stderr)
+        else:
+            os.write(pipe, answer.encode())
 
     try:
         import uvloop
@@ -98,22 +110,15 @@ def _child(options: RunOptions, pipe: int) -> int:
         record = uvloop.run(Supervisor(options, began).execute())
     except GearcaseError as error:
         kind = next(k.__name__ for k in type(error).__mro__ if k.__module__ == "gearcase.errors")
-        _tell(pipe, {"kind": kind, "error": error.envelope()})
+        tell(kind, error)
         return error.exit_code
     except BaseException as error:  # the last line of this process: it must say what it died of, whatever it was
         traceback.print_exc()
         cause = f"{type(error).__name__}: {error}"
         failed = RunError("internal", "Gearcase itself failed", cause=cause, remedy="report this, with the run's supervisor.log")
-        _tell(pipe, {"kind": "RunError", "error": failed.envelope()})
+        tell("RunError", failed)
         return failed.exit_code
     return record.exit_code & 0xFF
-
-
-def _tell(pipe: int, answer: dict[str, Any]) -> None:
-    try:
-        os.write(pipe, json.dumps(answer, default=str).encode())
-    except OSError:
-        print(json.dumps(answer, default=str), file=sys.stderr)  # the run had begun: its log keeps it
 
 
 def _detach_streams(folder: RunFolder) -> None:

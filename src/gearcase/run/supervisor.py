@@ -26,7 +26,7 @@ from gearcase.journal import Journal
 from gearcase.ledger import Ledger
 from gearcase.run.accounts import RUN, Pace, charge_time, close_agent_accounts, open_accounts
 from gearcase.run.ending import End, Ending
-from gearcase.run.handover import Acceptance
+from gearcase.run.handover import Acceptance, unless_killed
 from gearcase.run.lead import Lead
 from gearcase.run.operations import Operations
 from gearcase.run.options import RunOptions
@@ -36,6 +36,7 @@ from gearcase.run.workspace import Snapshot, Workspace
 from gearcase.runs import RunFolder, boot_id, create, write_atomically
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.namespaces import NamespacesDriver
+from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Command, Driver, Profile
 
 FLUSH_EVERY = 0.05
@@ -134,10 +135,10 @@ class Supervisor:
         try:
             await brake.add_sandbox(sandbox)
             store = BlobStore(folder.blobs)
-            given = await asyncio.to_thread(give, box.files.give, sandbox.workspace, sandbox.owner, store)
+            given = await in_thread(give, box.files.give, sandbox.workspace, sandbox.owner, store)
             workspace = Workspace(sandbox, store, journal, brake)
             workspace.snapshots["s0"] = Snapshot("s0", given.manifest, "as given")
-            await room.require(box.sandbox.packages)
+            await unless_killed(brake, room.require(box.sandbox.packages))
             routing.record(folder.cassette if self._options.record is None else self._options.record)
             door = ModelDoor(
                 ledger,
@@ -148,7 +149,7 @@ class Supervisor:
                 hosted_tools=box.model.hosted_tools,
             )
             brake.add_door(door)
-            acceptance = Acceptance(box, self._driver, sandbox_limits(box), sandbox, folder, ledger, journal, brake)
+            acceptance = Acceptance(box, self._driver, sandbox_limits(box), workspace, folder, ledger, journal, brake)
             lead = Lead(box, sandbox, door, ledger, brake, clock, pace, room.run)
             operations = Operations(
                 box=box,
@@ -173,7 +174,7 @@ class Supervisor:
             ending.warnings += routing.warnings()
             door.latch()
             if brake.level < Level.KILLED:
-                await ending.hand_over(sandbox, workspace, store, acceptance)
+                await ending.hand_over(brake, workspace, store, acceptance)
             await door.close()
         finally:
             brake.remove_sandbox(sandbox)

@@ -7,6 +7,8 @@ a level and lasts milliseconds.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from gearcase.brake import Brake, Level
@@ -16,6 +18,7 @@ from gearcase.run.accounts import LEAD
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.manifest import Difference, Manifest, difference
 from gearcase.sandbox.snapshots import restore, scan
+from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Recorder, Sandbox
 
 _NAMED = 50
@@ -40,13 +43,15 @@ class Workspace:
         self._recorder = recorder
         self._brake = brake
         self._turn = asyncio.Lock()
+        self._standing = asyncio.Lock()
         self.snapshots: dict[str, Snapshot] = {}
 
     async def keep(self, note: str = "") -> Snapshot:
         """Keep the present state; records what changed since the last one that was kept."""
         async with self._turn:
             before = next(reversed(self.snapshots.values()), None)
-            manifest = await self._frozen_scan(before.manifest if before else None)
+            async with self.still() as files:
+                manifest = await in_thread(scan, files, self._store, before.manifest if before else None)
             name = f"s{len(self.snapshots)}"
             snapshot = self.snapshots[name] = Snapshot(name, manifest, note)
             self._recorder.append(SnapshotTaken(name, manifest.files, manifest.size, note), LEAD)
@@ -62,25 +67,24 @@ class Workspace:
             raise Refused("no_snapshot", f"there is no snapshot {name!r}", remedy=f"kept are: {known}")
         now = await self.keep(f"before the return to {name}")
         async with self._turn:
-            await self._sandbox.freeze()
-            try:
-                await asyncio.to_thread(restore, self._sandbox.workspace, wanted.manifest, self._store, self._sandbox.owner)
-            finally:
-                await self._go_on()
+            async with self.still() as files:
+                await in_thread(restore, files, wanted.manifest, self._store, self._sandbox.owner)
             self._recorder.append(Rewound(name), LEAD)
         return wanted, difference(wanted.manifest, now.manifest)
 
-    async def _frozen_scan(self, previous: Manifest | None) -> Manifest:
-        await self._sandbox.freeze()
-        try:
-            return await asyncio.to_thread(scan, self._sandbox.workspace, self._store, previous)
-        finally:
-            await self._go_on()
+    @asynccontextmanager
+    async def still(self) -> AsyncGenerator[int]:
+        """While this lasts nothing in the box moves; one at a time. Gives the descriptor of its files.
 
-    async def _go_on(self) -> None:
-        """Thaw, unless the operator has frozen the run in the meantime."""
-        if self._brake.level < Level.FROZEN:
-            await self._sandbox.thaw()
+        Afterwards the box goes on, unless the operator has frozen the run in the meantime.
+        """
+        async with self._standing:
+            await self._sandbox.freeze()
+            try:
+                yield self._sandbox.workspace
+            finally:
+                if self._brake.level < Level.FROZEN:
+                    await self._sandbox.thaw()
 
     def _record_change(self, name: str, change: Difference) -> None:
         if change:
