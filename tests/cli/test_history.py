@@ -55,9 +55,18 @@ def test_ps_tells_state_and_money(tmp_path: Path) -> None:
     assert (facts[0]["state"], facts[0]["spent"]["usd"]) == ("rejected", 410_000_000)
 
 
-def test_ps_tells_of_a_run_that_died(tmp_path: Path) -> None:
+def test_a_run_whose_process_died_has_failed_and_its_report_says_why(tmp_path: Path) -> None:
     run_on_disk(tmp_path, *HAPPENED[:3])
+    assert json.loads(ask(tmp_path, "ps", "--json").stdout)[0]["state"] == "failed"
+    assert json.loads(ask(tmp_path, "report", "--json").stdout)["error"]["code"] == "supervisor_died"
+
+
+def test_a_dead_run_that_cannot_be_recovered_has_died_and_its_report_says_why(tmp_path: Path) -> None:
+    folder = run_on_disk(tmp_path, *HAPPENED[:3])
+    with (folder / "journal/000001.jsonl").open("a") as file:
+        file.write("not a record\n")
     assert json.loads(ask(tmp_path, "ps", "--json").stdout)[0]["state"] == "died"
+    assert "journal_damaged" in ask(tmp_path, "report").stdout
 
 
 def test_one_damaged_journal_does_not_hide_the_other_runs(tmp_path: Path) -> None:

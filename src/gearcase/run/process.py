@@ -64,16 +64,18 @@ def ending(folder: RunFolder) -> EndRecord:
     """How a run ended, from its journal alone. A run whose process died is recovered first; it is `failed` and says so."""
     from gearcase.run.recovery import recover, supervisor_died  # only here: a run's start must not wait for it
 
-    failure = supervisor_died(folder)
+    failure, head = supervisor_died(folder), ""
     try:
         recover(folder)
     except RunError as error:
         failure.cause = f"{error.message}; {error.remedy}"
-    head = ""
-    for record in read(folder.journal):
-        head = record.digest
-        if record.type == "run_ended":
-            return EndRecord.from_json({**record.raw["record"], "journal_head": head})
+    try:
+        for record in read(folder.journal):
+            head = record.digest
+            if record.type == "run_ended":
+                return EndRecord.from_json({**record.raw["record"], "journal_head": head})
+    except RunError as error:  # the record is damaged, or there is none: what stands before the damage is no ending
+        failure.cause = failure.cause or f"{error.message}; {error.remedy}"
     return EndRecord(folder.id, folder.name, "failed", journal_head=head, error=failure.envelope())
 
 

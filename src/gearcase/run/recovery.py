@@ -41,6 +41,7 @@ class Story:
     ended: bool = False
     crashed: bool = False  # a recovery was begun before: what follows is no longer the run's own time
     killed: bool = False
+    closed: bool = False  # the run's own account
     limit: str = ""
     sandboxes: dict[str, bool] = field(default_factory=dict[str, bool])  # id -> closed
     residue: list[str] = field(default_factory=list[str])
@@ -63,6 +64,7 @@ class Story:
 
     def add(self, event: Event, boot: float) -> None:
         """One more fact."""
+        self.crashed = self.crashed or isinstance(event, RunResumed)
         if not self.crashed:
             self.began = self.began or boot
             self.last = boot
@@ -70,7 +72,9 @@ class Story:
             case events.RunEnded():
                 self.ended = True
             case events.RunResumed():
-                self.crashed, self.ended = True, False
+                self.ended = False
+            case events.AccountClosed() if event.account == RUN:
+                self.closed = True
             case events.LimitReached():
                 self.limit = self.limit or event.limit
             case events.SandboxOpened():
@@ -167,7 +171,11 @@ def _recover(folder: RunFolder) -> bool:
 
 
 def _facts(folder: RunFolder) -> Iterator[tuple[int, Event]]:
-    return ((record.seq, record.event) for record in read(folder.journal) if record.event is not None)
+    """What the ledger is rebuilt from. The run's own account stays open, because the ending asks what it spent."""
+    for record in read(folder.journal):
+        event = record.event
+        if event is not None and not (isinstance(event, events.AccountClosed) and event.account == RUN):
+            yield record.seq, event
 
 
 def _record(folder: RunFolder, story: Story, ledger: Ledger) -> EndRecord:
@@ -178,10 +186,12 @@ def _record(folder: RunFolder, story: Story, ledger: Ledger) -> EndRecord:
             ledger.close(account)
     spent, remaining = dict[str, int](), dict[str, int]()
     if RUN in accounts:
-        charge_time(ledger, story.seconds)
+        if not story.closed:
+            charge_time(ledger, story.seconds)
         spent = ledger.subtree_spent(RUN)
         remaining = {name: free for name in spent if (free := ledger.balance(RUN, name).free) is not None}
-        ledger.close(RUN)
+        if not story.closed:
+            ledger.close(RUN)
     delivered = story.delivered
     return EndRecord(
         run=folder.id,
