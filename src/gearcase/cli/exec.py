@@ -52,7 +52,15 @@ def execute(
     if not program:
         raise UsageError("no_program", "there is no program to run", remedy="gearcase exec [OPTIONS] -- PROGRAM [ARGUMENT]...")
     typed = o.BoxOptions(file, "", give, see, take, check, allow, usd, tokens, wall, None, memory, cpus, disk, model, worker)
-    settings = RunOptions(box=o.loaded(typed), out=output, force=force, name=name, record=record, program=tuple(program))
+    settings = RunOptions(
+        box=o.loaded(typed),
+        out=output,
+        force=force,
+        name=name,
+        record=record,
+        program=tuple(program),
+        program_output=2 if as_json else 1,  # with --json, stdout holds the record and nothing else
+    )
     started = start(settings)
     asyncio.run(_until_end(started))
     ended = ending(started.folder)

@@ -20,3 +20,4 @@ class RunOptions:
     require_checks: bool = False
     interactive: bool = False
     program: tuple[str, ...] = ()  # `gearcase exec`: run this in place of an agent
+    program_output: int = 1  # descriptor of this process that gets what the program prints

@@ -184,7 +184,7 @@ class Supervisor:
         """`gearcase exec`: the program's output is this process's own."""
         program = self._options.program
         command = Command(program, merge_stderr=False, deadline=self._box.limits.wall, stdin=b"")
-        result = await room.run(command, " ".join(program), lambda data: _write_all(1, data))
+        result = await room.run(command, " ".join(program), lambda data: _write_all(self._options.program_output, data))
         _write_all(2, result.stderr.head + result.stderr.tail)
         return End("done", exit=result.exit_code)
 

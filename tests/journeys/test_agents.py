@@ -1,0 +1,231 @@
+"""Programs that people use, unmodified, inside a box: a whole agent and the providers' own SDKs, against a provider that keeps a log.
+
+Outside is a real server with the real key; inside there is only a token. What the run says it spent is what the provider's log comes to.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gearcase.doors.model import pricing
+
+KEY = "sk-canary-4711-never-inside"
+PINS = Path(__file__).with_name("agents.txt")
+ANTHROPIC, OPENAI = "claude-haiku-4-5", "gpt-5-mini"
+
+
+@pytest.fixture(scope="session")
+def agents():
+    """A folder with the pinned packages, installed once on this machine, with the python that a box has."""
+    pins = hashlib.sha256(PINS.read_bytes()).hexdigest()[:12]
+    folder = Path(__file__).parents[2] / ".cache" / f"agents-{pins}"
+    folder.parent.mkdir(exist_ok=True)
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "complete").exists():
+            subprocess.run(["/usr/bin/python3", "-m", "venv", "--clear", folder], check=True)
+            install = [folder / "bin/python", "-m", "pip", "install", "--quiet", "--requirement", PINS]
+            subprocess.run(install, check=True, timeout=600)
+            (folder / "complete").touch()
+    return folder
+
+
+class Provider:
+    """The scripted provider as a server of its own."""
+
+    def __init__(self, base, log):
+        self.base = base
+        self._log = log
+
+    def calls(self):
+        """What it was asked for and what it billed."""
+        lines = self._log.read_text().splitlines() if self._log.exists() else []
+        return [one for one in map(json.loads, lines) if not one["path"].endswith("count_tokens")]
+
+    def billed(self, provider):
+        """Nano-dollars of all of it, at the price table's prices."""
+        return sum(pricing.find(provider, one["model"]).cost(pricing.TokenUsage(**one["billed"])) for one in self.calls())
+
+
+@contextmanager
+def providing(folder, *steps):
+    """A provider that answers by these steps."""
+    script, log = folder / "provider.json", folder / "provider.log"
+    script.write_text(json.dumps(list(steps) or [{"text": "ok"}]))
+    command = [sys.executable, "-m", "gearcase.doors.model.upstreams.scripted", "--script", script, "--log", log]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            yield Provider(server.stdout.readline().strip(), log)
+        finally:
+            server.kill()
+
+
+def box(user, agents, provider, name, model, usd="1"):
+    file = user.folder / "box.toml"
+    file.write_text(
+        textwrap.dedent(f"""
+        [model]
+        lead = "{name}/{model}"
+        [model.providers.{name}]
+        base = "{provider.base}"
+        [limits]
+        usd = {usd}
+        memory = "2GiB"
+        [files]
+        see = ["{agents}"]
+        take = ["out/**"]
+        """)
+    )
+    return file
+
+
+def inside(user, agents, provider, program, *, name="anthropic", model=ANTHROPIC, usd="1", code=0):
+    """Run a Python program in a box; returns its record and what it printed."""
+    (user.folder / "program.py").write_text(textwrap.dedent(program))
+    python = f"/given/{agents.name}/bin/python"
+    arguments = ["exec", "-f", box(user, agents, provider, name, model, usd), "--give", "program.py", "--json", "--"]
+    key = {"ANTHROPIC_API_KEY": KEY} if name == "anthropic" else {"OPENAI_API_KEY": KEY}
+    ended = user.types(*arguments, python, "program.py", code=code, **key)
+    return ended.record, ended.err
+
+
+def assert_same_money(user, record, provider, name):
+    """The report, the journal and the provider's log come to the same, to the nano-dollar."""
+    settled = sum(one["amounts"].get("usd", 0) for one in user.journal() if one["type"] == "settled")
+    assert record["spent"]["usd"] == settled == provider.billed(name) > 0
+    assert record["spent"]["calls"] == len(provider.calls())
+
+
+def test_mini_swe_agent_does_a_task_and_pays_what_the_provider_bills(user, agents):
+    steps = [
+        {"text": "I look.", "commands": ["cat words.txt"]},
+        {"text": "I write.", "commands": ["mkdir -p out; tr a-z A-Z < words.txt > out/words.txt"]},
+        {"text": "Done.", "commands": ["echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"]},
+    ]
+    (user.folder / "words.txt").write_text("hello\n")
+    settings = ["MSWEA_CONFIGURED=true", "MSWEA_COST_TRACKING=ignore_errors", "LITELLM_LOCAL_MODEL_COST_MAP=True"]
+    settings += ["ANTHROPIC_API_KEY=token", "ANTHROPIC_API_BASE=http://model.box"]
+    task = ["--yolo", "--exit-immediately", "-m", f"anthropic/{ANTHROPIC}", "-t", "Write words.txt in capitals to out/words.txt"]
+    with providing(user.folder, *steps) as provider:
+        file = box(user, agents, provider, "anthropic", ANTHROPIC)
+        program = [
+            "env",
+            *settings,
+            f"/given/{agents.name}/bin/python",
+            "-m",
+            "minisweagent.run.mini",
+            *task,
+            "-o",
+            "/tmp/trajectory.json",
+        ]
+        check = 'test "$(cat $DELIVERED/out/words.txt)" = HELLO'
+        arguments = ["exec", "-f", file, "--give", "words.txt", "--check", check, "--out", "result", "--json", "--", *program]
+        record = user.types(*arguments, code=0, ANTHROPIC_API_KEY=KEY).record
+        assert record["status"] == "accepted" and record["residue"] == []
+        assert (user.folder / "result/out/words.txt").read_text() == "HELLO\n"
+        assert len(provider.calls()) == 3
+        assert_same_money(user, record, provider, "anthropic")
+
+
+def test_the_sdk_of_anthropic_calls_streams_counts_and_uses_tools(user, agents):
+    program = f"""
+        import anthropic
+        client = anthropic.Anthropic(base_url="http://model.box", api_key="token")
+        ask = dict(model="{ANTHROPIC}", max_tokens=500, messages=[dict(role="user", content="hi")])
+        print("plain", client.messages.create(**ask).content[0].text)
+        with client.messages.stream(**ask) as stream:
+            print("stream", "".join(stream.text_stream), stream.get_final_message().stop_reason)
+        counted = client.messages.count_tokens(model=ask["model"], messages=ask["messages"])
+        print("counted", counted.input_tokens > 0)
+        tool = dict(name="bash", description="run", input_schema=dict(type="object", properties=dict(command=dict(type="string"))))
+        used = client.messages.create(tools=[tool], **ask)
+        print("tool", [one.input for one in used.content if one.type == "tool_use"])
+    """
+    steps = [{"text": "one"}, {"text": "two words", "pieces": 4}, {"text": "three", "commands": ["true"]}]
+    with providing(user.folder, *steps) as provider:
+        record, told = inside(user, agents, provider, program)
+        assert "plain one" in told and "stream two words end_turn" in told and "counted True" in told
+        assert "tool [{'command': 'true'}]" in told
+        assert_same_money(user, record, provider, "anthropic")
+
+
+def test_the_sdk_of_openai_calls_streams_and_uses_tools_in_both_of_its_protocols(user, agents):
+    program = f"""
+        import openai
+        client = openai.OpenAI(base_url="http://model.box/v1", api_key="token")
+        ask = dict(model="{OPENAI}", max_completion_tokens=2000, messages=[dict(role="user", content="hi")])
+        print("chat", client.chat.completions.create(**ask).choices[0].message.content)
+        chunks = client.chat.completions.create(stream=True, **ask)
+        print("stream", "".join(c.choices[0].delta.content or "" for c in chunks if c.choices))
+        tool = dict(name="bash", description="run", parameters=dict(type="object", properties=dict(command=dict(type="string"))))
+        used = client.chat.completions.create(tools=[dict(type="function", function=tool)], **ask)
+        print("tool", used.choices[0].message.tool_calls[0].function.arguments)
+        print("response", client.responses.create(model=ask["model"], input="hi", max_output_tokens=2000).output_text)
+        with client.responses.stream(model=ask["model"], input="hi", max_output_tokens=2000) as stream:
+            for event in stream:
+                pass
+            print("streamed", stream.get_final_response().output_text)
+    """
+    steps = [
+        {"text": "one"},
+        {"text": "two words", "pieces": 4},
+        {"text": "three", "commands": ["true"]},
+        {"text": "four"},
+        {"text": "five words", "pieces": 3},
+    ]
+    with providing(user.folder, *steps) as provider:
+        record, told = inside(user, agents, provider, program, name="openai", model=OPENAI)
+        for said in ("chat one", "stream two words", 'tool {"command":', "response four", "streamed five words"):
+            assert said in told
+        assert_same_money(user, record, provider, "openai")
+
+
+def test_an_sdk_that_is_out_of_money_gets_402_and_the_provider_is_not_asked(user, agents):
+    program = f"""
+        import anthropic
+        client = anthropic.Anthropic(base_url="http://model.box", api_key="token")
+        while True:
+            try:
+                client.messages.create(model="{ANTHROPIC}", max_tokens=5000, messages=[dict(role="user", content="hi")])
+            except anthropic.APIStatusError as error:
+                print("refused", error.status_code, error.body["error"]["message"])
+                break
+    """
+    with providing(user.folder, {"text": "ok", "usage": {"input": 20, "output": 4000}}) as provider:
+        record, told = inside(user, agents, provider, program, usd="0.10")
+        assert "refused 402" in told and "left" in told
+        assert 0 < record["spent"]["usd"] <= 100_000_000
+        assert_same_money(user, record, provider, "anthropic")
+
+
+def test_the_key_is_nowhere_inside_and_any_token_will_do(user, agents):
+    program = f"""
+        import os, pathlib, anthropic
+        for token in ("token", "{"x" * 40}"):
+            client = anthropic.Anthropic(base_url="http://model.box", api_key=token)
+            client.messages.create(model="{ANTHROPIC}", max_tokens=50, messages=[dict(role="user", content="hi")])
+        canary, found = "sk-canary" + "-4711", []
+        places = [*pathlib.Path("/proc").glob("[0-9]*/environ"), *pathlib.Path("/proc").glob("[0-9]*/cmdline")]
+        for top in ("/box", "/etc", "/home", "/tmp", "/workspace", "/run", "/var", "/dev/shm"):
+            places += [pathlib.Path(folder, name) for folder, _, names in os.walk(top) for name in names]
+        for place in places:
+            try:
+                if canary.encode() in place.read_bytes() and place.name != "program.py":
+                    found.append(str(place))
+            except OSError:
+                continue
+        print("looked at", len(places), "found", found)
+    """
+    with providing(user.folder) as provider:
+        record, told = inside(user, agents, provider, program)
+        assert "found []" in told
+        assert_same_money(user, record, provider, "anthropic")
+    assert os.environ.get("ANTHROPIC_API_KEY") is None
