@@ -38,9 +38,10 @@ async def ask(door: ModelDoor, caller: Caller, route: Route, arguments: Mapping[
 
 
 def _request(route: Route, prompt: str, system: str, schema: Any, max_output: Any) -> dict[str, Any]:
+    # By its reference: two upstreams may have a model of the same name, and the door would take the lead's.
     cap = min(int(max_output or MAX_OUTPUT), route.price.max_output)
     if route.protocol == "anthropic":
-        body: dict[str, Any] = {"model": route.name, "max_tokens": cap, "messages": [{"role": "user", "content": prompt}]}
+        body: dict[str, Any] = {"model": route.reference, "max_tokens": cap, "messages": [{"role": "user", "content": prompt}]}
         if system:
             body["system"] = system
         if schema is not None:
@@ -49,11 +50,15 @@ def _request(route: Route, prompt: str, system: str, schema: Any, max_output: An
         return body
     if route.protocol == "chat":
         messages = [{"role": "system", "content": system}] if system else []
-        body = {"model": route.name, "max_completion_tokens": cap, "messages": [*messages, {"role": "user", "content": prompt}]}
+        body = {
+            "model": route.reference,
+            "max_completion_tokens": cap,
+            "messages": [*messages, {"role": "user", "content": prompt}],
+        }
         if schema is not None:
             body["response_format"] = {"type": "json_schema", "json_schema": {"name": _ANSWER, "schema": schema}}
         return body
-    body = {"model": route.name, "max_output_tokens": cap, "input": [{"role": "user", "content": prompt}], "store": False}
+    body = {"model": route.reference, "max_output_tokens": cap, "input": [{"role": "user", "content": prompt}], "store": False}
     if system:
         body["instructions"] = system
     if schema is not None:
