@@ -99,6 +99,7 @@ async def serve(sock: socket.socket, handler: Handler, *, limits: ServerLimits |
         lifespan="off",
         access_log=False,
         log_config=None,
+        log_level="error",  # a refused message is no news: a client that sends nothing else would fill the log
         server_header=False,
         proxy_headers=False,
         ws="none",
@@ -122,6 +123,8 @@ class _Connection(HttpToolsProtocol):
         self._watched: asyncio.Task[Any] | None = None
         self._bounds = bounds
         self._head = 0
+        self._fields = 0
+        self._in_trailers = False
         self._late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -153,13 +156,30 @@ class _Connection(HttpToolsProtocol):
         if self.parser is not None and self._late is not None and self._head > self._bounds.header_bytes:
             self.send_400_response("The request's headers are too large.")
 
+    def on_url(self, url: bytes) -> None:
+        self._count(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(name, value)
+        if not self._in_trailers:  # what follows a body is no header of its request
+            super().on_header(name, value)
+
+    def _count(self, *parts: bytes) -> None:
+        """However many came in one packet: the parser makes an error in here a refusal."""
+        self._fields += sum(len(part) + 2 for part in parts)
+        if self._fields > self._bounds.header_bytes:
+            raise ValueError("the request's headers are too large")
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._fields, self._in_trailers = 0, False
         if self._late is None:
             self._expect_headers()
 
     def on_headers_complete(self) -> None:
         self._in_time()
+        self._in_trailers = True
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
