@@ -10,6 +10,8 @@ import os
 import subprocess
 import sys
 import textwrap
+import urllib.error
+import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from gearcase.doors.model import pricing
 KEY = "sk-canary-4711-never-inside"
 PINS = Path(__file__).with_name("agents.txt")
 ANTHROPIC, OPENAI = "claude-haiku-4-5", "gpt-5-mini"
+
+pytestmark = pytest.mark.timeout(600)  # the first test of a machine installs the packages
 
 
 @pytest.fixture(scope="session")
@@ -32,8 +36,14 @@ def agents():
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "complete").exists():
             subprocess.run(["/usr/bin/python3", "-m", "venv", "--clear", folder], check=True)
-            install = [folder / "bin/python", "-m", "pip", "install", "--quiet", "--requirement", PINS]
-            subprocess.run(install, check=True, timeout=600)
+            python = folder / "bin/python"
+            install = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--requirement", PINS]
+            subprocess.run(install, check=True)
+            # Boxes see it read-only: what they load is compiled here.
+            around = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+            load = "import anthropic, openai, minisweagent.run.mini, minisweagent.models.litellm_model"
+            quiet = {"MSWEA_SILENT_STARTUP": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "HOME": str(folder)}
+            subprocess.run([python, "-c", load], check=True, env={**around, **quiet})
             (folder / "complete").touch()
     return folder
 
@@ -57,10 +67,10 @@ class Provider:
 
 @contextmanager
 def providing(folder, *steps):
-    """A provider that answers by these steps."""
+    """A provider that answers by these steps, and only to the real key."""
     script, log = folder / "provider.json", folder / "provider.log"
     script.write_text(json.dumps(list(steps) or [{"text": "ok"}]))
-    command = [sys.executable, "-m", "gearcase.doors.model.upstreams.scripted", "--script", script, "--log", log]
+    command = [sys.executable, "-m", "gearcase.doors.model.upstreams.scripted", "--script", script, "--log", log, "--key", KEY]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             yield Provider(server.stdout.readline().strip(), log)
@@ -90,55 +100,77 @@ def box(user, agents, provider, name, model, usd="1"):
 def inside(user, agents, provider, program, *, name="anthropic", model=ANTHROPIC, usd="1", code=0):
     """Run a Python program in a box; returns its record and what it printed."""
     (user.folder / "program.py").write_text(textwrap.dedent(program))
-    python = f"/given/{agents.name}/bin/python"
-    arguments = ["exec", "-f", box(user, agents, provider, name, model, usd), "--give", "program.py", "--json", "--"]
-    key = {"ANTHROPIC_API_KEY": KEY} if name == "anthropic" else {"OPENAI_API_KEY": KEY}
-    ended = user.types(*arguments, python, "program.py", code=code, **key)
+    command = [f"/given/{agents.name}/bin/python", "program.py"]
+    return executed(user, box(user, agents, provider, name, model, usd), "--give", "program.py", "--", *command, code=code)
+
+
+def executed(user, file, *arguments, code=0):
+    """`gearcase exec` with the real keys in the environment outside."""
+    ended = user.types("exec", "-f", file, "--json", *arguments, code=code, ANTHROPIC_API_KEY=KEY, OPENAI_API_KEY=KEY)
     return ended.record, ended.err
 
 
 def assert_same_money(user, record, provider, name):
-    """The report, the journal and the provider's log come to the same, to the nano-dollar."""
+    """The record, the report, the journal and the provider's log come to the same, to the nano-dollar."""
     settled = sum(one["amounts"].get("usd", 0) for one in user.journal() if one["type"] == "settled")
+    reported = user.types("report", "--json", code=0).record["spent"]
+    assert record["spent"] == reported
     assert record["spent"]["usd"] == settled == provider.billed(name) > 0
     assert record["spent"]["calls"] == len(provider.calls())
 
 
+def mini(agents, model, task):
+    """mini-swe-agent on a task, told nothing but the name of its model: address and token are the box's own."""
+    settings = ["MSWEA_CONFIGURED=true", "LITELLM_LOCAL_MODEL_COST_MAP=True"]
+    settings += ["MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT=1"]  # else it tries again for minutes, whatever the error says
+    program = [f"/given/{agents.name}/bin/python", "-m", "minisweagent.run.mini", "--yolo", "--exit-immediately"]
+    return ["env", *settings, *program, "-o", "/workspace/out/trajectory.json", "-m", model, "-t", task]
+
+
 def test_mini_swe_agent_does_a_task_and_pays_what_the_provider_bills(user, agents):
     steps = [
-        {"text": "I look.", "commands": ["cat words.txt"]},
-        {"text": "I write.", "commands": ["mkdir -p out; tr a-z A-Z < words.txt > out/words.txt"]},
+        {"text": "I look.", "commands": ["cat words.txt"], "cached": 0.5},
+        {"text": "I write.", "commands": ["mkdir -p out; tr a-z A-Z < words.txt > out/words.txt"], "cached": 0.5},
+        {
+            "text": "I compare, and look again.",
+            "commands": ["diff -i words.txt out/words.txt", "cat out/words.txt"],
+            "cached": 0.5,
+        },
         {"text": "Done.", "commands": ["echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"]},
     ]
     (user.folder / "words.txt").write_text("hello\n")
-    settings = ["MSWEA_CONFIGURED=true", "MSWEA_COST_TRACKING=ignore_errors", "LITELLM_LOCAL_MODEL_COST_MAP=True"]
-    settings += ["ANTHROPIC_API_KEY=token", "ANTHROPIC_API_BASE=http://model.box"]
-    task = ["--yolo", "--exit-immediately", "-m", f"anthropic/{ANTHROPIC}", "-t", "Write words.txt in capitals to out/words.txt"]
+    check = 'test "$(cat $DELIVERED/out/words.txt)" = HELLO'
     with providing(user.folder, *steps) as provider:
-        file = box(user, agents, provider, "anthropic", ANTHROPIC)
-        program = [
-            "env",
-            *settings,
-            f"/given/{agents.name}/bin/python",
-            "-m",
-            "minisweagent.run.mini",
-            *task,
-            "-o",
-            "/tmp/trajectory.json",
-        ]
-        check = 'test "$(cat $DELIVERED/out/words.txt)" = HELLO'
-        arguments = ["exec", "-f", file, "--give", "words.txt", "--check", check, "--out", "result", "--json", "--", *program]
-        record = user.types(*arguments, code=0, ANTHROPIC_API_KEY=KEY).record
+        file = box(user, agents, provider, "openai", OPENAI)
+        program = mini(agents, f"openai/{OPENAI}", "Write words.txt in capitals to out/words.txt")
+        record, _ = executed(user, file, "--give", "words.txt", "--check", check, "--out", "result", "--", *program)
         assert record["status"] == "accepted" and record["residue"] == []
         assert (user.folder / "result/out/words.txt").read_text() == "HELLO\n"
-        assert len(provider.calls()) == 3
+        assert json.loads((user.folder / "result/out/trajectory.json").read_text())["info"]["exit_status"] == "Submitted"
+        assert len(provider.calls()) == 4
+        assert_same_money(user, record, provider, "openai")
+
+
+def test_mini_swe_agent_that_is_out_of_money_ends_and_says_why(user, agents):
+    with providing(
+        user.folder, {"text": "On and on.", "commands": ["true"], "usage": {"input": 900, "output": 4000}}
+    ) as provider:
+        file = box(user, agents, provider, "anthropic", ANTHROPIC, usd="0.06")
+        program = mini(agents, f"anthropic/{ANTHROPIC}", "Go on for ever")
+        record, _ = executed(user, file, "--out", "result", "--", *program, code=1)
+        assert record["exit"] == 1 and record["residue"] == []
+        info = json.loads((user.folder / "result/out/trajectory.json").read_text())["messages"][-1]
+        assert "is left" in info["content"] and "[limits]" in info["content"]
+        assert 0 < record["spent"]["usd"] <= 60_000_000
         assert_same_money(user, record, provider, "anthropic")
+    refused = [one for one in user.journal() if one["type"] == "door_refused"]
+    assert {one["code"] for one in refused} == {"budget"}
 
 
 def test_the_sdk_of_anthropic_calls_streams_counts_and_uses_tools(user, agents):
     program = f"""
         import anthropic
-        client = anthropic.Anthropic(base_url="http://model.box", api_key="token")
+        client = anthropic.Anthropic()
         ask = dict(model="{ANTHROPIC}", max_tokens=500, messages=[dict(role="user", content="hi")])
         print("plain", client.messages.create(**ask).content[0].text)
         with client.messages.stream(**ask) as stream:
@@ -160,7 +192,7 @@ def test_the_sdk_of_anthropic_calls_streams_counts_and_uses_tools(user, agents):
 def test_the_sdk_of_openai_calls_streams_and_uses_tools_in_both_of_its_protocols(user, agents):
     program = f"""
         import openai
-        client = openai.OpenAI(base_url="http://model.box/v1", api_key="token")
+        client = openai.OpenAI()
         ask = dict(model="{OPENAI}", max_completion_tokens=2000, messages=[dict(role="user", content="hi")])
         print("chat", client.chat.completions.create(**ask).choices[0].message.content)
         chunks = client.chat.completions.create(stream=True, **ask)
@@ -173,6 +205,8 @@ def test_the_sdk_of_openai_calls_streams_and_uses_tools_in_both_of_its_protocols
             for event in stream:
                 pass
             print("streamed", stream.get_final_response().output_text)
+        used = client.responses.create(model=ask["model"], input="hi", tools=[dict(type="function", **tool)], max_output_tokens=2000)
+        print("called", [(one.name, one.arguments) for one in used.output if one.type == "function_call"])
     """
     steps = [
         {"text": "one"},
@@ -180,10 +214,18 @@ def test_the_sdk_of_openai_calls_streams_and_uses_tools_in_both_of_its_protocols
         {"text": "three", "commands": ["true"]},
         {"text": "four"},
         {"text": "five words", "pieces": 3},
+        {"text": "six", "commands": ["false"]},
     ]
     with providing(user.folder, *steps) as provider:
         record, told = inside(user, agents, provider, program, name="openai", model=OPENAI)
-        for said in ("chat one", "stream two words", 'tool {"command":', "response four", "streamed five words"):
+        for said in (
+            "chat one",
+            "stream two words",
+            'tool {"command":',
+            "response four",
+            "streamed five words",
+            "called [('bash', ",
+        ):
             assert said in told
         assert_same_money(user, record, provider, "openai")
 
@@ -191,7 +233,7 @@ def test_the_sdk_of_openai_calls_streams_and_uses_tools_in_both_of_its_protocols
 def test_an_sdk_that_is_out_of_money_gets_402_and_the_provider_is_not_asked(user, agents):
     program = f"""
         import anthropic
-        client = anthropic.Anthropic(base_url="http://model.box", api_key="token")
+        client = anthropic.Anthropic()
         while True:
             try:
                 client.messages.create(model="{ANTHROPIC}", max_tokens=5000, messages=[dict(role="user", content="hi")])
@@ -204,28 +246,45 @@ def test_an_sdk_that_is_out_of_money_gets_402_and_the_provider_is_not_asked(user
         assert "refused 402" in told and "left" in told
         assert 0 < record["spent"]["usd"] <= 100_000_000
         assert_same_money(user, record, provider, "anthropic")
+    assert [one["code"] for one in user.journal() if one["type"] == "door_refused"] == ["budget"], "it did not try again"
 
 
 def test_the_key_is_nowhere_inside_and_any_token_will_do(user, agents):
     program = f"""
-        import os, pathlib, anthropic
+        import os, pathlib, subprocess, anthropic
         for token in ("token", "{"x" * 40}"):
-            client = anthropic.Anthropic(base_url="http://model.box", api_key=token)
+            client = anthropic.Anthropic(api_key=token)
             client.messages.create(model="{ANTHROPIC}", max_tokens=50, messages=[dict(role="user", content="hi")])
         canary, found = "sk-canary" + "-4711", []
+        pathlib.Path("/tmp/control").write_text(canary)
+        control = subprocess.Popen(["sleep", "60"], env={{"CONTROL": canary}})
         places = [*pathlib.Path("/proc").glob("[0-9]*/environ"), *pathlib.Path("/proc").glob("[0-9]*/cmdline")]
         for top in ("/box", "/etc", "/home", "/tmp", "/workspace", "/run", "/var", "/dev/shm"):
             places += [pathlib.Path(folder, name) for folder, _, names in os.walk(top) for name in names]
         for place in places:
             try:
-                if canary.encode() in place.read_bytes() and place.name != "program.py":
-                    found.append(str(place))
+                if canary.encode() in place.read_bytes():
+                    found.append(str(place).replace(str(control.pid), "PID"))
             except OSError:
                 continue
-        print("looked at", len(places), "found", found)
+        control.kill()
+        print("found", sorted(found))
     """
     with providing(user.folder) as provider:
         record, told = inside(user, agents, provider, program)
-        assert "found []" in told
+        assert "found ['/proc/PID/environ', '/tmp/control']" in told  # what the program itself has put there, and nothing else
         assert_same_money(user, record, provider, "anthropic")
-    assert os.environ.get("ANTHROPIC_API_KEY") is None
+        for key, status in (("only-a-token", 401), (KEY, 200)):  # outside, the token is worth nothing and the key is
+            assert asked_outside(provider, key) == status
+    kept = [file for file in (user.home / "state").rglob("*") if file.is_file()]
+    assert kept and not [file for file in kept if KEY.encode() in file.read_bytes()]
+
+
+def asked_outside(provider, key):
+    """The status of a call that goes past the door."""
+    body = json.dumps({"model": ANTHROPIC, "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}).encode()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"{provider.base}/v1/messages", body, {"x-api-key": key})) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code

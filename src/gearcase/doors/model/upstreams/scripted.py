@@ -7,7 +7,8 @@ the share `cached` of the input was read from a cache), `pieces` and `delay` (a 
 (streams on above it), slow (waits `delay` before the headers), down.
 A `status` of 400 and up answers with that error. Commands are answered only to requests that offer the tool `bash`.
 
-In a run: `scripted:FILE`. As a real server of its own: `python -m gearcase.doors.model.upstreams.scripted --port 0 --log FILE`.
+In a run: `scripted:FILE`. As a real server of its own: `python -m gearcase.doors.model.upstreams.scripted --port 0 --log FILE
+--key KEY`.
 """
 
 from __future__ import annotations
@@ -62,8 +63,10 @@ class Script:
     numbers: int = 0
     entries: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
-    def next(self) -> Step:
-        """The next step; the last one is used for ever."""
+    def next(self, path: str) -> Step:
+        """The next step; the last one is used for ever. Counting tokens uses none up."""
+        if path == COUNT_PATH:
+            return Step()
         step = self.steps[min(self.used, len(self.steps) - 1)]
         self.used += 1
         return step
@@ -93,7 +96,7 @@ class Scripted:
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         """See `Upstream`."""
-        step = self.script.next()
+        step = self.script.next(request.path)
         if step.fault == "down":
             raise UpstreamDown("the script says that it is down")
         status, chunks = await answer(self.script, step, request.path, request.parsed, len(request.body))
@@ -209,13 +212,16 @@ def _offers_bash(body: Mapping[str, Any]) -> bool:
 # --- as a server of its own ----------------------------------------------------------------------------------------------------
 
 
-async def serve_script(script: Script, sock: socket.socket) -> Any:
-    """Serve the fake provider over HTTP; returns the server, to be closed."""
+async def serve_script(script: Script, sock: socket.socket, key: str = "") -> Any:
+    """Serve the fake provider over HTTP; returns the server, to be closed. With a `key`, who does not show it is refused."""
 
     async def handle(request: HttpRequest) -> Reply:
         if request.method != "POST" or (request.path not in BY_PATH and request.path != COUNT_PATH):
             return Reply(404, {"content-type": "application/json"}, b'{"error": {"message": "unknown path"}}')
-        step, body = script.next(), load(request.body)
+        if key and key.encode() not in (request.header(b"x-api-key"), request.header(b"authorization").removeprefix(b"Bearer ")):
+            protocol = BY_PATH.get(request.path, "anthropic")
+            return Reply(401, {"content-type": "application/json"}, PROTOCOLS[protocol].refusal(401, "key", "that is no key"))
+        step, body = script.next(request.path), load(request.body)
         status, chunks = await answer(script, step, request.path, body, len(request.body))
         streamed = body.get("stream") is True and status == 200
         if not streamed and step.fault not in ("drop", "stall"):
@@ -231,13 +237,14 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--script", type=Path)
     parser.add_argument("--log", type=Path)
+    parser.add_argument("--key", default="")
     options = parser.parse_args()
     script = Script(read_script(options.script) if options.script else (Step("ok"),), options.log)
 
     async def run() -> None:
         sock = socket.create_server(("127.0.0.1", options.port))
         print(f"http://127.0.0.1:{sock.getsockname()[1]}", flush=True)
-        await serve_script(script, sock)
+        await serve_script(script, sock, options.key)
         await asyncio.Event().wait()
 
     uvloop.run(run())
