@@ -26,6 +26,7 @@ from gearcase.seams import Handler, Recorder
 MOST_BYTES = 1024 * 1024
 """Of a request's body."""
 
+_NAMED = 10
 _log = logging.getLogger(__name__)
 _JSON = {"content-type": "application/json"}
 _TYPES: dict[str, type | tuple[type, ...]] = {
@@ -107,13 +108,18 @@ class GearDoor:
         if len(request.body) > MOST_BYTES:
             raise UsageError("too_large", f"the arguments are over {MOST_BYTES} bytes", remedy="put large data into a file")
         try:
-            arguments = json.loads(request.body or b"{}")
+            arguments = json.loads(request.body or b"{}", parse_constant=_no_number)
+            json.dumps(arguments, ensure_ascii=False).encode()  # half of a surrogate pair is no text
         except (ValueError, RecursionError) as error:
             raise UsageError(
                 "bad_arguments", "the body is not JSON", cause=str(error)[:200], remedy="send a JSON object"
             ) from None
         _validate(name, arguments, operation.parameters)
         return arguments
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _validate(name: str, arguments: Any, schema: Mapping[str, Any]) -> None:
@@ -127,7 +133,7 @@ def _validate(name: str, arguments: Any, schema: Mapping[str, Any]) -> None:
     wrong = [key for key, value in given.items() if key in properties and not _fits(value, properties[key])]
     if missing or unknown or wrong:
         faults = [f"missing: {', '.join(missing)}"] * bool(missing)
-        faults += [f"unknown: {', '.join(key[:40] for key in unknown)}"] * bool(unknown)
+        faults += [f"unknown: {', '.join(key[:40] for key in unknown[:_NAMED])}"] * bool(unknown)
         faults += [f"wrong type: {', '.join(f'{key} must be {_say(properties[key])}' for key in wrong)}"] * bool(wrong)
         raise UsageError(
             "bad_arguments", f"wrong arguments for {name}: {'; '.join(faults)}", remedy=f"arguments of {name}: {known}"
@@ -164,7 +170,10 @@ def _path(name: str, operation: Operation) -> dict[str, Any]:
         "post": {
             "operationId": name,
             "summary": operation.summary,
-            "requestBody": {"required": False, "content": {"application/json": {"schema": dict(operation.parameters)}}},
+            "requestBody": {
+                "required": bool(operation.parameters.get("required")),
+                "content": {"application/json": {"schema": dict(operation.parameters)}},
+            },
             "responses": {
                 "200": {"description": "done", "content": {"application/json": {"schema": {"type": "object"}}}},
                 "default": failed,

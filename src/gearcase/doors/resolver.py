@@ -55,7 +55,7 @@ class Resolver:
         self._counts: dict[tuple[str, str], int] = {}
         self._transport: asyncio.DatagramTransport | None = None
         self._server: asyncio.Server | None = None
-        self._connections = 0
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def serve(self, udp: socket.socket, tcp: socket.socket) -> None:
         """Serve on the box's sockets until `close`."""
@@ -66,11 +66,14 @@ class Resolver:
         self._server = await asyncio.start_server(self._stream, sock=tcp, limit=4096)
 
     async def close(self) -> None:
-        """Stop serving. Idempotent."""
+        """Stop serving and close every connection: each would keep the box's network alive. Idempotent."""
         if self._transport is not None:
             self._transport.close()
         if self._server is not None:
             self._server.close()
+        for writer in self._connections.values():
+            writer.transport.abort()
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
     def answer(self, packet: bytes) -> bytes | None:
         """The reply to one DNS message; None for what is no query at all and deserves none."""
@@ -101,9 +104,11 @@ class Resolver:
             self._recorder.append(NameAsked(key[0], key[1], allowed, count), self._agent)
 
     async def _stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections[task] = writer
         try:
-            while self._connections <= MOST_CONNECTIONS:
+            while len(self._connections) <= MOST_CONNECTIONS:
                 async with asyncio.timeout(DEADLINE):
                     length = struct.unpack(">H", await reader.readexactly(2))[0]
                     reply = self.answer(await reader.readexactly(length))
@@ -114,7 +119,7 @@ class Resolver:
         except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
             return  # a client that is slow, short or gone is simply closed
         finally:
-            self._connections -= 1
+            del self._connections[task]
             writer.close()
 
 
