@@ -39,6 +39,9 @@ class Canary:
         self.port = self._listeners[0].getsockname()[1]
         for listener in self._listeners:
             threading.Thread(target=self._count, args=(listener,), daemon=True).start()
+        self._names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._names.bind(("127.0.0.1", 0))
+        threading.Thread(target=self._answer, daemon=True).start()
         self.process = subprocess.Popen(["sleep", "300"], env={"HOST_SECRET": self.secret})
         return self
 
@@ -47,6 +50,9 @@ class Canary:
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
             listener.close()
+        with contextlib.suppress(OSError):
+            self._names.shutdown(socket.SHUT_RDWR)
+        self._names.close()
         self.process.kill()
         self.process.wait()
         shutil.rmtree(self.folder)
@@ -63,6 +69,15 @@ class Canary:
                 listener.accept()[0].close()
                 self.touched += 1
 
+    def _answer(self):
+        with contextlib.suppress(OSError):
+            while True:
+                question, sender = self._names.recvfrom(512)
+                if not question:
+                    return
+                self.touched += 1
+                self._names.sendto(question, sender)
+
     def state(self):
         """What must be the same before and after."""
         names = sorted(path.name for path in self.folder.iterdir())
@@ -73,6 +88,7 @@ class Canary:
             "CANARY_FILE": str(self.file),
             "CANARY_HEX": self.secret.encode().hex(),
             "CANARY_PORT": str(self.port),
+            "CANARY_DNS": str(self._names.getsockname()[1]),
             "CANARY_SOCKET": str(self.folder / "socket"),
             "CANARY_PID": str(self.process.pid),
             "CANARY_FOLDER": str(self.folder),
@@ -122,6 +138,20 @@ def outside(attempt):
         return Outcome("GOT" in output or canary.secret in output, output.strip()[-300:], True)
 
 
+def refused(attempt):
+    """Make the attempt against a box."""
+    return _played(attempt.guarded) if hasattr(attempt, "guarded") else inside(attempt)
+
+
 def control(attempt):
     """The same attempt with its guard off."""
+    if hasattr(attempt, "unguarded"):
+        return _played(attempt.unguarded)
     return inside(attempt, attempt.without) if attempt.without else outside(attempt)
+
+
+def _played(function):
+    with Canary() as canary:
+        before = canary.state()
+        told = function(canary)
+        return Outcome(told.startswith("GOT"), told, canary.state() == before)

