@@ -12,11 +12,13 @@ gear context show | drop ID... | note TEXT see and shrink what the agent remembe
 gear done [--note TEXT] [--as-is]          hand in; the checks run, --as-is hands in whatever they say
 
 --json anywhere prints the answer as JSON. The same as an HTTP API: /box/openapi.json
+Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 the door cannot be reached, 4 the answer cannot be written.
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import os
 import sys
@@ -27,37 +29,51 @@ from pathlib import Path
 from typing import Any, cast
 
 ADDRESS = os.environ.get("GEARCASE_GEAR", "http://gear.box")
+MOST_BYTES = 1024 * 1024
+"""That the door takes."""
 
 
 class Failed(Exception):
     """The door said no; holds its envelope."""
 
 
+class Misused(Exception):
+    """The command line makes no sense; says why."""
+
+
 def call(operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """One operation; returns its answer. Raises Failed with the envelope, OSError when there is no door."""
+    """One operation; returns its answer. Raises Failed with the envelope, Misused for too much, OSError when there is no door."""
     body = json.dumps({key: value for key, value in arguments.items() if value is not None}).encode()
+    if len(body) > MOST_BYTES:
+        raise Misused(f"the arguments are over {MOST_BYTES} bytes: put large data into a file, and ask in parts")
     headers = {"content-type": "application/json"}
     request = urllib.request.Request(f"{ADDRESS}/v1/{operation}", data=body, headers=headers, method="POST")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request) as reply:
-            return json.load(reply)
+            return cast("dict[str, Any]", json.load(reply))
     except urllib.error.HTTPError as error:
-        text = error.read()
-        try:
-            raise Failed(json.loads(text)["error"]) from None
-        except (ValueError, KeyError, TypeError):
-            raise Failed({"code": "door", "message": f"status {error.code}", "remedy": "try again", "cause": ""}) from None
+        raise Failed(envelope(error.read(), error.code)) from None
+
+
+def envelope(body: bytes, status: int) -> dict[str, Any]:
+    """The error that an answer carries, or one that says that it carries none."""
+    try:
+        error = json.loads(body)["error"]
+        return {"code": error["code"], "message": error["message"], "remedy": error["remedy"], **error}
+    except (ValueError, KeyError, TypeError):
+        return {"code": "door", "message": f"the gear door answered with status {status}", "remedy": "try again", "cause": ""}
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="gear", add_help=False)
+    top.add_argument("--json", action="store_true")
     commands = top.add_subparsers(dest="operation")
 
     def add(name: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, add_help=False)
-        sub.add_argument("--json", action="store_true")
+        sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS)  # where it is not, the one before counts
         return sub
 
     add("status")
@@ -82,23 +98,38 @@ def parser() -> argparse.ArgumentParser:
 
 
 def arguments_of(options: argparse.Namespace) -> dict[str, Any]:
-    """The operation's arguments from the command line."""
+    """The operation's arguments from the command line. Raises Misused."""
     given: dict[str, Any] = {key: value for key, value in vars(options).items() if key not in ("operation", "json")}
     if options.operation == "ask":
         prompt = " ".join(options.prompt)
-        given["prompt"] = sys.stdin.read() if prompt == "-" else prompt
+        given["prompt"] = read_all() if prompt == "-" else prompt
         if options.schema:
-            text: str = options.schema
-            if not text.lstrip().startswith("{"):
-                text = Path(text).read_text(encoding="utf-8")
-            given["schema"] = json.loads(text)
+            given["schema"] = read_schema(options.schema)
     if options.operation == "context":
         words: list[str] = given.pop("words")
         if options.action == "drop":
+            if not all(word.isdecimal() for word in words):
+                raise Misused("gear context drop takes the numbers that `gear context show` gives")
             given["ids"] = [int(word) for word in words]
         if options.action == "note":
             given["text"] = " ".join(words)
     return given
+
+
+def read_all() -> str:
+    """Standard input."""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise Misused(f"standard input is not UTF-8 text: {error}") from None
+
+
+def read_schema(text: str) -> Any:
+    """A JSON Schema: the text itself, or a file of that name."""
+    try:
+        return json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Misused(f"--schema is neither a JSON Schema nor a file with one: {error}") from None
 
 
 def show(operation: str, answer: dict[str, Any]) -> str:
@@ -138,7 +169,7 @@ def flat(value: Any) -> str:
 def complain(error: dict[str, Any], as_json: bool) -> int:
     """Say what the door said, with what to do about it."""
     if as_json:
-        print(json.dumps({"error": error}))
+        told(json.dumps({"error": error}))
     print(f"gear: {error['message']}", file=sys.stderr)
     if error.get("cause"):
         print(f"  cause: {error['cause']}", file=sys.stderr)
@@ -150,22 +181,36 @@ def complain(error: dict[str, Any], as_json: bool) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 the door cannot be reached."""
+    """The command; its exit status."""
     if not argv or argv[0] in ("help", "--help", "-h"):
-        print((__doc__ or "").strip())
-        return 0
+        return told((__doc__ or "").strip())
     options = parser().parse_args(argv)
+    if options.operation in (None, "help"):
+        return told((__doc__ or "").strip())
     try:
         answer = call(options.operation, arguments_of(options))
     except Failed as failed:
         return complain(failed.args[0], options.json)
-    except ValueError as error:
+    except Misused as error:
         print(f"gear: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
+    except ValueError as error:
+        print(f"gear: the answer of the gear door at {ADDRESS} cannot be read ({error}); is that its address?", file=sys.stderr)
+        return 3
+    except (OSError, http.client.HTTPException) as error:
         print(f"gear: the gear door at {ADDRESS} cannot be reached ({error}); the run is frozen, or has ended", file=sys.stderr)
         return 3
-    print(json.dumps(answer, indent=1) if options.json else show(options.operation, answer))
+    return told(json.dumps(answer, indent=1) if options.json else show(options.operation, answer))
+
+
+def told(text: str) -> int:
+    """Print an answer; its exit status. Where it goes may be full, or closed."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter's own last flush does not fail again
+        print(f"gear: it is done, but the answer cannot be written: {error}", file=sys.stderr)
+        return 4
     return 0
 
 
