@@ -93,7 +93,7 @@ class Operations:
             "phase": self._pace.phase,
             "budget": budget,
             "time": {"limit": format_duration(limits.wall), "used": format_duration(self._clock.now())},
-            "answers": {"limit": limits.steps, "used": self.agent.step if self.agent else 0},
+            "answers": {"limit": limits.steps, "used": self._pace.steps},
             "memory": {"limit": format_bytes(limits.memory), "used": format_bytes(usage.memory)},
             "disk": {"limit": format_bytes(limits.disk), "used": format_bytes(usage.disk)},
             "processes": {"limit": limits.processes, "used": usage.processes},
