@@ -127,10 +127,19 @@ def _score(report: bytes) -> float | None:
     """The score of a report, None without one. Raises ValueError for anything but one JSON object with a finite number."""
     if not report.strip():
         return None
-    told = json.loads(report)
+    try:
+        told = json.loads(report)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(told, dict):
         raise ValueError("not a JSON object")
     score: object = told.get("score")  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+    if isinstance(score, bool) or not isinstance(score, int | float):
         raise ValueError("`score` is not a number")
-    return float(score)
+    try:
+        number = float(score)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError("`score` is not finite")
+    return number
