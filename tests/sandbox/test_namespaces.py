@@ -64,3 +64,17 @@ def test_boxes_that_open_and_close_at_the_same_time_leave_nothing() -> None:
             await driver.close()
 
     asyncio.run(scenario())
+
+
+def test_commands_that_begin_while_others_end_do_not_lose_their_place() -> None:
+    async def scenario() -> None:
+        driver = NamespacesDriver()
+        try:
+            box = await driver.open(SandboxSpec(box_id("crowded"), SMALL))
+            results = await asyncio.gather(*(box.run(Command(("sh", "-c", f"sleep 0.0{n % 5}"))) for n in range(40)))
+            assert [one.exit_code for one in results] == [0] * 40
+            assert await box.close() == ()
+        finally:
+            await driver.close()
+
+    asyncio.run(scenario())

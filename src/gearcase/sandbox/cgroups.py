@@ -166,7 +166,7 @@ class BoxGroups:
         self._name = PREFIX + name
         self.unified = f"{machine.unified}/{self._name}" if machine.unified else ""
         self._legacy = {one: f"{folder}/{self._name}" for one, folder in machine.legacy.items()}
-        self._commands: set[str] = set()
+        self._outlived: set[str] = set()
         self._made: list[str] = []  # a folder of our name may be another box's: only what was made here is ever touched
 
     @property
@@ -230,23 +230,23 @@ class BoxGroups:
             return ""
         folder = f"{self.unified}/command-{number}"
         os.mkdir(folder)
-        self._commands.add(folder)
         return folder
 
     def end_command(self, folder: str) -> bool:
-        """Remove a command's cgroup. False while something of it lives on."""
+        """Remove the cgroup of a command that has ended. False while something of it lives on."""
         try:
             os.rmdir(folder)
         except FileNotFoundError:
             pass
         except OSError:
+            self._outlived.add(folder)
             return False
-        self._commands.discard(folder)
+        self._outlived.discard(folder)
         return True
 
     def tidy_commands(self) -> None:
-        """Remove the cgroups of commands whose background processes have ended since."""
-        for folder in tuple(self._commands):
+        """Remove the cgroups of ended commands whose background processes have ended since."""
+        for folder in tuple(self._outlived):
             if not read(f"{folder}/cgroup.procs"):
                 self.end_command(folder)
 
