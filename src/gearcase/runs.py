@@ -164,7 +164,11 @@ def own(folder: RunFolder) -> Ownership:
         ) from None
     pid = os.getpid()
     owner = {"pid": pid, "start_time": start_time(pid), "boot_id": boot_id()}
-    write_atomically(folder.path / "owner", json.dumps(owner).encode())
+    try:
+        write_atomically(folder.path / "owner", json.dumps(owner).encode())
+    except OSError:
+        os.close(descriptor)
+        raise
     return Ownership(descriptor)
 
 

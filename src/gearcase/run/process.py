@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,21 +63,18 @@ def start(options: RunOptions) -> Started:
 
 def ending(folder: RunFolder) -> EndRecord:
     """How a run ended, from its journal alone. A run whose process died is recovered first; it is `failed` and says so."""
-    from gearcase.run.recovery import recover, supervisor_died  # only here: a run's start must not wait for it
+    from gearcase.run.recovery import as_told, recover  # only here: a run's start must not wait for it
 
-    failure, head = supervisor_died(folder), ""
+    why = ""
     try:
         recover(folder)
     except RunError as error:
-        failure.cause = f"{error.message}; {error.remedy}"
-    try:
+        why = f"{error.message}; {error.remedy}"
+    with suppress(RunError):  # damage: what stands before it may still tell of the end
         for record in read(folder.journal):
-            head = record.digest
             if record.type == "run_ended":
-                return EndRecord.from_json({**record.raw["record"], "journal_head": head})
-    except RunError as error:  # the record is damaged, or there is none: what stands before the damage is no ending
-        failure.cause = failure.cause or f"{error.message}; {error.remedy}"
-    return EndRecord(folder.id, folder.name, "failed", journal_head=head, error=failure.envelope())
+                return EndRecord.from_json({**record.raw["record"], "journal_head": record.digest})
+    return as_told(folder, why)
 
 
 def _child(options: RunOptions, pipe: int) -> int:

@@ -14,6 +14,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +22,7 @@ from typing import Any, cast
 from gearcase import events
 from gearcase.doors.files import discard
 from gearcase.errors import RunError, UsageError
-from gearcase.events import Event, Failure, RunEnded, RunResumed, SandboxClosed, SandboxLost
+from gearcase.events import Amounts, Event, Failure, RunEnded, RunResumed, SandboxClosed, SandboxLost
 from gearcase.journal import Journal, Record, read
 from gearcase.ledger import Ledger
 from gearcase.run.accounts import RUN, charge_time
@@ -38,6 +39,7 @@ class Story:
     """What the ending of a dead run says, folded from its journal up to the crash. Seconds of CLOCK_BOOTTIME."""
 
     records: int = 0
+    head: str = ""  # of a journal that nothing can be added to
     ended: bool = False
     crashed: bool = False  # a recovery was begun before: what follows is no longer the run's own time
     killed: bool = False
@@ -51,6 +53,9 @@ class Story:
     last: float = 0.0
     frozen_since: float = 0.0
     frozen: float = 0.0
+    spent: Amounts = field(default_factory=dict[str, int])
+    held: dict[int, Amounts] = field(default_factory=dict[int, Amounts])
+    sent: set[int] = field(default_factory=set[int])
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> Story:
@@ -89,13 +94,36 @@ class Story:
             case events.BrakeChanged():
                 self._brake(event.level, boot)
             case _:
-                pass
+                self._money(event)
 
     @property
     def seconds(self) -> float:
         """Box time until the last record of the run itself."""
         until = self.frozen_since or self.last
         return max(0.0, until - self.began - self.frozen)
+
+    def counted(self) -> Amounts:
+        """What was spent, calls that had left and were not settled included."""
+        total = dict(self.spent)
+        for hold in self.sent & self.held.keys():
+            _add(total, self.held[hold])
+        return total
+
+    def _money(self, event: Event) -> None:
+        match event:
+            case events.Held():
+                self.held[event.hold] = event.amounts
+            case events.Sent():
+                self.sent.add(event.hold)
+            case events.Settled():
+                self.held.pop(event.hold, None)
+                _add(self.spent, event.amounts)
+            case events.Cut():
+                _add(self.spent, self.held.pop(event.hold, {}))
+            case events.Released():
+                self.held.pop(event.hold, None)
+            case _:
+                pass
 
     def _brake(self, level: str, boot: float) -> None:
         self.killed = self.killed or level == "killed"
@@ -124,6 +152,19 @@ def recover(folder: RunFolder) -> bool:
         raise not_recovered(folder, error) from error
     finally:
         owner.release()
+
+
+def as_told(folder: RunFolder, why: str) -> EndRecord:
+    """The ending of a dead run that cannot be recovered, as far as its journal tells; `why` says why it cannot."""
+    story = Story()
+    with suppress(RunError):  # up to the damage
+        for record in read(folder.journal):
+            story.head = record.digest
+            if record.event is not None:
+                story.add(record.event, record.boot)
+    died = supervisor_died(folder)
+    died.cause = why
+    return _ending(folder, story, story.counted(), {}, died)
 
 
 def not_recovered(folder: RunFolder, error: OSError) -> RunError:
@@ -192,6 +233,10 @@ def _record(folder: RunFolder, story: Story, ledger: Ledger) -> EndRecord:
         remaining = {name: free for name in spent if (free := ledger.balance(RUN, name).free) is not None}
         if not story.closed:
             ledger.close(RUN)
+    return _ending(folder, story, spent, remaining, supervisor_died(folder))
+
+
+def _ending(folder: RunFolder, story: Story, spent: Amounts, remaining: Amounts, error: RunError) -> EndRecord:
     delivered = story.delivered
     return EndRecord(
         run=folder.id,
@@ -204,10 +249,16 @@ def _record(folder: RunFolder, story: Story, ledger: Ledger) -> EndRecord:
         refused=delivered.refused if delivered else [],
         out=delivered.to if delivered else "",
         checks=list(story.checks.values()),
+        journal_head=story.head,
         seconds=round(story.seconds, 3),
         residue=story.residue,
-        error=None if story.killed else supervisor_died(folder).envelope(),
+        error=None if story.killed else error.envelope(),
     )
+
+
+def _add(to: Amounts, amounts: Amounts) -> None:
+    for resource, amount in amounts.items():
+        to[resource] = to.get(resource, 0) + amount
 
 
 def _check(event: events.CheckRan) -> dict[str, Any]:
