@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import subprocess
 import time
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,10 +20,19 @@ _STREAM = (
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What `wrk` saw: answers a second, and the median wait in seconds."""
+    """What `wrk` saw: answers, how many a second, and the median wait in seconds."""
 
+    count: int
     rate: float
     median: float
+
+
+def warm(base: str) -> None:
+    """One call, awaited however long it takes: whatever is read or imported at the first one is not measured."""
+    headers = {"content-type": "application/json", "authorization": "Bearer sk-bench"}
+    body = {"model": "gpt-5-mini", "max_completion_tokens": 100, "messages": [{"role": "user", "content": "hi"}]}
+    request = urllib.request.Request(f"{base}/v1/chat/completions", data=json.dumps(body).encode(), headers=headers)
+    urllib.request.urlopen(request, timeout=60).read()
 
 
 def calls(base: str, connections: int, seconds: int) -> Load:
@@ -31,7 +42,7 @@ def calls(base: str, connections: int, seconds: int) -> Load:
     found = re.search(r"RESULT (\d+) (\d+) ([\d.]+) ([\d.]+)", told)
     if found is None or int(found[2]) or not int(found[1]):
         raise RuntimeError(f"{base} did not answer as it should: {told}")
-    return Load(int(found[1]) / (float(found[3]) / 1e6), float(found[4]) / 1e6)
+    return Load(int(found[1]), int(found[1]) / (float(found[3]) / 1e6), float(found[4]) / 1e6)
 
 
 def streams(base: str, count: int) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import socket
-import tempfile
 from pathlib import Path
 
 import uvloop
@@ -22,8 +21,9 @@ async def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("upstream")
     parser.add_argument("durability", choices=["strict", "grouped"])
+    parser.add_argument("journal", type=Path, help="a folder to be made")
     options = parser.parse_args()
-    journal = Journal.create(Path(tempfile.mkdtemp(dir="/var/tmp")) / "journal")
+    journal = Journal.create(options.journal)
     ledger = Ledger(journal)
     ledger.open("run", {"usd": 10**15})
     ledger.open("lead", {"usd": 10**14}, parent="run")

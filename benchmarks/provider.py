@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from typing import cast
 
 import uvloop
@@ -78,4 +77,5 @@ async def main() -> None:
     await server.serve_forever()
 
 
-sys.exit(uvloop.run(main()))
+if __name__ == "__main__":
+    uvloop.run(main())
