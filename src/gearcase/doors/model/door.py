@@ -18,7 +18,6 @@ import itertools
 import time
 from typing import Any, Literal
 
-import aiohttp
 import orjson
 
 from gearcase.doors.model.admission import Admission, Patience
@@ -255,7 +254,7 @@ class ModelDoor:
         try:
             response = await route.upstream.send(outgoing)
             told = b"".join([chunk async for chunk in response.chunks])
-        except (UpstreamDown, OSError, TimeoutError, aiohttp.ClientError) as error:
+        except (UpstreamDown, OSError, TimeoutError) as error:
             return Reply(502, json, speech.refusal(502, "upstream", f"the upstream of {route.name} failed: {error}"))
         if not load(told):
             status = response.status if response.status >= 400 else 502

@@ -1,7 +1,8 @@
 """Any provider's HTTP API, or any server that speaks like one.
 
 The key is put in here, outside the box, and nowhere else. Answers are passed on as they come: no decompression, no redirects (a
-redirect could carry the key elsewhere), no cookies. A connection that could not be made is `UpstreamDown`: nothing was sent.
+redirect could carry the key elsewhere), no cookies. A connection that could not be made is `UpstreamDown`: nothing was sent; one that
+broke later is a ConnectionError.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class Http:
             raise UpstreamDown(f"{self._endpoint.base} cannot be reached: {error}") from error
         except aiohttp.ConnectionTimeoutError as error:
             raise UpstreamDown(f"{self._endpoint.base} did not accept a connection within {CONNECT:g} s") from error
+        except aiohttp.ClientError as error:  # it may have been heard: no `UpstreamDown`
+            raise ConnectionError(f"{type(error).__name__}: {error}") from error
         return UpstreamResponse(response.status, dict(response.headers), _chunks(response))
 
     async def close(self) -> None:
@@ -93,8 +96,12 @@ class Http:
 
 
 async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    import aiohttp
+
     try:
         async for chunk in response.content.iter_any():
             yield chunk
+    except aiohttp.ClientError as error:
+        raise ConnectionError(f"{type(error).__name__}: {error}") from error
     finally:
         response.close()
