@@ -55,7 +55,7 @@ def test_the_exit_code_is_the_verdict(delivered):
         delivered, "true", "false", "exit 3", "kill -9 $$", "test -s $DELIVERED/out/table.csv", "test -e $DELIVERED/none"
     )
     assert verdicts(told) == ["passed", "failed", "failed", "failed", "passed", "failed"]
-    assert told[2].reason == "exit 3" and told[3].reason == "exit 137"
+    assert told[2].reason == "exit 3" and told[3].reason.startswith("exit 137")
 
 
 def test_a_score_comes_from_descriptor_three_alone(delivered):

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,7 @@ def state_folder() -> Path:
 
 
 def create(goal: str, name: str = "") -> tuple[RunFolder, Ownership]:
-    """A new run folder, owned by this process."""
+    """A new run folder, owned by this process. Raises UsageError `state_folder` when it cannot be written."""
     runs = state_folder() / "runs"
     taken = {run.name for run in all_runs()}
     if name and name in taken:
@@ -144,10 +145,19 @@ def create(goal: str, name: str = "") -> tuple[RunFolder, Ownership]:
         name = f"{secrets.choice(_ADJECTIVES)}-{secrets.choice(_NOUNS)}"
     identity = secrets.token_hex(4)
     folder = RunFolder(identity, name, goal, time.time(), runs / identity)
-    folder.path.mkdir(mode=0o700)
     facts = {"id": folder.id, "name": folder.name, "goal": folder.goal, "created": folder.created}
-    write_atomically(folder.path / "run.json", json.dumps(facts).encode())
-    return folder, own(folder)
+    try:
+        folder.path.mkdir(mode=0o700)
+        write_atomically(folder.path / "run.json", json.dumps(facts).encode())
+        return folder, own(folder)
+    except OSError as error:
+        shutil.rmtree(folder.path, ignore_errors=True)
+        raise UsageError(
+            "state_folder",
+            f"cannot write a new run in {runs}",
+            cause=str(error),
+            remedy="make room there, or point XDG_STATE_HOME at a local folder that you can write to",
+        ) from error
 
 
 def own(folder: RunFolder) -> Ownership:

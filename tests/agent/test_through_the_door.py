@@ -85,7 +85,7 @@ def test_a_replay_that_differs_says_so_in_the_warnings(play, tmp_path):
     run(play, tmp_path / "one", "anthropic", script(tmp_path / "s", *steps), cassette)
     end, _, _, [warning] = run(play, tmp_path / "two", "anthropic", f"cassette:{cassette}")
     assert end.reason == "done"
-    assert "1 calls differ from the cassette, the first: call 1 of agent 'lead'" in warning
+    assert "1 call differs from the cassette, the first: call 1 of agent 'lead'" in warning
 
 
 def test_a_replay_that_runs_longer_than_its_recording_fails_and_says_why(play, tmp_path):

@@ -5,10 +5,14 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+
+from gearcase.doors.model import pricing
 
 COMMAND = Path(sys.executable).with_name("gearcase")
 
@@ -24,8 +28,28 @@ class Ended:
         return json.loads(self.out)
 
 
+class Provider:
+    """The scripted provider as a server of its own."""
+
+    def __init__(self, base, log):
+        self.base = base
+        self._log = log
+
+    def calls(self):
+        """What it was asked for and what it billed."""
+        lines = self._log.read_text().splitlines() if self._log.exists() else []
+        return [one for one in map(json.loads, lines) if not one["path"].endswith("count_tokens")]
+
+    def billed(self, provider):
+        """Nano-dollars of all of it, at the price table's prices."""
+        return sum(pricing.find(provider, one["model"]).cost(pricing.TokenUsage(**one["billed"])) for one in self.calls())
+
+
 class User:
     """Somebody with a home, a folder to work in, and the command."""
+
+    key = "sk-canary-4711-never-inside"
+    keys: ClassVar = {"ANTHROPIC_API_KEY": key, "OPENAI_API_KEY": key}
 
     def __init__(self, home):
         self.home = home
@@ -71,6 +95,20 @@ class User:
         file = self.folder / f"script-{time.monotonic_ns()}.json"
         file.write_text(json.dumps(list(steps)))
         return f"scripted:{file}"
+
+    @contextmanager
+    def provides(self, *steps):
+        """A scripted provider as a server of its own, which answers by these steps, and only to the real key."""
+        number = time.monotonic_ns()
+        script, log = self.home / f"provider-{number}.json", self.home / f"provider-{number}.log"
+        script.write_text(json.dumps(list(steps) or [{"text": "ok"}]))
+        module = "gearcase.doors.model.upstreams.scripted"
+        command = [sys.executable, "-m", module, "--script", script, "--log", log, "--key", self.key]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+            try:
+                yield Provider(server.stdout.readline().strip(), log)
+            finally:
+                server.kill()
 
     def journal(self, run=""):
         """The records of a run."""

@@ -8,18 +8,13 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 import textwrap
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from gearcase.doors.model import pricing
-
-KEY = "sk-canary-4711-never-inside"
 PINS = Path(__file__).with_name("agents.txt")
 ANTHROPIC, OPENAI = "claude-haiku-4-5", "gpt-5-mini"
 
@@ -46,36 +41,6 @@ def agents():
             subprocess.run([python, "-c", load], check=True, env={**around, **quiet})
             (folder / "complete").touch()
     return folder
-
-
-class Provider:
-    """The scripted provider as a server of its own."""
-
-    def __init__(self, base, log):
-        self.base = base
-        self._log = log
-
-    def calls(self):
-        """What it was asked for and what it billed."""
-        lines = self._log.read_text().splitlines() if self._log.exists() else []
-        return [one for one in map(json.loads, lines) if not one["path"].endswith("count_tokens")]
-
-    def billed(self, provider):
-        """Nano-dollars of all of it, at the price table's prices."""
-        return sum(pricing.find(provider, one["model"]).cost(pricing.TokenUsage(**one["billed"])) for one in self.calls())
-
-
-@contextmanager
-def providing(folder, *steps):
-    """A provider that answers by these steps, and only to the real key."""
-    script, log = folder / "provider.json", folder / "provider.log"
-    script.write_text(json.dumps(list(steps) or [{"text": "ok"}]))
-    command = [sys.executable, "-m", "gearcase.doors.model.upstreams.scripted", "--script", script, "--log", log, "--key", KEY]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            yield Provider(server.stdout.readline().strip(), log)
-        finally:
-            server.kill()
 
 
 def box(user, agents, provider, name, model, usd="1"):
@@ -106,7 +71,7 @@ def inside(user, agents, provider, program, *, name="anthropic", model=ANTHROPIC
 
 def executed(user, file, *arguments, code=0):
     """`gearcase exec` with the real keys in the environment outside."""
-    ended = user.types("exec", "-f", file, "--json", *arguments, code=code, ANTHROPIC_API_KEY=KEY, OPENAI_API_KEY=KEY)
+    ended = user.types("exec", "-f", file, "--json", *arguments, code=code, **user.keys)
     return ended.record, ended.err
 
 
@@ -140,7 +105,7 @@ def test_mini_swe_agent_does_a_task_and_pays_what_the_provider_bills(user, agent
     ]
     (user.folder / "words.txt").write_text("hello\n")
     check = 'test "$(cat $DELIVERED/out/words.txt)" = HELLO'
-    with providing(user.folder, *steps) as provider:
+    with user.provides(*steps) as provider:
         file = box(user, agents, provider, "openai", OPENAI)
         program = mini(agents, f"openai/{OPENAI}", "Write words.txt in capitals to out/words.txt")
         record, _ = executed(user, file, "--give", "words.txt", "--check", check, "--out", "result", "--", *program)
@@ -152,9 +117,7 @@ def test_mini_swe_agent_does_a_task_and_pays_what_the_provider_bills(user, agent
 
 
 def test_mini_swe_agent_that_is_out_of_money_ends_and_says_why(user, agents):
-    with providing(
-        user.folder, {"text": "On and on.", "commands": ["true"], "usage": {"input": 900, "output": 4000}}
-    ) as provider:
+    with user.provides({"text": "On and on.", "commands": ["true"], "usage": {"input": 900, "output": 4000}}) as provider:
         file = box(user, agents, provider, "anthropic", ANTHROPIC, usd="0.06")
         program = mini(agents, f"anthropic/{ANTHROPIC}", "Go on for ever")
         record, _ = executed(user, file, "--out", "result", "--", *program, code=1)
@@ -182,7 +145,7 @@ def test_the_sdk_of_anthropic_calls_streams_counts_and_uses_tools(user, agents):
         print("tool", [one.input for one in used.content if one.type == "tool_use"])
     """
     steps = [{"text": "one"}, {"text": "two words", "pieces": 4}, {"text": "three", "commands": ["true"]}]
-    with providing(user.folder, *steps) as provider:
+    with user.provides(*steps) as provider:
         record, told = inside(user, agents, provider, program)
         assert "plain one" in told and "stream two words end_turn" in told and "counted True" in told
         assert "tool [{'command': 'true'}]" in told
@@ -216,7 +179,7 @@ def test_the_sdk_of_openai_calls_streams_and_uses_tools_in_both_of_its_protocols
         {"text": "five words", "pieces": 3},
         {"text": "six", "commands": ["false"]},
     ]
-    with providing(user.folder, *steps) as provider:
+    with user.provides(*steps) as provider:
         record, told = inside(user, agents, provider, program, name="openai", model=OPENAI)
         for said in (
             "chat one",
@@ -241,7 +204,7 @@ def test_an_sdk_that_is_out_of_money_gets_402_and_the_provider_is_not_asked(user
                 print("refused", error.status_code, error.body["error"]["message"])
                 break
     """
-    with providing(user.folder, {"text": "ok", "usage": {"input": 20, "output": 4000}}) as provider:
+    with user.provides({"text": "ok", "usage": {"input": 20, "output": 4000}}) as provider:
         record, told = inside(user, agents, provider, program, usd="0.10")
         assert "refused 402" in told and "left" in told
         assert 0 < record["spent"]["usd"] <= 100_000_000
@@ -270,14 +233,14 @@ def test_the_key_is_nowhere_inside_and_any_token_will_do(user, agents):
         control.kill()
         print("found", sorted(found))
     """
-    with providing(user.folder) as provider:
+    with user.provides() as provider:
         record, told = inside(user, agents, provider, program)
         assert "found ['/proc/PID/environ', '/tmp/control']" in told  # what the program itself has put there, and nothing else
         assert_same_money(user, record, provider, "anthropic")
-        for key, status in (("only-a-token", 401), (KEY, 200)):  # outside, the token is worth nothing and the key is
+        for key, status in (("only-a-token", 401), (user.key, 200)):  # outside, the token is worth nothing and the key is
             assert asked_outside(provider, key) == status
     kept = [file for file in (user.home / "state").rglob("*") if file.is_file()]
-    assert kept and not [file for file in kept if KEY.encode() in file.read_bytes()]
+    assert kept and not [file for file in kept if user.key.encode() in file.read_bytes()]
 
 
 def asked_outside(provider, key):

@@ -39,11 +39,13 @@ _REASONS = {"wall": "wall", "steps": "steps", "stopped": "stopped", "operator": 
 
 @dataclass(frozen=True, slots=True)
 class AgentEnd:
-    """How an agent ended. `reason`: done | budget | wall | steps | stopped | failed; `note` is the one of `gear done`."""
+    """How an agent ended. `reason`: done | budget | wall | steps | stopped | failed; `note` is the one of `gear done`, `error` what
+    the box could not do for it."""
 
     reason: str
     detail: str = ""
     note: str = ""
+    error: GearcaseError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class Agent:
                 end = self._limits() or await self._turn()
             self.context.write()
         except GearcaseError as error:
-            end = AgentEnd("failed", f"{error.code}: {error.message}. Remedy: {error.remedy}")
+            end = AgentEnd("failed", f"{error.code}: {error.message}. Remedy: {error.remedy}", error=error)
         except asyncio.CancelledError:
             self._recorder.append(AgentEnded("stopped", "stopped from outside"), self._name)
             raise

@@ -66,8 +66,10 @@ def execute(
     ended = ending(started.folder)
     if as_json:
         print_json(ended.as_json())
-    elif not quiet:
-        _summary(ended)
+    else:
+        _complain(ended)
+        if not quiet:
+            _summary(ended)
     raise typer.Exit(ended.exit_code)
 
 
@@ -86,6 +88,14 @@ async def _until_end(started: Started) -> None:
                 if error.code != "not_running":
                     err().print(Text(neutral(error.message), "red"))
         await asyncio.sleep(0.02)
+
+
+def _complain(ended: EndRecord) -> None:
+    """Why it failed, in any case: the exit code alone could be the program's own."""
+    error = ended.error or {}
+    for key, style in (("message", "red"), ("cause", ""), ("remedy", "")):
+        if error.get(key):
+            err().print(Text(f"gearcase: {neutral(error[key])}", style))
 
 
 def _summary(ended: EndRecord) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from gearcase.box import LoadedBox, Override, load_box
+from gearcase.box import load_box
 from gearcase.cli import options as o
 from gearcase.cli.console import err
 from gearcase.cli.run import follow_run
@@ -34,26 +34,37 @@ def replay(
     force: o.Force = False,
     name: o.RunName = "",
     as_json: o.Json = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="End at the first call that is not as recorded, and show the difference.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No live view.")] = False,
 ) -> None:
     """Run a box again with recorded model traffic: no provider is asked, nothing is paid, every command is really executed.
 
-    For a run, its verdict is compared with the new one.
+    For a run, its verdict is compared with the new one. Calls that differ from the recorded ones are counted in the report.
     """
     beside = Path(run)
     if run and beside.is_file():
-        box = _played(file or beside.with_name("box.toml"), beside)
-        raise typer.Exit(follow_run(RunOptions(box=box, out=output, force=force, name=name), quiet or as_json, as_json))
-    folder = find(run)
-    box = _played(folder.box_file, cassette or _own(folder))
-    before = ending(folder).status
-    settings = RunOptions(box=box, out=output, force=force, name=name)
-    code = follow_run(settings, quiet or as_json, as_json)
-    after = ending(find(name)).status
-    same = after == before
-    told = f"the same verdict as {neutral(folder.name)}" if same else f"another verdict than {neutral(folder.name)} ({before})"
-    err().print(Text(f"{after}: {told}", "green" if same else "yellow"))
-    raise typer.Exit(code)
+        if cassette is not None:
+            raise UsageError(
+                "two_cassettes", f"{run} is a cassette itself", remedy="name one cassette, or a run and --cassette FILE"
+            )
+        folder, box, played = None, load_box(file or beside.with_name("box.toml")), beside
+    else:
+        if file is not None:
+            raise UsageError("box_of_a_run", "a run has its box", remedy="leave -f out, or name a cassette's file")
+        folder = find(run)
+        box, played = load_box(folder.box_file), cassette or _own(folder)
+    settings = RunOptions(box=box, out=output, force=force, name=name, cassette=played.resolve(), strict=strict)
+    before = ending(folder).status if folder else ""
+    record = follow_run(settings, quiet or as_json, as_json)
+    if folder is not None:
+        same = record.status == before
+        told = (
+            f"the same verdict as {neutral(folder.name)}" if same else f"another verdict than {neutral(folder.name)} ({before})"
+        )
+        err().print(Text(f"{record.status}: {told}", "green" if same else "yellow"), soft_wrap=True)
+    raise typer.Exit(record.exit_code)
 
 
 def _own(folder: RunFolder) -> Path:
@@ -62,12 +73,6 @@ def _own(folder: RunFolder) -> Path:
             "no_cassette",
             f"run {folder.name} has no recorded model traffic",
             cause=f"{folder.cassette} does not exist",
-            remedy="name one with --cassette, or record the next run with --record FILE",
+            remedy="name what was recorded with --cassette FILE",
         )
     return folder.cassette
-
-
-def _played(file: Path, cassette: Path) -> LoadedBox:
-    source = f"cassette:{cassette.resolve()}"
-    keys = (("model", "lead"), ("model", "worker"))
-    return load_box(file, [Override(key, source, "--cassette") for key in keys])

@@ -67,21 +67,23 @@ def run(
         require_checks=require_checks,
         interactive=interactive() and not as_json,
     )
-    raise typer.Exit(follow_run(settings, quiet or as_json, as_json))
+    raise typer.Exit(follow_run(settings, quiet or as_json, as_json).exit_code)
 
 
-def follow_run(settings: RunOptions, quiet: bool, as_json: bool) -> int:
-    """Start a run, watch it to its end, show the report; returns the exit code."""
+def follow_run(settings: RunOptions, quiet: bool, as_json: bool) -> EndRecord:
+    """Start a run, watch it to its end, show the report."""
     from gearcase.run.process import ending, start
 
     started = start(settings)
     from gearcase.cli import watch  # after the run began: what shows it loads while the run makes its box
 
     ended = watch.watch(started, quiet)
-    return show_ending(started.folder, ending(started.folder) if ended else _left_frozen(started.folder), as_json)
+    record = ending(started.folder) if ended else _left_frozen(started.folder)
+    show_ending(started.folder, record, as_json)
+    return record
 
 
-def show_ending(folder: RunFolder, record: EndRecord, as_json: bool) -> int:
+def show_ending(folder: RunFolder, record: EndRecord, as_json: bool) -> None:
     """Print the report of a run with its ending's record."""
     from gearcase.cli import summary
     from gearcase.cli.history import history
@@ -90,7 +92,6 @@ def show_ending(folder: RunFolder, record: EndRecord, as_json: bool) -> int:
         print_json(record.as_json())
     elif record.status != "frozen":
         out().print(summary.report(history(folder), record))
-    return record.exit_code
 
 
 def _left_frozen(folder: RunFolder) -> EndRecord:

@@ -33,6 +33,7 @@ class End:
     detail: str = ""
     note: str = ""
     exit: int | None = None
+    error: GearcaseError | None = None
 
 
 @dataclass(slots=True)
@@ -92,7 +93,7 @@ class Ending:
         facts = self.delivery.record()
         spent = self.ledger.subtree_spent(RUN)
         remaining = {name: balance.free for name in spent if (balance := self.ledger.balance(RUN, name)).free is not None}
-        error = self.error
+        error = self.error or (self.end.error.envelope() if self.end.error else None)
         if error is None and status == "failed":
             remedy = f"see what happened: gearcase logs {self.folder.name}"
             error = RunError(f"agent_{self.end.reason}", self.end.detail, remedy=remedy).envelope()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from gearcase.agent.asking import Sleep
 from gearcase.agent.commands import MAX_TIMEOUT
 from gearcase.agent.loop import Agent, Surroundings
 from gearcase.agent.prompt import instructions
@@ -36,6 +38,7 @@ class Lead:
     clock: BoxClock
     pace: Pace
     run_command: Callable[[Command, str], Awaitable[CommandResult]]
+    sleep: Sleep = asyncio.sleep  # between attempts to reach the model
     note: str | None = None  # of `gear done`
     _agent: Agent | None = field(default=None, repr=False)
 
@@ -51,6 +54,7 @@ class Lead:
             phase=self._phase,
             limit=lambda: self.pace.limit or "stopped",
             done=lambda: self.note,
+            sleep=self.sleep,
         )
         self._agent = Agent(LEAD, model, instructions(self.box), self.box.goal.strip(), around, recorder)
         return self._agent

@@ -17,6 +17,8 @@ class RunOptions:
     force: bool = False
     name: str = ""
     record: Path | None = None
+    cassette: Path | None = None  # `gearcase replay`: what was recorded answers in place of every model
+    strict: bool = False  # a replay ends at the first call that is not as recorded
     require_checks: bool = False
     interactive: bool = False
     program: tuple[str, ...] = ()  # `gearcase exec`: run this in place of an agent

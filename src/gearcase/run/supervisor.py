@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import shutil
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from gearcase import __version__
+from gearcase.agent.loop import AgentEnd
 from gearcase.box import effective_toml
 from gearcase.brake import BoxClock, Brake, Control, Level
 from gearcase.doors.files import give
 from gearcase.doors.gear import GearDoor
 from gearcase.doors.model.door import ModelDoor
 from gearcase.doors.model.routing import Routing
+from gearcase.doors.model.upstreams.cassette import Cassette
 from gearcase.errors import GearcaseError, RunError, UnsafeError, UsageError
 from gearcase.events import Failure, RunEnded, RunStarted
 from gearcase.journal import Journal
@@ -62,16 +65,27 @@ class Supervisor:
             routing = Routing(
                 self._box.model,
                 forbidden=(*self._box.files.give, *self._box.files.see, *([self._options.out] if self._options.out else [])),
+                played=self._played(),
             )
             stack.push_async_callback(routing.close)
-            if self._box.model.lead is not None:
-                routing.lead()  # a missing key or an unknown model is found before anything is made
+            routing.lead()  # a missing key or an unknown model is found before anything is made
             if self._options.record is not None and self._options.record.exists():
                 remedy = "name a file that does not exist yet"
                 raise UsageError("exists", f"{self._options.record} exists: a cassette is never written over", remedy=remedy)
             folder, owner = create(self._box.goal.strip(), self._options.name)
             stack.callback(owner.release)
             return await self._in_folder(folder, routing, stack)
+
+    def _played(self) -> Cassette | None:
+        """What a replay plays."""
+        file = self._options.cassette
+        if file is None:
+            return None
+        cassette = Cassette(file, self._options.strict)
+        if cassette.lead is None:
+            remedy = "only an agent's run can be replayed; record one with gearcase run ... --record FILE"
+            raise UsageError("no_lead", f"{file} holds no agent's calls", remedy=remedy)
+        return cassette
 
     def _demand(self, profile: Profile) -> None:
         """A box starts only where what it needs is enforced."""
@@ -110,6 +124,8 @@ class Supervisor:
         except GearcaseError as error:
             journal.append(Failure(error.envelope()))
             ending.failed(error)
+        if self._options.record is not None and self._options.record.exists():
+            shutil.copyfile(self._options.record, folder.cassette)  # so that the run can be replayed by its name, too
         close_agent_accounts(ledger)
         charge_time(ledger, clock.now())
         record = ending.record(brake.level)
@@ -139,18 +155,21 @@ class Supervisor:
             workspace = Workspace(sandbox, store, journal, brake)
             workspace.snapshots["s0"] = Snapshot("s0", given.manifest, "as given")
             await unless_killed(brake, room.require(box.sandbox.packages))
-            routing.record(folder.cassette if self._options.record is None else self._options.record)
+            if self._options.cassette is not None:
+                shutil.copyfile(self._options.cassette, folder.cassette)
+            else:
+                routing.record(folder.cassette if self._options.record is None else self._options.record)
             door = ModelDoor(
                 ledger,
                 journal,
                 routing,
                 durability=box.journal.durability,
-                usd_per_minute=box.limits.usd_per_minute,
+                usd_per_minute=box.limits.usd_per_minute if self._options.cassette is None else None,
                 hosted_tools=box.model.hosted_tools,
             )
             brake.add_door(door)
             acceptance = Acceptance(box, self._driver, sandbox_limits(box), workspace, folder, ledger, journal, brake)
-            lead = Lead(box, sandbox, door, ledger, brake, clock, pace, room.run)
+            lead = Lead(box, sandbox, door, ledger, brake, clock, pace, room.run, self._sleep)
             operations = Operations(
                 box=box,
                 sandbox=sandbox,
@@ -180,6 +199,10 @@ class Supervisor:
             brake.remove_sandbox(sandbox)
             ending.residue = list(await room.close())
 
+    async def _sleep(self, seconds: float) -> None:
+        """Between attempts to reach a model. What a cassette plays comes at once: nobody waits out again what was waited then."""
+        await asyncio.sleep(seconds if self._options.cassette is None else 0)
+
     async def _program(self, room: Room) -> End:
         """`gearcase exec`: the program's output is this process's own."""
         program = self._options.program
@@ -199,6 +222,9 @@ class Supervisor:
         }
         try:
             await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_COMPLETED)
+            if tasks["work"].done() and _lost(tasks["work"].result()):
+                await tasks["lost"]  # the agent heard of it first
+                return self._end("lost", tasks["lost"].result(), room, pace)
             for name in ("work", "killed", "lost", "wall"):
                 if tasks[name].done():
                     return self._end(name, tasks[name].result(), room, pace)
@@ -217,7 +243,7 @@ class Supervisor:
             return End("killed", "killed by the operator")
         if name == "wall":
             return End("wall", "the time of the run is over")
-        return result if isinstance(result, End) else End(result.reason, result.detail, result.note)
+        return result if isinstance(result, End) else End(result.reason, result.detail, result.note, error=result.error)
 
     async def _wall(self, pace: Pace) -> None:
         while pace.now() != "stop":
@@ -260,3 +286,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
     with suppress(BrokenPipeError):
         while data:
             data = data[os.write(descriptor, data) :]
+
+
+def _lost(end: AgentEnd | End) -> bool:
+    return end.error is not None and end.error.code == "sandbox_lost"

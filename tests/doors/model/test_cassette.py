@@ -77,6 +77,20 @@ def test_a_lead_gets_its_recorded_answers_byte_for_byte(tmp_path):
     assert b"".join(answers[0][1]).decode() == '{"answer": "1 \u00e9", "usage": {"input_tokens": 7}}'
 
 
+def test_how_long_to_wait_is_recorded_and_not_played(tmp_path):
+    [(status, _)] = record(tmp_path / "a.cassette", call(["a"]), faults={1: "busy"})
+    assert '"retry-after": "3"' in (tmp_path / "a.cassette").read_text()
+    response = asyncio.run(Cassette(tmp_path / "a.cassette").send(call(["a"])))
+    assert (response.status, dict(response.headers)) == (status, {"content-type": "application/json"})
+
+
+def test_a_cassette_names_its_models_where_it_was_told_them(tmp_path):
+    asyncio.run(Recording(Numbering(), tmp_path / "a.cassette", {"lead": "openai/gpt-5-mini"}).close())
+    assert Cassette(tmp_path / "a.cassette").models == {"lead": "openai/gpt-5-mini"}
+    asyncio.run(Recording(Numbering(), tmp_path / "b.cassette").close())
+    assert Cassette(tmp_path / "b.cassette").models == {}
+
+
 def test_times_and_money_may_differ_even_strictly(tmp_path):
     answers = record(tmp_path / "a.cassette", *conversation(3))
     cassette = Cassette(tmp_path / "a.cassette", strict=True)

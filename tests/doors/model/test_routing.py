@@ -8,6 +8,7 @@ import pytest
 
 from gearcase.box import Model
 from gearcase.doors.model.routing import Routing
+from gearcase.doors.model.upstreams.cassette import Cassette
 from gearcase.doors.model.upstreams.http import Http
 from gearcase.doors.model.upstreams.manual import Manual
 from gearcase.doors.model.upstreams.scripted import Scripted
@@ -199,3 +200,41 @@ def test_the_environment_is_looked_at_when_a_model_is_first_needed(tmp_path):
     environment["OPENAI_API_KEY"] = "sk-late"
     assert endpoint(box.lead()).key == "sk-late"
     assert "sk-late" not in os.environ.values()
+
+
+# --- replays ----------------------------------------------------------------------------------------------------------------
+
+
+def recorded(tmp_path, lead, model="gpt-5-mini", protocol="responses", path="/v1/responses"):
+    about = {"key": "lead lead 0", "order": 0, "protocol": protocol, "path": path, "model": model, "of": "lead lead", "same": 0}
+    call = {**about, "messages": [], "texts": {}, "status": 200, "headers": {}, "chunks": []}
+    file = tmp_path / "a.cassette"
+    file.write_text("".join(json.dumps(line) + "\n" for line in ({"cassette": "1.0", **lead}, call)))
+    return Cassette(file)
+
+
+def test_a_replay_has_the_recorded_models_with_their_price_and_window_and_needs_no_key(tmp_path):
+    played = recorded(tmp_path, {"lead": "openai/gpt-5-mini", "worker": "anthropic/claude-haiku-4-5"})
+    box = Routing(Model(lead="anthropic/claude-opus-5-5", allow=["openai/gpt-4.1"]), environment={}, played=played)
+    direct = routing(lead="openai/gpt-5-mini").lead()
+    assert (box.lead().name, box.lead().protocol, box.lead().price) == ("gpt-5-mini", "responses", direct.price)
+    assert box.worker().name == "claude-haiku-4-5"
+    others = [box.inside("gpt-4.1"), box.inside("claude-haiku-4-5"), box.lead()]
+    assert {id(route.upstream) for route in others} == {id(played)}
+    with pytest.raises(Refused):
+        box.inside("claude-opus-5-5")
+
+
+def test_a_replay_of_what_was_no_providers_speaks_as_recorded_at_a_nominal_price(tmp_path):
+    played = recorded(tmp_path, {}, "manual", "anthropic", "/v1/messages")
+    lead = Routing(Model(), environment={}, played=played).lead()
+    assert (lead.name, lead.protocol, lead.price.snapshot, lead.upstream) == ("manual", "anthropic", "nominal", played)
+
+
+def test_what_a_cassette_keeps_of_its_models_are_names_that_mean_the_same_elsewhere(tmp_path):
+    (tmp_path / "s.json").write_text(json.dumps([{"text": "hello"}]))
+    box = routing(lead=f"scripted:{tmp_path / 's.json'}", worker="openai/gpt-5-mini")
+    box.record(tmp_path / "b.cassette")
+    box.lead()
+    asyncio.run(box.close())
+    assert json.loads((tmp_path / "b.cassette").read_text()) == {"cassette": "1.0", "worker": "openai/gpt-5-mini"}

@@ -65,9 +65,18 @@ class Route:
 class Routing:
     """The models of one box. Upstreams are made when first needed, one for each provider or reference."""
 
-    def __init__(self, model: Model, *, forbidden: Iterable[Path] = (), environment: Mapping[str, str] = os.environ) -> None:
-        """`forbidden`: paths that a `manual:` folder may not lie in. Raises nothing; `lead` and `worker` do."""
-        self._model = model
+    def __init__(
+        self,
+        model: Model,
+        *,
+        forbidden: Iterable[Path] = (),
+        environment: Mapping[str, str] = os.environ,
+        played: Cassette | None = None,
+    ) -> None:
+        """`forbidden`: paths that a `manual:` folder may not lie in. `played`: a replay; the cassette names the lead and answers for
+        every model, none of which needs a key. Raises nothing; `lead` and `worker` do."""
+        self._model = model if played is None else model.model_copy(update=_recorded(played))
+        self._played = played
         self._forbidden = tuple(forbidden)
         self._environment = environment
         self._overrides = model.price_overrides()
@@ -115,9 +124,12 @@ class Routing:
     def warnings(self) -> list[str]:
         """What a report should say of the upstreams."""
         told: list[str] = []
-        for upstream in self._upstreams.values():
+        for upstream in {*self._upstreams.values(), *([self._played] if self._played else [])}:
             if isinstance(upstream, Cassette) and upstream.mismatched:
-                told.append(f"{upstream.mismatched} calls differ from the cassette, the first: {upstream.mismatches[0]}")
+                differ = _counted(upstream.mismatched, "call differs", "calls differ")
+                told.append(f"{differ} from the cassette, the first: {upstream.mismatches[0]}")
+        if self._played is not None and self._played.unplayed:
+            told.append(f"{_counted(self._played.unplayed, 'recorded call was', 'recorded calls were')} not asked for")
         return told
 
     async def close(self) -> None:
@@ -204,11 +216,13 @@ class Routing:
             return otherwise
 
     def _upstream(self, key: str, make: Any) -> Upstream:
+        if self._played is not None:
+            return self._played
         if key not in self._upstreams:
             self._upstreams[key] = make()
         upstream = self._upstreams[key]
         if self._record is not None and not isinstance(upstream, Cassette | Recording):
-            upstream = self._upstreams[key] = Recording(upstream, self._record)
+            upstream = self._upstreams[key] = Recording(upstream, self._record, _names(self._model))
         return upstream
 
     # --- keys --------------------------------------------------------------------------------------------------------------
@@ -248,6 +262,21 @@ class Routing:
             service, _, user = settings.keyring.partition("/")
             return str(keyring.get_password(service, user) or "")
         return self._environment.get(variable, "").strip()
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
+
+
+def _names(model: Model) -> dict[str, str]:
+    """What a cassette keeps of a box's models: names that mean the same elsewhere."""
+    named = {"lead": model.lead, "worker": model.worker}
+    return {role: name for role, name in named.items() if name and name.partition(":")[0] not in _SYNTHETIC}
+
+
+def _recorded(cassette: Cassette) -> dict[str, str]:
+    """The models of a replay. A lead that was no provider's has no name but its cassette's."""
+    return {"lead": f"cassette:{cassette.file}", **cassette.models} if cassette.lead else dict(cassette.models)
 
 
 def _of_this_machine(base: str) -> bool:

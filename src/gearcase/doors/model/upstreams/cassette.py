@@ -7,9 +7,10 @@ which they were asked.
 
 Invariants: a call that is not on the cassette is an error and never reaches another upstream. A cassette holds no credential:
 request headers are not written, response headers by allow-list. What an answer may cost, which depends on the budget that was
-left, is not part of a call's identity.
+left, is not part of a call's identity. How long to wait before another attempt is recorded and not played: nothing is busy here.
 
-Format (`FORMAT`): JSON lines; first `{"cassette": FORMAT}`, then one call a line: `key`, `order`, `protocol`, `path`, `model`,
+Format (`FORMAT`): JSON lines; first `{"cassette": FORMAT}` with the names of the models (`lead`, `worker`) where they are a
+provider's, then one call a line: `key`, `order`, `protocol`, `path`, `model`,
 `same` (how many messages it has in common with the call before of the same conversation `of`), `messages` (digests of the
 others), `texts` (masked text of each digest when it is first seen), `status`, `headers`, `chunks` (text, or `{"base64": ..}`),
 `usage`, `broken` (how the answer ended when not in order), `down` (nothing was sent). A last line without its end was being
@@ -37,7 +38,8 @@ FORMAT = "1.0"
 MOST_MISMATCHES = 100
 """Mismatches that are kept with their texts; the count goes on."""
 
-_HEADERS = frozenset({"content-type", "retry-after", "retry-after-ms", "x-should-retry"})
+_WAITS = frozenset({"retry-after", "retry-after-ms"})
+_HEADERS = _WAITS | {"content-type", "x-should-retry"}
 _NOT_CONTENT = frozenset(
     {"model", "max_tokens", "max_completion_tokens", "max_output_tokens", "stream_options", "metadata", "user", "store"}
 )
@@ -84,7 +86,7 @@ def _conversation(request: UpstreamRequest) -> str:
 class _Tape:
     """The file that the recordings of a run write into, line by line."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, models: Mapping[str, str]) -> None:
         self.users = 0
         self._path = file
         self._masker = Masker()
@@ -96,7 +98,7 @@ class _Tape:
         except OSError as error:
             remedy = "name a file that does not exist yet, in a folder that does"
             raise UsageError("cassette_unwritable", f"cannot record to {file}", cause=str(error), remedy=remedy) from None
-        self._write({"cassette": FORMAT})
+        self._write({"cassette": FORMAT, **models})
 
     def next_order(self) -> int:
         """The place of a call among all that are recorded, taken when it is sent."""
@@ -145,11 +147,12 @@ _TAPES: dict[Path, _Tape] = {}
 class Recording:
     """An upstream that passes another one's answers through and writes them down. Several may write to one file."""
 
-    def __init__(self, upstream: Upstream, file: Path) -> None:
-        """Raises UsageError when the file is there and no recording of this process writes it."""
+    def __init__(self, upstream: Upstream, file: Path, models: Mapping[str, str] | None = None) -> None:
+        """`models`: the names of `lead` and `worker`. Raises UsageError when the file is there and no recording of this process
+        writes it."""
         path = Path(os.path.abspath(file))  # noqa: PTH100 (the file does not exist yet)
         if path not in _TAPES:
-            _TAPES[path] = _Tape(path)
+            _TAPES[path] = _Tape(path, models or {})
         self._tape = _TAPES[path]
         self._tape.users += 1
         self._open = True
@@ -198,13 +201,15 @@ class Cassette:
 
     def __init__(self, file: Path, strict: bool = False) -> None:
         """Raises UsageError for a file that is no cassette."""
-        self._file = file
+        self.file = file
         self._strict = strict
         self._masker = Masker()
         self._takes: dict[str, deque[_Take]] = defaultdict(deque)
         self._texts: dict[str, str] = {}
         self._others: list[_Take] = []
         self._lead: tuple[Protocol_, str] | None = None
+        self.models: Mapping[str, str] = {}
+        """The recorded names of `lead` and `worker`, where they are a provider's."""
         self.mismatched = 0
         self.mismatches: list[Mismatch] = []
         self._load()
@@ -232,7 +237,8 @@ class Cassette:
         take = takes.popleft()
         if "down" in take.answer:
             raise UpstreamDown(take.answer["down"])
-        return UpstreamResponse(take.answer["status"], take.answer["headers"], _play(take.answer))
+        headers = {name: value for name, value in take.answer["headers"].items() if name not in _WAITS}
+        return UpstreamResponse(take.answer["status"], headers, _play(take.answer))
 
     async def close(self) -> None:
         """See `Upstream`."""
@@ -283,7 +289,7 @@ class Cassette:
     def _error(self, mismatch: Mismatch, remedy: str) -> RunError:
         return RunError(
             "cassette_mismatch",
-            f"{self._file.name}: {mismatch}",
+            f"{self.file.name}: {mismatch}",
             cause=mismatch.difference,
             remedy=remedy,
             agent=mismatch.agent,
@@ -294,14 +300,14 @@ class Cassette:
 
     def _load(self) -> None:
         try:
-            content = self._file.read_bytes()
+            content = self.file.read_bytes()
         except OSError as error:
-            raise UsageError(
-                "no_cassette", f"cannot read {self._file}", cause=str(error), remedy="name a recorded file"
-            ) from None
+            raise UsageError("no_cassette", f"cannot read {self.file}", cause=str(error), remedy="name a recorded file") from None
         lines = content.split(b"\n")[:-1]  # what follows the last end of line is empty, or torn
-        if not lines or self._object(lines[0], 1).get("cassette", "").partition(".")[0] != FORMAT.partition(".")[0]:
+        header = self._object(lines[0], 1) if lines else {}
+        if str(header.get("cassette")).partition(".")[0] != FORMAT.partition(".")[0]:
             raise self._unreadable(1, f"it does not begin with a header of format {FORMAT}")
+        self.models = {name: header[name] for name in ("lead", "worker") if isinstance(header.get(name), str)}
         last: dict[str, list[str]] = {}
         takes: list[tuple[str, _Take]] = []
         for number, line in enumerate(lines[1:], 2):
@@ -331,7 +337,7 @@ class Cassette:
 
     def _unreadable(self, number: int, cause: str) -> UsageError:
         remedy = "record it again, or take it from where it came"
-        return UsageError("bad_cassette", f"line {number} of {self._file} cannot be used", cause=cause, remedy=remedy)
+        return UsageError("bad_cassette", f"line {number} of {self.file} cannot be used", cause=cause, remedy=remedy)
 
 
 async def _play(answer: Mapping[str, Any]) -> AsyncIterator[bytes]:
