@@ -43,6 +43,8 @@ from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Command, Driver, Profile
 
 FLUSH_EVERY = 0.05
+_HEARD = 1.0
+"""Seconds in which the end of a box is told after a command in it failed of it."""
 """Seconds after which what was appended is handed to the kernel, so that watchers see it."""
 
 
@@ -223,8 +225,9 @@ class Supervisor:
         try:
             await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_COMPLETED)
             if tasks["work"].done() and _lost(tasks["work"].result()):
-                await tasks["lost"]  # the agent heard of it first
-                return self._end("lost", tasks["lost"].result(), room, pace)
+                await asyncio.wait({tasks["lost"]}, timeout=_HEARD)  # the agent may have heard of it first
+                if tasks["lost"].done():
+                    return self._end("lost", tasks["lost"].result(), room, pace)
             for name in ("work", "killed", "lost", "wall"):
                 if tasks[name].done():
                     return self._end(name, tasks[name].result(), room, pace)

@@ -173,7 +173,7 @@ class Box:
             cpu = self._live.cpu_ended + sum(one.ticks for one in tree or ()) / ticks
         if memory is None:
             memory = sum(processes.proportional_memory(one.pid for one in tree or ()).values())
-        count = len(members) if members is not None else len(tree or ())
+        count = len(members - self._live.parts.standbys.pids) if members is not None else len(tree or ())
         disk = os.fstatvfs(self.workspace)
         used = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
         return Usage(cpu, memory, max(0, count - 1), used, disk.f_files - disk.f_ffree)

@@ -102,14 +102,19 @@ def _be_first(
     try:
         os.setsid()
         os.umask(0o022)
+        if "capabilities" not in start["without"]:
+            syscalls.drop_bounding_set()
+        joiner.reset_signals()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans are reaped by the kernel
         syscalls.set_hostname("box")
-        expected = mounts.begin(start)
-        plan = {**start, **wire.await_request("plan")}
+        expected = mounts.begin(start, seen)
+        asked, _ = wire.await_request("plan")
+        plan = {**start, **asked}
         listeners = network.listen(plan["listeners"])
         wire.send({"kind": "listening"}, [one.fileno() for one in listeners])
         for one in listeners:
             one.close()
-        mounts.finish(plan, sources, seen, expected)
+        mounts.finish(plan, sources, expected)
         handed = [_folder("/workspace"), _writable_box(sources.box)]
         joined: list[int] = []
         if not plan["ranged"]:  # the host may not look into a process of ours that is not dumpable
@@ -159,8 +164,6 @@ def _give_up(plan: Mapping[str, Any], rules: int, program: bytes) -> None:
     joiner.become_nobody_special(uid, plan["ranged"], plan["rlimits"], "capabilities" not in without)
     syscalls.prctl(PR_SET_DUMPABLE, 0)
     syscalls.new_session_keyring()
-    joiner.reset_signals()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans are reaped by the kernel
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     if rules >= 0:
         landlock.apply(rules)

@@ -215,7 +215,8 @@ class BoxGroups:
             write(f"{self._legacy[controller]}/{old}", value)
 
     def add(self, pid: int, command: str = "") -> None:
-        """Move a process in; into the sub-cgroup `command` (see `command_group`) where there is one."""
+        """Move a process in; into the sub-cgroup `command` (see `command_group`) where there is one. Slow: the kernel waits for all
+        processors."""
         for folder in self._legacy_folders():
             write(f"{folder}/cgroup.procs", str(pid))
         if self.unified:
@@ -234,6 +235,8 @@ class BoxGroups:
 
     def end_command(self, folder: str) -> bool:
         """Remove the cgroup of a command that has ended. False while something of it lives on."""
+        if not folder:
+            return True
         try:
             os.rmdir(folder)
         except FileNotFoundError:

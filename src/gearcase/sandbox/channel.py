@@ -42,16 +42,16 @@ class Wire:
         """The next message, which must be of the `expected` kind. Raises OSError when the host is gone or says something else."""
         return self._checked(self.socket.recv(MESSAGE_BYTES), expected)
 
-    def await_request(self, expected: str) -> dict[str, Any]:
-        """Wait as long as the host lives for a message of this kind; returns the request in the memory file that came with it."""
+    def await_request(self, expected: str) -> tuple[dict[str, Any], list[int]]:
+        """Wait as long as the host lives for a message of this kind; returns the request in the memory file that came with it, and the
+        other descriptors that did."""
         self.socket.settimeout(None)
         data, descriptors, _, _ = socket.recv_fds(self.socket, MESSAGE_BYTES, MOST_DESCRIPTORS)
         self.socket.settimeout(PATIENCE)
         self._checked(data, expected)
         request: dict[str, Any] = json.loads(read_all(descriptors[0]))
-        for descriptor in descriptors:
-            os.close(descriptor)
-        return request
+        os.close(descriptors[0])
+        return request, descriptors[1:]
 
     @staticmethod
     def _checked(data: bytes, expected: str) -> dict[str, Any]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-import shutil
-import subprocess
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,21 +66,22 @@ def identity(device: str) -> str:
 
 
 def _format(image: int) -> None:
-    program = shutil.which("mkfs.ext4", path=MKFS_PATHS)
+    places = [f"{folder}/mkfs.ext4" for folder in MKFS_PATHS.split(":")]
+    program = next((place for place in places if os.access(place, os.X_OK)), None)
     if program is None:
         raise OSError(2, "mkfs.ext4 is not installed")
     path = f"/proc/self/fd/{image}"
+    told = os.memfd_create("told", os.MFD_CLOEXEC)
+    os.set_inheritable(image, True)
     features = "^has_journal,^resize_inode,^metadata_csum,^64bit,extent"
-    made = subprocess.run(
-        [program, "-q", "-F", "-b", "4096", "-m", "0", "-i", str(_INODE_EVERY), "-O", features, "-E", "lazy_itable_init=1", path],
-        pass_fds=[image],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=False,
-        env={"PATH": MKFS_PATHS},
-    )
-    if made.returncode != 0:
-        raise OSError(5, f"mkfs.ext4 failed: {made.stderr.decode(errors='replace')[:500]}")
+    options = ["-q", "-F", "-b", "4096", "-m", "0", "-i", str(_INODE_EVERY), "-O", features, "-E", "lazy_itable_init=1"]
+    streams = [(os.POSIX_SPAWN_DUP2, told, 1), (os.POSIX_SPAWN_DUP2, told, 2)]
+    child = os.posix_spawn(program, [program, *options, path], {"PATH": MKFS_PATHS}, file_actions=streams)
+    _, status = os.waitpid(child, 0)
+    os.set_inheritable(image, False)
+    if status != 0:
+        raise OSError(5, f"mkfs.ext4 failed: {os.pread(told, 500, 0).decode(errors='replace')}")
+    os.close(told)
 
 
 def _attach(image: int) -> tuple[int, str]:

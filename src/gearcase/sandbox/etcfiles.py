@@ -6,11 +6,10 @@ not exist in the box. `survey` runs once in the launcher, `lay_out` in each box.
 
 from __future__ import annotations
 
-import glob
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gearcase.sandbox import syscalls
 
@@ -41,8 +40,7 @@ _FIXED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """One thing of the host's /etc: a link, a small file's content, or a path to be shown as it is."""
 
     name: str
@@ -53,11 +51,12 @@ class Seen:
 
 def survey() -> tuple[Seen, ...]:
     """What of the host's /etc a box sees. Only what everybody may read."""
+    here = sorted(os.listdir("/etc"))
     found: list[Seen] = []
     for pattern in _SEEN:
-        for path in sorted(glob.glob(f"/etc/{pattern}")):
-            if one := _look(path):
-                found.append(one)
+        start = pattern.removesuffix("*")
+        names = [pattern] if start == pattern else [name for name in here if name.startswith(start)]
+        found += [one for name in names if os.path.lexists(f"/etc/{name}") and (one := _look(f"/etc/{name}"))]
     return tuple(found)
 
 
@@ -74,12 +73,17 @@ def _look(path: str) -> Seen | None:
     return Seen(name, shown=True) if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) else None
 
 
-def lay_out(root: str, seen: Sequence[Seen], names: Mapping[str, str]) -> list[str]:
-    """Write /etc below `root`; returns the paths that are mounts of the host's, read-only. `names` go to /etc/hosts."""
+def write_names(root: str, names: Mapping[str, str]) -> None:
+    """Write /etc/hosts below `root`."""
+    hosts = ["127.0.0.1 localhost box", "::1 localhost ip6-localhost", *(f"{address} {name}" for name, address in names.items())]
+    _write(f"{root}/etc/hosts", ("\n".join(hosts) + "\n").encode())
+
+
+def lay_out(root: str, seen: Sequence[Seen]) -> list[str]:
+    """Write the rest of /etc below `root`; returns the paths that are mounts of the host's, read-only."""
     base = f"{root}/etc"
     os.mkdir(base)
-    hosts = ["127.0.0.1 localhost box", "::1 localhost ip6-localhost", *(f"{address} {name}" for name, address in names.items())]
-    for name, text in {**_FIXED, "hosts": "\n".join(hosts) + "\n"}.items():
+    for name, text in _FIXED.items():
         _write(f"{base}/{name}", text.encode())
     os.symlink("/usr/share/zoneinfo/Etc/UTC", f"{base}/localtime")
     os.symlink("/proc/self/mounts", f"{base}/mtab")

@@ -88,10 +88,19 @@ class HostWire:
         with contextlib.suppress(ConnectionError):
             self._socket.send(encode(body))
 
-    def send_request(self, kind: str, request: Mapping[str, Any]) -> None:
-        """Answer the child with something large."""
+    def send_request(self, kind: str, request: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
+        """Answer the child with something large. Descriptors stay the caller's."""
         with _in_memory(request) as memory, contextlib.suppress(ConnectionError):
-            socket.send_fds(self._socket, [encode({"kind": kind})], [memory])
+            socket.send_fds(self._socket, [encode({"kind": kind})], [memory, *descriptors])
+
+    def open(self) -> bool:
+        """Whether the child, which has said all that was expected of it, still listens."""
+        try:
+            return bool(self._socket.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            return True
+        except ConnectionError:
+            return False
 
     async def receive(self, kind: str, patience: float) -> Message:
         """The next message, of this kind. Raises what the child reports, RunError when it is gone or silent for `patience` s."""

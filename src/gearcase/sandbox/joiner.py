@@ -1,9 +1,10 @@
 """Starting one command in a live box, from outside: join, give everything up, execute.
 
-Runs in a child of the launcher. The order is the point. Threat: between joining and execve a process of the box could open this
-process's executable or memory, steal its descriptors, or trace it. So it is not dumpable, holds no descriptor but the command's
-own and two that close on execve, is already in the box's cgroups, and the half that the box can see starts after one fork, in the
-box's pid namespace, under Landlock and seccomp before any byte of the box's choice is executed. Standard library only.
+Runs in a child of the launcher that may have waited long for its command, outside of the box. The order is the point. Threat: between
+joining and execve a process of the box could open this process's executable or memory, steal its descriptors, or trace it. So it is not
+dumpable, holds no descriptor but the command's own and two that close on execve, is already in the box's cgroups, and the half that the
+box can see starts after one fork, in the box's pid namespace, under Landlock and seccomp before any byte of the box's choice is executed.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import fcntl
 import os
 import resource
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from gearcase.sandbox import landlock, seccomp, syscalls
@@ -23,11 +24,13 @@ _WIRE, _RULES = 10, 11
 """Where the two descriptors of ours stand while we set up; both close on execve."""
 
 
-def run(request: Mapping[str, Any], wire: Wire, descriptors: Sequence[int], program: bytes) -> None:
-    """Descriptors: those to join, then stdin, stdout, stderr, then one for a report and the Landlock ruleset where there are."""
+def run(asked: Mapping[str, Any], wire: Wire, program: bytes) -> None:
+    """Wait for the command, then start it. Descriptors that come with it: those to join, then stdin, stdout, stderr, then one for a
+    report and the Landlock ruleset where there are."""
+    raise_oom_score(asked["oom_score_adj"])
+    reset_signals()
     wire.send({"kind": "joiner", "pid": os.getpid()})
-    wire.receive("go")
-    raise_oom_score(request["oom_score_adj"])
+    request, descriptors = wire.await_request("join")
     if request["processors"]:
         os.sched_setaffinity(0, request["processors"])
     count = len(request["join"])
@@ -82,9 +85,11 @@ def _give_up(request: Mapping[str, Any], ruled: bool, program: bytes) -> None:
     os.setsid()
     os.umask(0o022)
     syscalls.new_session_keyring()
-    become_nobody_special(request["inner_uid"], request["setgroups"], request["rlimits"], "capabilities" not in without)
+    drop = "capabilities" not in without
+    if drop:
+        syscalls.drop_bounding_set()  # first: it needs a capability
+    become_nobody_special(request["inner_uid"], request["setgroups"], request["rlimits"], drop)
     syscalls.prctl(PR_SET_DUMPABLE, 0 if "dumpable" not in without else 1)  # changing ids may have changed it
-    reset_signals()
     syscalls.prctl(PR_SET_NO_NEW_PRIVS, 1)
     if ruled:
         landlock.apply(_RULES)
@@ -93,9 +98,7 @@ def _give_up(request: Mapping[str, Any], ruled: bool, program: bytes) -> None:
 
 
 def become_nobody_special(uid: int, may_set_groups: bool, rlimits: Mapping[str, int], drop: bool) -> None:
-    """Take the box's uid, its limits, and no capability at all. The bounding set goes first: that needs a capability."""
-    if drop:
-        syscalls.drop_bounding_set()
+    """Take the box's uid, its limits, and no capability at all."""
     if may_set_groups:
         os.setgroups([])
     os.setresgid(uid, uid, uid)

@@ -110,7 +110,7 @@ class _Launcher:
             if kind == "box":
                 boxinit.run(request, wire, rest, self._program, self._seen)
             elif kind == "command":
-                joiner.run(request, wire, rest, self._program)
+                joiner.run(request, wire, self._program)
             else:
                 disks.run(request, wire)
         except BaseException as error:

@@ -45,11 +45,11 @@ class Making:
         start = await self._starter.take(plan.start_kind(spec))
         self._wire, self._parts = start.wire, start.parts
         parts = start.parts
-        self._adopt(parts)
-        memory = plan.memory_limit(spec.limits, self._found.disk)
-        parts.groups.limit(memory, plan.tasks_limit(spec.limits), spec.limits.cpus, self._without)
         request = plan.box(spec, means, self._without, self._found.landlock)
         self._wire.send_request("plan", request)
+        self._adopt(parts)  # while pid 1 is busy
+        memory = plan.memory_limit(spec.limits, self._found.disk)
+        parts.groups.limit(memory, plan.tasks_limit(spec.limits), spec.limits.cpus, self._without)
         ready = await self._follow(parts, self._wire)
         await self._arm(parts, self._wire, request)
         self._wire.close()

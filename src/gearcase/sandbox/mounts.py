@@ -11,8 +11,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gearcase.errors import UnsafeError, UsageError
 from gearcase.sandbox import etcfiles, syscalls
@@ -29,8 +28,7 @@ _TOP_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _SEEN_RECURSIVELY = ("/usr", "/proc/sys", "/proc/bus", "/proc/irq")
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(NamedTuple):
     """One mount that the box was given: a detached mount and where it goes."""
 
     descriptor: int
@@ -39,8 +37,7 @@ class Given:
     folder: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Sources:
+class Sources(NamedTuple):
     """Filesystems made before the root: each a descriptor of a detached mount."""
 
     workspace: int
@@ -108,7 +105,7 @@ def _scan(folder: int, path: bytes, waiting: list[tuple[int, bytes]]) -> bytes:
     return b""
 
 
-def begin(plan: Mapping[str, Any]) -> dict[str, set[str]]:
+def begin(plan: Mapping[str, Any], seen: Sequence[etcfiles.Seen]) -> dict[str, set[str]]:
     """The part of the new root that is the same in every box. Returns the mounts that are expected so far."""
     syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     syscalls.mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=2m,nr_inodes=2k")
@@ -117,13 +114,14 @@ def begin(plan: Mapping[str, Any]) -> dict[str, set[str]]:
     _system(writable="readonly_usr" in without)
     expected["/usr"] = set() if "readonly_usr" in without else {"ro", "nosuid", "nodev"}
     expected |= _proc(plan["user_limits"], masked="proc_masks" not in without)
+    for path in etcfiles.lay_out(STAGE, seen):
+        expected[path] = {"ro", "nosuid", "nodev"}
     return expected | _devices()
 
 
-def finish(plan: Mapping[str, Any], sources: Sources, seen: Sequence[etcfiles.Seen], expected: dict[str, set[str]]) -> None:
+def finish(plan: Mapping[str, Any], sources: Sources, expected: dict[str, set[str]]) -> None:
     """What is this box's own; then enter the new root and check it. After this the host's files are gone."""
-    for path in etcfiles.lay_out(STAGE, seen, plan["names"]):
-        expected[path] = {"ro", "nosuid", "nodev"}
+    etcfiles.write_names(STAGE, plan["names"])
     expected |= _shared_memory(plan["sizes"]["shm"])
     expected |= _places(plan, sources)
     expected |= _given(sources.given)

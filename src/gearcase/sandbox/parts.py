@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from gearcase.errors import RunError
 from gearcase.sandbox import cgroups, owners, ranges, residue
 from gearcase.sandbox.hostwire import Launcher
+from gearcase.sandbox.standby import Standbys
 from gearcase.seams import Listener
 
 _TEARDOWN = 5.0
@@ -28,6 +29,7 @@ class Parts:
     """Everything of one box that must be given back."""
 
     groups: cgroups.BoxGroups
+    standbys: Standbys
     ids: ranges.Range | None = None
     owner: owners.OwnerFile | None = None
     lifeline: int = -1
@@ -46,6 +48,7 @@ class Parts:
 async def give_back(parts: Parts, launcher: Launcher) -> tuple[str, ...]:
     """Kill the box and give everything back; returns what stayed."""
     groups = parts.groups
+    await parts.standbys.close()
     groups.kill()
     if parts.pidfd >= 0:
         with contextlib.suppress(ProcessLookupError):

@@ -36,8 +36,13 @@ _ENVIRONMENT = {
 }
 _RESERVED = 1
 """pid 1 is a process of the box that the agent did not ask for."""
+STANDBYS = 2
+"""So are, where a cgroup counts, the joiners that wait outside for the next command, and for one right after it."""
 _ULIMIT_ABOVE_CGROUP = 16
 """Where a cgroup counts processes, the rlimit stands above it: the cgroup is the one that says that it struck."""
+
+STANDBY = {"oom_score_adj": 700}
+"""The request for a joiner that is to wait for its command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ def memory_limit(limits: Limits, disk: bool) -> int:
 
 def tasks_limit(limits: Limits) -> int:
     """Tasks for the pids cgroup."""
-    return limits.processes + _RESERVED
+    return limits.processes + _RESERVED + STANDBYS
 
 
 def rlimits(limits: Limits, means: Means, without: frozenset[str]) -> dict[str, int]:
@@ -178,7 +183,6 @@ def command(asked: Command, spec: SandboxSpec, number: int, joined: list[int], s
         "inner_uid": 1000,
         "setgroups": settings["ranged"],
         "rlimits": {**settings["rlimits"], "RLIMIT_MSGQUEUE": command_mark(number)},
-        "oom_score_adj": 700,
         "landlock": settings["landlock"],
         "without": settings["without"],
         "processors": settings["processors"],

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from gearcase.errors import RunError
 from gearcase.sandbox import plan, processes, syscalls
 from gearcase.sandbox.command import Pipe, Reader, Writer
-from gearcase.sandbox.hostwire import PATIENCE, Ended
+from gearcase.sandbox.hostwire import PATIENCE, Ended, refusal
 from gearcase.sandbox.live import Live
 from gearcase.seams import Command, CommandResult, Output
 
@@ -47,7 +47,6 @@ class Running:
         if live.frozen:
             raise RunError("frozen", "the box is frozen, no command is started", remedy="resume the run first")
         self._began = time.monotonic()
-        self._group = live.parts.groups.command_group(self._number)
         owner = live.owner
         pipes = [Pipe(owner, to_box=True), Pipe(owner, to_box=False)]
         if not command.merge_stderr:
@@ -77,12 +76,16 @@ class Running:
             join, flags = [live.parts.pidfd], [sum(syscalls.NAMESPACES[name] for name in live.parts.namespaces)]
         request = plan.command(command, live.spec, self._number, flags, live.settings)
         rules = [live.rules] if live.rules >= 0 else []
-        wire = await live.launcher.ask("command", request, [*join, *streams, *rules])
+        standby = await live.parts.standbys.take()
+        self._group, wire = standby.group, standby.wire
         try:
-            joiner = await wire.receive("joiner", PATIENCE)
-            live.parts.groups.add(int(joiner.body["pid"]), self._group)
-            wire.send({"kind": "go"})
-            started = await wire.receive("command", PATIENCE)
+            wire.send_request("join", request, [*join, *streams, *rules])
+            started = await wire.next(PATIENCE)
+            if started is None:
+                remedy = "the kernel may have chosen it when memory was short: see `gear status`, then try again"
+                raise RunError("no_command", "what was to start the command in the box was killed", remedy=remedy)
+            if started.body["kind"] != "command":
+                raise refusal(started.body)
             self._pid, self._pidfd = int(started.body["pid"]), started.descriptors[0]
             self._ended = live.launcher.ended(self._pid)
             live.running[self._number] = self._pid
@@ -96,6 +99,7 @@ class Running:
                 )
         finally:
             wire.close()
+        live.parts.standbys.prepare()
 
     async def finish(self) -> tuple[CommandResult, bool]:
         """Wait for the end or the deadline; returns the result and whether it calls for a health probe."""

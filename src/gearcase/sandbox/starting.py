@@ -18,9 +18,12 @@ from gearcase.errors import GearcaseError, RunError
 from gearcase.sandbox import cgroups, owners, plan, probe, processes, ranges
 from gearcase.sandbox.hostwire import PATIENCE, HostWire, Launcher, refusal
 from gearcase.sandbox.parts import Parts, give_back
+from gearcase.sandbox.standby import Standbys
+from gearcase.sandbox.threads import in_thread
 
-_CALM = 0.02
-"""Seconds after a box was opened in which its first command has the processor for itself."""
+_CALM = 0.1
+"""Seconds after a box was opened in which its first commands are not disturbed: no process of the machine can fork while one is moved
+into cgroups."""
 _numbers = itertools.count()
 
 
@@ -59,7 +62,9 @@ class Starter:
             return ready
         if ready is not None:
             await self._discard(ready)
-        return await self._begin(kind)
+        start = await self._begin(kind)
+        start.parts.standbys.prepare()
+        return start
 
     def prepare(self, kind: plan.StartKind) -> None:
         """Have a start of this kind ready soon, where its mounts do not belong to one box."""
@@ -77,9 +82,13 @@ class Starter:
     async def _prepare(self, kind: plan.StartKind) -> None:
         await asyncio.sleep(_CALM)
         try:
-            self._ready = await self._begin(kind)
+            start = await self._begin(kind)
+            try:
+                await start.parts.standbys.fill()
+            finally:
+                self._ready = start
         except GearcaseError:
-            self._ready = None  # whoever asks for the next box makes a start of its own and hears what is wrong
+            return  # whoever asks for the next box makes a start of its own and hears what is wrong
 
     async def _discard(self, start: Start) -> None:
         start.wire.close()
@@ -87,7 +96,8 @@ class Starter:
 
     async def _begin(self, kind: plan.StartKind) -> Start:
         name = f"start-{os.getpid()}-{next(_numbers)}"
-        parts = Parts(cgroups.BoxGroups(self._found.groups, name))
+        groups = cgroups.BoxGroups(self._found.groups, name)
+        parts = Parts(groups, Standbys(groups, self._launcher))
         wire: HostWire | None = None
         try:
             folder = owners.runtime_folder()
@@ -130,7 +140,7 @@ class Starter:
     async def _until_first(self, parts: Parts, wire: HostWire) -> None:
         """Answer the maker until pid 1 is on its own."""
         maker = int((await wire.receive("maker", PATIENCE)).body["pid"])
-        parts.groups.add(maker)
+        await in_thread(parts.groups.add, maker)
         wire.send({"kind": "go"})
         while not parts.first:
             message = await wire.next(PATIENCE)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import struct
 
-MACHINE = platform.machine()
+with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as _file:
+    LAST_CAPABILITY = int(_file.read())
+MACHINE = os.uname().machine
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -221,10 +222,8 @@ def close_descriptors(first: int, last: int = 0xFFFFFFFF) -> None:
 
 def drop_bounding_set() -> None:
     """Nothing that is executed from here on can gain a capability. Needs CAP_SETPCAP."""
-    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
-        last = int(file.read())
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
-    for capability in range(last + 1):
+    for capability in range(LAST_CAPABILITY + 1):
         prctl(PR_CAPBSET_DROP, capability)
 
 
