@@ -43,9 +43,9 @@ from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Command, Driver, Profile
 
 FLUSH_EVERY = 0.05
+"""Seconds after which what was appended is handed to the kernel, so that watchers see it."""
 _HEARD = 1.0
 """Seconds in which the end of a box is told after a command in it failed of it."""
-"""Seconds after which what was appended is handed to the kernel, so that watchers see it."""
 
 
 class Supervisor:
