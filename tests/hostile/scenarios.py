@@ -367,6 +367,27 @@ def pipe_held(canary):
     return "ended"
 
 
+# --- 23: more than its share of the processors ---------------------------------------------------------------------------------
+
+BUSY = "for _ in 1 2 3 4; do (while :; do :; done) & done; wait"
+
+
+def _share(without=()):
+    """Processor seconds a second of four busy loops in a box with one core."""
+
+    async def work(box):
+        running = asyncio.create_task(box.run(Command(("sh", "-c", BUSY))))
+        await asyncio.sleep(0.5)
+        began, before = time.monotonic(), (await box.usage()).cpu
+        await asyncio.sleep(2)
+        share = ((await box.usage()).cpu - before) / (time.monotonic() - began)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return f"{'GOT ' if share > 1.1 * LIMITS.cpus else ''}{share:.2f} cores of {LIMITS.cpus:g}"
+
+    return in_box(work, without)
+
+
 # --- 39, 40, 41, 43: the brake, the host's death, joiners, given trees --------------------------------------------------------
 
 
@@ -507,6 +528,7 @@ SCENARIOS = (
     Scenario(16, "write to the operator's terminal", "a child of the terminal", terminal_inside, terminal_outside),
     Scenario(18, "kill pid 1, a process of the host, everything", "outside any box", killed_inside, killed_outside),
     Scenario(20, "fork away from a deadline", "a kill of the process group", deadline_kept, deadline_fled),
+    Scenario(23, "use every processor", "without cpu", lambda _: _share(), lambda _: _share(("cpu",))),
     Scenario(25, "flood the host with output", "a reader without a cap", flood_capped, flood_kept),
     Scenario(26, "ignore every signal", "SIGTERM alone", stubborn_ended, stubborn_lives),
     Scenario(27, "hold the output's pipe open", "a reader that waits for its end", pipe_let_go, pipe_held),
