@@ -21,6 +21,7 @@ from gearcase.sandbox.live import Live
 from gearcase.seams import Command, CommandResult, Output
 
 _REPORT_BYTES = 64 * 1024
+_OUT_OF_MEMORY = (b"MemoryError", b"Cannot allocate memory", b"out of memory")
 
 
 class Running:
@@ -181,8 +182,9 @@ class Running:
             struck.append("disk")
         if code != 0 and b"Too many open files" in text:
             struck.append("files")
-        if not struck and not late and code == 128 + signal.SIGKILL and live.settings["watch_memory"]:
-            struck.append("memory")
+        if not struck and not late and live.settings["watch_memory"]:  # no cgroup counts: by how programs tell or die of it
+            told = code != 0 and any(words in text for words in _OUT_OF_MEMORY)
+            struck += ["memory"] * (told or code == 128 + signal.SIGKILL)
         return (*struck, *(["time"] if late else []))
 
     def tidy(self) -> None:

@@ -1,0 +1,157 @@
+"""Limits strike, are named, and let go of the box again, whatever of cgroups a machine has; so does the brake."""
+
+import asyncio
+import os
+import secrets
+from contextlib import asynccontextmanager
+
+import pytest
+
+from gearcase.sandbox.namespaces import NamespacesDriver
+from gearcase.seams import Command, Limits, SandboxSpec
+
+LIMITS = Limits(memory=96 << 20, cpus=1.0, disk=16 << 20, processes=24, open_files=64)
+MEANS = {"as found": (), "without cgroup1": ("cgroup1",), "without cgroup2": ("cgroup2",), "no cgroup": ("cgroup1", "cgroup2")}
+
+
+@asynccontextmanager
+async def box(means):
+    driver = NamespacesDriver(frozenset(MEANS[means]))
+    try:
+        opened = await driver.open(SandboxSpec(f"limits-{os.getpid()}-{secrets.token_hex(3)}", LIMITS))
+        yield opened
+        assert await opened.close() == ()
+    finally:
+        await driver.close()
+
+
+def in_box(means, work):
+    async def run():
+        async with box(means) as opened:
+            return await work(opened)
+
+    return asyncio.run(run())
+
+
+async def shell(opened, script, **more):
+    more.setdefault("deadline", 30)
+    return await opened.run(Command(("bash", "-c", script), **more))
+
+
+every = pytest.mark.parametrize("means", MEANS)
+
+HOGS = {
+    "memory": """python3 -c 'x = []
+while True: x.append(bytes(range(256)) * 4096)'""",
+    "disk": "head -c 50000000 /dev/zero > big",
+    "files": "python3 -c 'import os\nwhile True: os.open(\"/dev/null\", 0)'",
+    "processes": "for i in $(seq 60); do sleep 20 & done; wait -n",
+}
+
+
+@every
+@pytest.mark.parametrize("limit", HOGS)
+def test_a_limit_that_strikes_is_named_and_the_box_works_on(means, limit):
+    async def work(opened):
+        hog = await shell(opened, HOGS[limit], deadline=20 if limit != "processes" else 4)
+        assert limit in hog.limits, hog
+        await shell(opened, "rm -f big")
+        after = await shell(opened, "echo fine")
+        assert (after.stdout.text(), after.limits) == ("fine\n", ()), after
+
+    in_box(means, work)
+
+
+@every
+def test_a_deadline_ends_everything_that_a_command_started(means):
+    async def work(opened):
+        late = await shell(opened, "(setsid sleep 4721 &) ; trap '' TERM INT; while :; do sleep 1; done", deadline=0.7)
+        assert (late.ended, late.limits) == ("deadline", ("time",))
+        left = await shell(opened, "grep -al 'sleep.4721' /proc/[0-9]*/cmdline | grep -v /self/ | wc -l")
+        assert (await opened.usage()).processes == 0, left
+
+    in_box(means, work)
+
+
+@every
+def test_what_a_command_leaves_in_the_background_goes_on_and_is_not_waited_for(means):
+    async def work(opened):
+        first = await shell(opened, "(while :; do date +%N > beat; sleep 0.05; done) & echo started")
+        assert first.ended == "exited" and first.seconds < 5
+        one = await shell(opened, "cat beat; sleep 0.3; cat beat")
+        assert len(set(one.stdout.text().split())) == 2
+
+    in_box(means, work)
+
+
+@every
+def test_nothing_moves_while_a_box_is_frozen_and_everything_goes_on_after(means):
+    async def work(opened):
+        await shell(opened, "(while :; do date +%s%N > beat; done) & while [ ! -s beat ]; do :; done")
+
+        def beat():
+            descriptor = os.open("beat", os.O_RDONLY, dir_fd=opened.workspace)
+            try:
+                return os.stat(descriptor).st_mtime_ns
+            finally:
+                os.close(descriptor)
+
+        assert await opened.freeze() < 1000
+        before = beat()
+        await asyncio.sleep(0.3)
+        assert beat() == before
+        await opened.thaw()
+        async with asyncio.timeout(10):
+            while beat() == before:
+                await asyncio.sleep(0.01)
+
+    in_box(means, work)
+
+
+def test_output_over_its_cap_is_cut_in_the_middle_and_counted():
+    async def work(opened):
+        told = await shell(opened, "seq 1000000; echo end", output_cap=1000)
+        assert told.exit_code == 0 and told.stdout.total == 6888896 + 4
+        assert told.stdout.head.startswith(b"1\n2\n") and told.stdout.tail.endswith(b"1000000\nend\n")
+        assert len(told.stdout.head) + len(told.stdout.tail) == 2000
+        assert "bytes left out" in told.stdout.text()
+
+    in_box("as found", work)
+
+
+def test_both_streams_a_report_and_the_exit_code_are_told_apart():
+    async def work(opened):
+        told = await shell(opened, "echo out; echo err >&2; echo said >&3; exit 7", merge_stderr=False, report=True)
+        assert (told.stdout.text(), told.stderr.text(), told.report, told.exit_code) == ("out\n", "err\n", b"said\n", 7)
+        killed = await shell(opened, "kill -SEGV $$")
+        assert (killed.ended, killed.exit_code) == ("signalled", 139)
+
+    in_box("as found", work)
+
+
+@every
+def test_what_is_used_is_told(means):
+    async def work(opened):
+        before = await opened.usage()
+        await shell(opened, "head -c 5000000 /dev/zero > f; timeout 0.5 sh -c 'while :; do :; done'")
+        after = await opened.usage()
+        assert 4_500_000 < after.disk - before.disk < 8_000_000
+        assert after.cpu - before.cpu > 0.3
+
+    in_box(means, work)
+
+
+@every
+def test_the_profile_says_what_enforces_each_limit(means):
+    async def ask():
+        driver = NamespacesDriver(frozenset(MEANS[means]))
+        try:
+            return await driver.profile(LIMITS)
+        finally:
+            await driver.close()
+
+    told = asyncio.run(ask())
+    for name, one in told.guarantees.items():
+        assert one.by and (one.strength == "enforced" or one.remedy), name
+    if means == "no cgroup":
+        assert {told.guarantees[name].strength for name in ("memory", "cpu", "freeze")} == {"watched"}
