@@ -6,6 +6,7 @@ before there is an event loop or a thread, and says over a pipe whether the run 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -103,10 +104,13 @@ def _child(options: RunOptions, pipe: int) -> int:
             os.write(pipe, answer.encode())
 
     try:
+        gc.disable()  # as in the command: nothing that is imported is garbage
         import uvloop
 
         from gearcase.run.supervisor import Supervisor  # only here: whoever watches needs none of it, and must not wait for it
 
+        gc.freeze()
+        gc.enable()
         record = uvloop.run(Supervisor(options, began).execute())
     except GearcaseError as error:
         kind = next(k.__name__ for k in type(error).__mro__ if k.__module__ == "gearcase.errors")
