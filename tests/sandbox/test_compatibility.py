@@ -43,7 +43,10 @@ WORK = {
         "750 1000000000\n",
     ),
     "links, renames and locks": ("echo x > f; ln f g; ln -s g h; mv f i; flock h cat h; stat -c %h i", "x\n2\n"),
-    "jobs in the background": ("sleep 30 & a=$!; sleep 30 & jobs -p | wc -l; kill %1 %2; wait; kill -0 $a 2>/dev/null || echo over", "2\nover\n"),
+    "jobs in the background": (
+        "sleep 30 & a=$!; sleep 30 & jobs -p | wc -l; kill %1 %2; wait; kill -0 $a 2>/dev/null || echo over",
+        "2\nover\n",
+    ),
     "a user with a name, a home and a place for what is temporary": (
         "cd; pwd; id -un; mktemp -d | cut -c1-5; umask; hostname",
         "/home/agent\nagent\n/tmp/\n0022\nbox\n",
