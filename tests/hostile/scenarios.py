@@ -373,17 +373,21 @@ BUSY = "for _ in 1 2 3 4; do (while :; do :; done) & done; wait"
 
 
 def _share(without=()):
-    """Processor seconds a second of four busy loops in a box with one core."""
+    """Processor seconds a second of four busy loops in a box with one core, at their best: others may be busy as well."""
 
     async def work(box):
         running = asyncio.create_task(box.run(Command(("sh", "-c", BUSY))))
         await asyncio.sleep(0.5)
-        began, before = time.monotonic(), (await box.usage()).cpu
-        await asyncio.sleep(2)
-        share = ((await box.usage()).cpu - before) / (time.monotonic() - began)
+        share = 0.0
+        for _ in range(3 if not without else 20):
+            began, before = time.monotonic(), (await box.usage()).cpu
+            await asyncio.sleep(1)
+            share = max(share, ((await box.usage()).cpu - before) / (time.monotonic() - began))
+            if share > 1.2 * LIMITS.cpus:
+                break
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        return f"{'GOT ' if share > 1.1 * LIMITS.cpus else ''}{share:.2f} cores of {LIMITS.cpus:g}"
+        return f"{'GOT ' if share > 1.2 * LIMITS.cpus else ''}{share:.2f} cores of {LIMITS.cpus:g}"
 
     return in_box(work, without)
 
