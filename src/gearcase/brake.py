@@ -189,7 +189,8 @@ class Control:
             peer: socket.socket = writer.get_extra_info("socket")
             _pid, uid, _gid = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
             if uid in (0, os.getuid()):
-                request = json.loads(await asyncio.wait_for(reader.readline(), 5))
+                async with asyncio.timeout(5):
+                    request = json.loads(await reader.readline())
                 writer.write(json.dumps(await self._answer(request)).encode() + b"\n")
                 await writer.drain()
         except (TimeoutError, ValueError, ConnectionError):

@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from gearcase.errors import RunError
+from gearcase.sandbox.hostwire import HostWire
 from gearcase.sandbox.namespaces import NamespacesDriver
 from gearcase.seams import Command, Limits, SandboxSpec
 
@@ -106,6 +108,48 @@ def test_nothing_moves_while_a_box_is_frozen_and_everything_goes_on_after(means)
                 await asyncio.sleep(0.01)
 
     in_box(means, work)
+
+
+@every
+def test_a_command_that_starts_while_the_brake_is_pulled_stands_still_and_then_goes_on(means):
+    async def work(opened):
+        for number in range(12):
+            starting = asyncio.create_task(shell(opened, f"echo {number}; while [ ! -e go{number} ]; do :; done; echo over"))
+            await asyncio.sleep(number * 0.0007)
+            await opened.freeze()
+            await asyncio.sleep(0.02)
+            before = (await opened.usage()).cpu
+            await asyncio.sleep(0.1)
+            assert (await opened.usage()).cpu - before < 0.03
+            await opened.thaw()
+            os.close(os.open(f"go{number}", os.O_CREAT | os.O_WRONLY, dir_fd=opened.workspace))
+            try:
+                told = await starting
+            except RunError as error:  # it had not begun yet
+                assert error.code == "frozen"
+            else:
+                assert told.stdout.text() == f"{number}\nover\n", told
+
+    in_box(means, work)
+
+
+def test_a_cancellation_that_comes_together_with_an_answer_is_not_lost():
+    async def work():
+        wire = HostWire()
+        waiting = asyncio.create_task(wire.next(10))
+        await asyncio.sleep(0.01)
+        reading, writing = os.pipe()
+        asyncio.get_running_loop().add_reader(reading, waiting.cancel)
+        wire.child.send(b"{}")  # both are ready in the same turn of the loop, the answer first
+        os.write(writing, b"x")
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        asyncio.get_running_loop().remove_reader(reading)
+        os.close(reading)
+        os.close(writing)
+        wire.close()
+
+    asyncio.run(work())
 
 
 def test_output_over_its_cap_is_cut_in_the_middle_and_counted():

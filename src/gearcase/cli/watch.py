@@ -114,7 +114,8 @@ class _Watch:
                 if isinstance(live, Live):
                     live.refresh()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.wake.wait(), _REFRESH)
+                    async with asyncio.timeout(_REFRESH):
+                        await self.wake.wait()
                 self.wake.clear()
         return False
 
@@ -170,7 +171,8 @@ class _Watch:
             try:
                 while not self.interrupts:
                     with contextlib.suppress(TimeoutError):
-                        key = await asyncio.wait_for(keys.get(), _REFRESH)
+                        async with asyncio.timeout(_REFRESH):
+                            key = await keys.get()
                         if key in ("", "\x04"):
                             break
                         if key in _CHOICES:

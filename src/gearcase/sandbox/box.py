@@ -125,29 +125,17 @@ class Box:
                     )
                 await asyncio.sleep(0.0005)
         else:
-            await self._stop_all(began)
+            await processes.stop_all(self._live.tree, _FREEZE_DEADLINE)
         return (time.monotonic() - began) * 1000
-
-    async def _stop_all(self, began: float) -> None:
-        """Without a freezer: stop what runs, again and again, until nothing does."""
-        while True:
-            going = [one for one in self._live.tree() if one.state not in "TtZX"]
-            if not going:
-                return
-            if time.monotonic() - began > _FREEZE_DEADLINE:
-                names = ", ".join(str(one.pid) for one in going[:5])
-                raise RunError("not_frozen", f"processes {names} could not be stopped", remedy="kill the run")
-            for one in going:
-                processes.send(one.pid, signal.SIGSTOP)
-            await asyncio.sleep(0.002)
 
     async def thaw(self) -> None:
         """See `Sandbox`."""
         if not self._live.frozen:
             return
         self._live.frozen = False
+        self._live.thawed = time.monotonic()
         groups = self._live.parts.groups
-        if groups.unified or groups.freezer:
+        if groups.freezes:
             groups.thaw()
         else:
             for one in self._live.tree():

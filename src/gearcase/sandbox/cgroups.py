@@ -179,6 +179,11 @@ class BoxGroups:
         """The v1 freezer's folder, empty where there is none or where v2 freezes."""
         return "" if self.unified else self._legacy.get("freezer", "")
 
+    @property
+    def freezes(self) -> bool:
+        """Whether a cgroup freezes the box, whatever it starts."""
+        return bool(self.unified or self.freezer)
+
     def create(self) -> None:
         """Make the folders."""
         for folder in self.folders:

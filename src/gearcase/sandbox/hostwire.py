@@ -130,7 +130,8 @@ class HostWire:
         ready: asyncio.Future[None] = loop.create_future()
         loop.add_reader(self._socket, lambda: None if ready.done() else ready.set_result(None))
         try:
-            await asyncio.wait_for(ready, patience)
+            async with asyncio.timeout(patience):
+                await ready
         except TimeoutError:
             raise errors.RunError(
                 "sandbox_slow",
@@ -185,7 +186,8 @@ class Launcher:
         ready: asyncio.Future[None] = loop.create_future()
         loop.add_reader(ours, lambda: None if ready.done() else ready.set_result(None))
         try:
-            await asyncio.wait_for(ready, _START_DEADLINE)
+            async with asyncio.timeout(_START_DEADLINE):
+                await ready
         except TimeoutError:
             await launcher.close()
             raise gone() from None

@@ -34,6 +34,7 @@ class Live:
     running: dict[int, int] = field(default_factory=dict[int, int])  # command -> pid
     commands: int = 0
     frozen: bool = False
+    thawed: float = 0.0  # monotonic time of the last thaw
     closing: bool = False
     cpu_ended: float = 0.0  # seconds of commands that have ended
 

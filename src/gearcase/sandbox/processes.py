@@ -7,11 +7,15 @@ everything it starts, that the filter lets nobody change.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+
+from gearcase.errors import RunError
 
 _FIRST_MARK = 819_200  # the kernel's default of the limit: marks count down from here
 
@@ -98,3 +102,15 @@ def resident_memory(pid: int) -> int:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
+
+
+async def stop_all(tree: Callable[[], list[Process]], patience: float) -> None:
+    """Without a freezer: stop what runs, again and again, until nothing does. Raises RunError `not_frozen` after `patience` seconds."""
+    began = time.monotonic()
+    while going := [one for one in tree() if one.state not in "TtZX"]:
+        if time.monotonic() - began > patience:
+            names = ", ".join(str(one.pid) for one in going[:5])
+            raise RunError("not_frozen", f"processes {names} could not be stopped", remedy="kill the run")
+        for one in going:
+            send(one.pid, signal.SIGSTOP)
+        await asyncio.sleep(0.002)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from gearcase.errors import RunError
 from gearcase.sandbox import plan, processes, syscalls
 from gearcase.sandbox.command import Pipe, Reader, Writer
-from gearcase.sandbox.hostwire import PATIENCE, Ended, refusal
+from gearcase.sandbox.hostwire import PATIENCE, Ended, HostWire, Message, refusal
 from gearcase.sandbox.live import Live
 from gearcase.seams import Command, CommandResult, Output
 
@@ -81,7 +81,7 @@ class Running:
         self._group, wire = standby.group, standby.wire
         try:
             wire.send_request("join", request, [*join, *streams, *rules])
-            started = await wire.next(PATIENCE)
+            started = await self._hear(wire)
             if started is None:
                 remedy = "the kernel may have chosen it when memory was short: see `gear status`, then try again"
                 raise RunError("no_command", "what was to start the command in the box was killed", remedy=remedy)
@@ -90,7 +90,9 @@ class Running:
             self._pid, self._pidfd = int(started.body["pid"]), started.descriptors[0]
             self._ended = live.launcher.ended(self._pid)
             live.running[self._number] = self._pid
-            trouble = await wire.next(PATIENCE)  # the socket closes on execve
+            if live.frozen and not live.parts.groups.freezes:
+                await processes.stop_all(live.tree, PATIENCE)  # it was not among those that were stopped
+            trouble = await self._hear(wire)  # the socket closes on execve
             if trouble is not None:
                 raise RunError(
                     "no_command",
@@ -101,6 +103,16 @@ class Running:
         finally:
             wire.close()
         live.parts.standbys.prepare()
+
+    async def _hear(self, wire: HostWire) -> Message | None:
+        """What the joiner says. A frozen box says nothing, and is not late."""
+        while True:
+            began = time.monotonic()
+            try:
+                return await wire.next(PATIENCE)
+            except RunError:
+                if not self._live.frozen and self._live.thawed < began:
+                    raise
 
     async def finish(self) -> tuple[CommandResult, bool]:
         """Wait for the end or the deadline; returns the result and whether it calls for a health probe."""
@@ -139,7 +151,8 @@ class Running:
 
     async def _after_kill(self, ended: asyncio.Future[Ended]) -> Ended | None:
         with contextlib.suppress(TimeoutError):
-            return await asyncio.wait_for(asyncio.shield(ended), 5)
+            async with asyncio.timeout(5):
+                return await asyncio.shield(ended)
         return None
 
     def _kill(self) -> None:
