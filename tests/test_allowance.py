@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gearcase.allowance import Allowance, UserLimits, day_total, limits_file, set_user_limits, today, user_limits
+from gearcase.allowance import DailyAllowance, UserLimits, day_total, limits_file, set_user_limits, today, user_limits
 from gearcase.errors import Refused, UsageError
 from gearcase.units import NANO
 
@@ -62,13 +62,13 @@ def test_limits_that_cannot_be_read_stop_the_door_instead_of_opening_it(text):
         limits_file().parent.mkdir(parents=True)
         limits_file().write_text(text)
         with pytest.raises(UsageError) as refused:
-            Allowance("one", now=Clock()).hold(1)
+            DailyAllowance("one", now=Clock()).hold(1)
         assert refused.value.code == "bad_limits" and "gearcase limits set" in refused.value.remedy
 
 
 def test_two_runs_share_one_day():
     with home(usd_per_day=10 * NANO):
-        one, two = Allowance("one", now=Clock()), Allowance("two", now=Clock())
+        one, two = DailyAllowance("one", now=Clock()), DailyAllowance("two", now=Clock())
         one.hold(6 * NANO)
         with pytest.raises(Refused) as refused:
             two.hold(5 * NANO)
@@ -79,7 +79,7 @@ def test_two_runs_share_one_day():
 
 def test_what_a_call_did_not_need_is_there_for_the_other_run():
     with home(usd_per_day=10 * NANO):
-        one, two = Allowance("one", now=Clock()), Allowance("two", now=Clock())
+        one, two = DailyAllowance("one", now=Clock()), DailyAllowance("two", now=Clock())
         one.settle(one.hold(9 * NANO), 9 * NANO, NANO)
         two.settle(two.hold(8 * NANO), 8 * NANO, 8 * NANO)
         one.close()
@@ -89,13 +89,13 @@ def test_what_a_call_did_not_need_is_there_for_the_other_run():
 
 def test_a_box_can_ask_for_less_than_its_user_allows_and_never_for_more():
     with home(usd_per_day=10 * NANO):
-        assert Allowance("one", most=2 * NANO, now=Clock()).free() == 2 * NANO
-        assert Allowance("two", most=50 * NANO, now=Clock()).free() == 10 * NANO
+        assert DailyAllowance("one", most=2 * NANO, now=Clock()).free() == 2 * NANO
+        assert DailyAllowance("two", most=50 * NANO, now=Clock()).free() == 10 * NANO
 
 
 def test_a_raised_limit_counts_at_once():
     with home(usd_per_day=NANO):
-        run = Allowance("one", now=Clock())
+        run = DailyAllowance("one", now=Clock())
         run.hold(NANO)
         set_user_limits(UserLimits(usd_per_day=2 * NANO))
         run.hold(NANO)
@@ -105,7 +105,7 @@ def test_a_raised_limit_counts_at_once():
 def test_a_call_over_midnight_is_paid_by_the_day_in_which_it_began():
     with home(usd_per_day=10 * NANO):
         clock = Clock(NOON + 12 * 3600 - 1)
-        run = Allowance("one", now=clock)
+        run = DailyAllowance("one", now=clock)
         day = run.hold(8 * NANO)
         clock.now += 2
         run.hold(10 * NANO)
@@ -117,7 +117,7 @@ def test_a_call_over_midnight_is_paid_by_the_day_in_which_it_began():
 def test_a_clock_that_jumps_back_meets_what_was_spent_before():
     with home(usd_per_day=10 * NANO):
         clock = Clock(NOON)
-        run = Allowance("one", now=clock)
+        run = DailyAllowance("one", now=clock)
         run.settle(run.hold(6 * NANO), 6 * NANO, 6 * NANO)
         clock.now += 86400
         run.settle(run.hold(10 * NANO), 10 * NANO, 10 * NANO)
@@ -127,7 +127,7 @@ def test_a_clock_that_jumps_back_meets_what_was_spent_before():
 
 def test_more_than_was_held_is_booked_because_it_happened():
     with home(usd_per_day=10 * NANO):
-        run = Allowance("one", now=Clock())
+        run = DailyAllowance("one", now=Clock())
         run.settle(run.hold(9 * NANO), 9 * NANO, 12 * NANO)
         assert day_total(MONDAY).spent + day_total(MONDAY).leased == 12 * NANO
         with pytest.raises(Refused):
@@ -137,7 +137,7 @@ def test_more_than_was_held_is_booked_because_it_happened():
 def _spend(seed, log):
     """A run that spends in small calls and writes each cost down before it settles, as a provider would."""
     numbers = random.Random(seed)
-    run = Allowance(f"run-{seed}")
+    run = DailyAllowance(f"run-{seed}")
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     while True:
         held = numbers.randrange(1, NANO // 20)
@@ -181,7 +181,7 @@ def test_ten_processes_of_which_three_are_killed_stay_within_the_day():
 def test_no_order_of_holds_settlements_and_jumps_passes_the_limit_of_a_day(steps):
     with home(usd_per_day=10 * NANO):
         clock = Clock()
-        runs = [Allowance(str(number), now=clock) for number in range(3)]
+        runs = [DailyAllowance(str(number), now=clock) for number in range(3)]
         held, real = [], {}
         for who, amount, share, jump in steps:
             clock.now += jump

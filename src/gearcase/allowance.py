@@ -74,6 +74,24 @@ def set_user_limits(limits: UserLimits) -> None:
     write_atomically(file, ("# limits of everything that you run: gearcase limits\n" + "\n".join(lines) + "\n").encode())
 
 
+def refuse_above(usd: int) -> None:
+    """Raises UsageError `above_limit` for a box that asks for more than a run may have. Nano-dollars."""
+    most = user_limits().usd_per_run
+    if usd > most:
+        raise UsageError(
+            "above_limit",
+            f"the box asks for {format_money(usd)}, and a run may have {format_money(most)}",
+            remedy=f"ask for less with --usd, or allow more: gearcase limits set --usd-per-run {_dollars(usd)}",
+        )
+
+
+def forfeit(run: str) -> None:
+    """A run whose process died: what it had leased counts as spent."""
+    if _file().exists():
+        with _book() as book:
+            book.execute("update leases set spent = usd where run = ?", (run,))
+
+
 @dataclass(frozen=True, slots=True)
 class DayTotal:
     """One day: what was spent in it, and what live doors have leased and not spent yet. Nano-dollars."""
@@ -112,8 +130,8 @@ class _Lease:
         return self.leased - self.spent - self.held
 
 
-class Allowance:
-    """One door's share of its user's days. `most` narrows the day's limit (a box may ask for less); `now` gives unix seconds."""
+class DailyAllowance:
+    """One door's share of its user's days, an `Allowance`. `most` narrows the day's limit; `now` gives unix seconds."""
 
     def __init__(self, run: str, most: int | None = None, now: Callable[[], float] = time.time) -> None:
         self._run = run
@@ -142,7 +160,9 @@ class Allowance:
 
     def settle(self, day: str, held: int, spent: int) -> None:
         """A hold of that day has ended and cost `spent`. More than was held is a fact: it is leased without asking."""
-        lease = self._leases[day]
+        lease = self._leases.get(day)
+        if lease is None:
+            return  # closed meanwhile, which counted the hold as spent
         lease.held -= held
         lease.holds -= 1
         lease.spent += spent
@@ -198,10 +218,14 @@ class Allowance:
         return limit if self._most is None else min(limit, self._most)
 
 
+def _file() -> Path:
+    return state_folder() / "days.sqlite"
+
+
 @contextmanager
 def _book() -> Generator[sqlite3.Connection]:
     """The leases of all days, locked for this process until the end of the block, which is one transaction."""
-    path = state_folder() / "days.sqlite"
+    path = _file()
     try:
         book = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
         try:

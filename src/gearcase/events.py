@@ -265,6 +265,7 @@ class ModelCalled(Event):
     label: str = ""
     request_bytes: int = 0
     response_bytes: int = 0
+    billed: bool = True  # by anybody: a person, a cassette or a script sends no invoice
 
 
 @dataclass(frozen=True, slots=True)

@@ -282,5 +282,21 @@ class Upstream(Protocol):
         ...
 
 
+class Allowance(Protocol):
+    """What may be spent beside a run's own limit: a share of its user's day. Nano-dollars."""
+
+    def free(self) -> int:
+        """What a hold could take at this moment."""
+        ...
+
+    def hold(self, amount: int) -> str:
+        """Set money aside; returns what `settle` wants to know. Raises Refused `budget`."""
+        ...
+
+    def settle(self, day: str, held: int, spent: int) -> None:
+        """A hold has ended and cost `spent`, also where that is more than was held."""
+        ...
+
+
 Handler = Callable[[str, Mapping[str, Any]], Awaitable[dict[str, Any]]]
 """An operation of the gear door: (agent, arguments) -> result; raises GearcaseError, whose envelope the agent sees."""

@@ -233,6 +233,9 @@ class Limits(Table):
 
     usd: Money = _written(2 * NANO, 2.00, "dollars for model calls: nothing is forwarded whose worst case does not fit")
     usd_per_minute: Money | None = Field(default=None, description="dollars in any minute")
+    usd_per_day: Money | None = Field(
+        default=None, description="dollars of all runs of this user in a day (UTC), where less than `gearcase limits` says"
+    )
     tokens: Count | None = Field(default=None, description="tokens of model calls, cache reads included")
     calls: Count | None = Field(default=None, description="model calls")
     steps: Count = Field(default=400, description="answers of the model that drives the agent")

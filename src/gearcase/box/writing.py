@@ -87,7 +87,7 @@ def _pair(key: str, value: str, remark: str) -> str:
 
 def _written(path: tuple[str, ...], key: str, value: Any) -> str:
     """A value in the unit in which people write that key."""
-    if path == ("limits",) and key in ("usd", "usd_per_minute"):
+    if path == ("limits",) and key in ("usd", "usd_per_minute", "usd_per_day"):
         return _decimal(Decimal(value) / NANO)
     if key in ("memory", "disk", "take_max"):
         return _size(value)

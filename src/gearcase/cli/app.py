@@ -33,6 +33,8 @@ COMMANDS: dict[str, _Entry] = {
     "ps": _Entry("ps", "ps"),
     "logs": _Entry("logs", "logs"),
     "report": _Entry("report", "report"),
+    "spend": _Entry("spend", "spend"),
+    "limits": _Entry("limits", "app"),
     "freeze": _Entry("brake", "freeze"),
     "resume": _Entry("brake", "resume"),
     "kill": _Entry("brake", "kill"),

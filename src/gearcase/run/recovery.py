@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from gearcase import events
+from gearcase.allowance import forfeit
 from gearcase.doors.files import discard
 from gearcase.errors import RunError, UsageError
 from gearcase.events import Amounts, Event, Failure, RunEnded, RunResumed, SandboxClosed, SandboxLost
@@ -147,7 +148,10 @@ def recover(folder: RunFolder) -> bool:
     except OSError as error:
         raise not_recovered(folder, error) from error
     try:
-        return _recover(folder)
+        recovered = _recover(folder)
+        if recovered:
+            forfeit(folder.id)
+        return recovered
     except OSError as error:
         raise not_recovered(folder, error) from error
     finally:

@@ -16,6 +16,7 @@ from typing import Any
 
 from gearcase import __version__
 from gearcase.agent.loop import AgentEnd
+from gearcase.allowance import DailyAllowance, refuse_above
 from gearcase.box import effective_toml
 from gearcase.brake import BoxClock, Brake, Control, Level
 from gearcase.doors.files import give
@@ -71,6 +72,8 @@ class Supervisor:
             )
             stack.push_async_callback(routing.close)
             routing.lead()  # a missing key or an unknown model is found before anything is made
+            if routing.bills():
+                refuse_above(self._box.limits.usd)
             if self._options.record is not None and self._options.record.exists():
                 remedy = "name a file that does not exist yet"
                 raise UsageError("exists", f"{self._options.record} exists: a cassette is never written over", remedy=remedy)
@@ -121,8 +124,12 @@ class Supervisor:
         stack.push_async_callback(control.close)
         journal.flush()
         self._began(folder)
+        allowance = DailyAllowance(folder.id, box.limits.usd_per_day)
         try:
-            await self._in_box(folder, routing, journal, clock, brake, ledger, pace, ending)
+            try:
+                await self._in_box(folder, routing, journal, clock, brake, ledger, pace, ending, allowance)
+            finally:
+                allowance.close()
         except GearcaseError as error:
             journal.append(Failure(error.envelope()))
             ending.failed(error)
@@ -146,6 +153,7 @@ class Supervisor:
         ledger: Ledger,
         pace: Pace,
         ending: Ending,
+        allowance: DailyAllowance,
     ) -> None:
         box = self._box
         sandbox = await open_sandbox(self._driver, box, folder.id)
@@ -168,6 +176,7 @@ class Supervisor:
                 durability=box.journal.durability,
                 usd_per_minute=box.limits.usd_per_minute if self._options.cassette is None else None,
                 hosted_tools=box.model.hosted_tools,
+                allowance=allowance,
             )
             brake.add_door(door)
             acceptance = Acceptance(box, self._driver, sandbox_limits(box), workspace, folder, ledger, journal, brake)

@@ -17,6 +17,7 @@ from gearcase.doors.model.protocols.request import ModelRequest
 from gearcase.errors import Refused
 from gearcase.events import Amounts
 from gearcase.ledger import Ledger
+from gearcase.seams import Allowance
 from gearcase.units import format_money
 
 FLOOR = 4096
@@ -37,26 +38,35 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A hold and the output ceiling that it pays."""
+    """A hold and the output ceiling that it pays. `day`: where the money is set aside in the user's day, too."""
 
     hold: int
     output: int
     amounts: Amounts
+    day: str = ""
 
 
 class Admission:
-    """Admission to one ledger. `usd_per_minute` (nano-dollars) bounds what is spent in any minute."""
+    """Admission to one ledger. `usd_per_minute` (nano-dollars) bounds what is spent in any minute, `allowance` in a day."""
 
-    def __init__(self, ledger: Ledger, usd_per_minute: int | None, patience: Patience) -> None:
+    def __init__(
+        self, ledger: Ledger, usd_per_minute: int | None, patience: Patience, allowance: Allowance | None = None
+    ) -> None:
         self._ledger = ledger
+        self._allowance = allowance
         self._patience = patience
         self._velocity = usd_per_minute
         self._waiting: Counter[str] = Counter()
         self._turns: dict[str, asyncio.Lock] = {}
         self._recent: deque[tuple[float, int]] = deque()
 
-    async def admit(self, account: str, request: ModelRequest, price: Price, bound: int, purpose: str) -> Admitted:
-        """A hold for the worst case. Raises Refused `budget` (never fits), `busy` (too long in line), `velocity`."""
+    async def admit(
+        self, account: str, request: ModelRequest, price: Price, bound: int, purpose: str, billed: bool = True
+    ) -> Admitted:
+        """A hold for the worst case. Raises Refused `budget` (never fits), `busy` (too long in line), `velocity`.
+
+        What is `billed` is set aside in the user's day, too.
+        """
         self._slow_down()
         wanted = min(request.asked or price.max_output, price.max_output)
         floor = min(wanted, FLOOR if wanted > FLOOR else SMALL_FLOOR)
@@ -66,7 +76,8 @@ class Admission:
                 while True:
                     output = self._output(account, request, price, bound, wanted)
                     if output >= floor:
-                        return self._hold(account, request, price, bound, output, purpose)
+                        output, day = self._of_day(request, price, bound, output, floor) if billed else (output, "")
+                        return self._hold(account, request, price, bound, output, purpose, day)
                     self._refuse_if_hopeless(account, request, price, bound, floor)
                     await self._ledger.wait_change()
         except TimeoutError:
@@ -79,10 +90,32 @@ class Admission:
         finally:
             self._waiting[account] -= 1
 
-    def spent(self, nano: int) -> None:
-        """What a call cost, for the velocity limit."""
+    def release(self, admitted: Admitted) -> None:
+        """A call that has cost nothing gives everything back."""
+        self._ledger.release(admitted.hold)
+        self._settle_day(admitted, 0)
+
+    def spent(self, admitted: Admitted, nano: int) -> None:
+        """What a call cost, for the limits of the minute and the day."""
         if self._velocity is not None:
             self._recent.append((time.monotonic(), nano))
+        self._settle_day(admitted, nano)
+
+    def _settle_day(self, admitted: Admitted, nano: int) -> None:
+        if self._allowance is not None and admitted.day:
+            self._allowance.settle(admitted.day, admitted.amounts["usd"], nano)
+
+    def _of_day(self, request: ModelRequest, price: Price, bound: int, output: int, floor: int) -> tuple[int, str]:
+        """Set the call's worst case aside in the user's day, with a smaller ceiling where only that fits."""
+        if self._allowance is None:
+            return output, ""
+        try:
+            return output, self._allowance.hold(self._worst(request, price, bound, output))
+        except Refused:
+            smaller = min(output, self._affordable(self._allowance.free(), request, price, bound))
+            if smaller < floor:
+                raise
+            return smaller, self._allowance.hold(self._worst(request, price, bound, smaller))
 
     def _slow_down(self) -> None:
         if self._velocity is None:
@@ -127,13 +160,20 @@ class Admission:
         cache, tier, searches = request.cache_write, request.tier, request.web_searches
         return price.worst(bound, output * request.choices, cache_write=cache, tier=tier, web_searches=searches)
 
-    def _hold(self, account: str, request: ModelRequest, price: Price, bound: int, output: int, purpose: str) -> Admitted:
+    def _hold(
+        self, account: str, request: ModelRequest, price: Price, bound: int, output: int, purpose: str, day: str
+    ) -> Admitted:
         amounts: Amounts = {
             "usd": self._worst(request, price, bound, output),
             "tokens": bound + output * request.choices,
             "calls": 1,
         }
-        return Admitted(self._ledger.hold(account, amounts, purpose), output, amounts)
+        try:
+            return Admitted(self._ledger.hold(account, amounts, purpose), output, amounts, day)
+        except BaseException:
+            if self._allowance is not None and day:
+                self._allowance.settle(day, amounts["usd"], 0)
+            raise
 
     def _refuse_if_hopeless(self, account: str, request: ModelRequest, price: Price, bound: int, floor: int) -> None:
         """Refuse when it would not fit even if everything in flight came back unused."""

@@ -297,6 +297,7 @@ class Carrier:
             if refused.code != "hold_ended":
                 raise
             # Its account was closed meanwhile, which counted the hold as spent whole: the call is on record all the same.
+            self._admission.spent(call.admitted, call.admitted.amounts["usd"])
         self._recorder.append(
             ModelCalled(
                 call=call.number,
@@ -312,6 +313,7 @@ class Carrier:
                 label=call.caller.label[:100],
                 request_bytes=call.sent,
                 response_bytes=call.received,
+                billed=call.route.billed,
             ),
             call.caller.agent,
         )
@@ -319,15 +321,15 @@ class Carrier:
     def _book(self, call: Call, usage: TokenUsage | None, release: bool) -> None:
         hold = call.admitted.hold
         if release:
-            self._ledger.release(hold)
+            self._admission.release(call.admitted)
         elif usage is None:
             self._ledger.cut(hold, "the upstream reported no usage")
-            self._admission.spent(call.admitted.amounts["usd"])
+            self._admission.spent(call.admitted, call.admitted.amounts["usd"])
         else:
             cost = self._cost(call, usage)
             amounts: Amounts = {"usd": cost, "tokens": usage.total_input + usage.output, "calls": 1}
             over = self._ledger.settle(hold, amounts)
-            self._admission.spent(cost)
+            self._admission.spent(call.admitted, cost)
             self._bounds.learn(call.request, usage)
             if over:
                 self._stop(call, "over_hold", "reported more than it was allowed to use; it was booked", over=over)

@@ -33,7 +33,7 @@ from gearcase.doors.server import Handler, HttpRequest, Reply
 from gearcase.errors import GearcaseError, Refused, UsageError
 from gearcase.events import DoorRefused, RequestEdited
 from gearcase.ledger import Ledger
-from gearcase.seams import Recorder, UpstreamDown, UpstreamRequest
+from gearcase.seams import Allowance, Recorder, UpstreamDown, UpstreamRequest
 
 __all__ = ["Caller", "ModelDoor"]
 
@@ -62,6 +62,7 @@ class ModelDoor:
         usd_per_minute: int | None = None,
         hosted_tools: tuple[str, ...] = (),
         patience: Patience | None = None,
+        allowance: Allowance | None = None,
     ) -> None:
         self.routing = routing
         self._ledger = ledger
@@ -69,7 +70,7 @@ class ModelDoor:
         self._strict = durability == "strict"
         self._hosted = frozenset(hosted_tools)
         waits = patience or Patience()
-        self._admission = Admission(ledger, usd_per_minute, waits)
+        self._admission = Admission(ledger, usd_per_minute, waits, allowance)
         self._bounds = Bounds()
         self._carrier = Carrier(ledger, recorder, routing, self._admission, self._bounds, waits)
         self._numbers = itertools.count(1)
@@ -172,7 +173,7 @@ class ModelDoor:
         number = next(self._numbers)
         started = time.monotonic()
         bound = self._bounds.bound(asked, route.price)
-        admitted = await self._admission.admit(caller.account, asked, route.price, bound, f"call {number}")
+        admitted = await self._admission.admit(caller.account, asked, route.price, bound, f"call {number}", route.billed)
         try:
             speech.cap(asked, admitted.output)
             body = orjson.dumps(asked.body)
@@ -187,7 +188,7 @@ class ModelDoor:
             self._refuse_if_latched()
             self._refuse_if_stopped(route)
         except BaseException:
-            self._ledger.release(admitted.hold)  # it has not left
+            self._admission.release(admitted)  # it has not left
             raise
         outgoing = UpstreamRequest(
             protocol=protocol,

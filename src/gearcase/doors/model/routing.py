@@ -60,6 +60,7 @@ class Route:
     speaks: frozenset[Protocol_]
     price: Price
     upstream: Upstream
+    billed: bool = True  # by anybody: a person, a cassette or a script sends no invoice
 
 
 class Routing:
@@ -97,6 +98,11 @@ class Routing:
         """The model that answers `gear ask`: the lead's where none is named."""
         name = self._model.worker or self._model.lead
         return self._route(name) if name else None
+
+    def bills(self) -> bool:
+        """Whether any of the models may cost somebody money."""
+        routes = [route for route in (self.lead(), self.worker()) if route is not None]
+        return self._played is None and (bool(self._model.allow) or any(route.billed for route in routes))
 
     def names(self) -> list[str]:
         """What programs inside may call, as far as it can be listed."""
@@ -178,7 +184,7 @@ class Routing:
                 base, lambda: Http(Endpoint(_with_version(base), self._environment.get("OPENAI_API_KEY", "")))
             )
             price = self._price("http", model, pricing.nominal(model))
-            return Route(reference, "http", model, "chat", _SPEAKS["responses"], price, upstream)
+            return Route(reference, "http", model, "chat", _SPEAKS["responses"], price, upstream, self._bills(base))
         provider, _, model = reference.partition("/")
         settings = self._model.providers.get(provider, Provider())
         known = PROVIDERS.get(provider)
@@ -192,7 +198,7 @@ class Routing:
         protocol = settings.protocol or (known[2] if known else "chat")
         price = pricing.find(provider, model, self._overrides)
         upstream = self._upstream(provider, lambda: Http(self._endpoint(provider, settings, protocol)))
-        return Route(reference, provider, model, protocol, _SPEAKS[protocol], price, upstream)
+        return Route(reference, provider, model, protocol, _SPEAKS[protocol], price, upstream, self._played is None)
 
     def _synthetic(self, reference: str, kind: str, place: Path) -> Route:
         def make() -> Upstream:
@@ -205,9 +211,12 @@ class Routing:
         played = getattr(upstream, "lead", None)
         if played is not None:
             protocol, name = played
-        return Route(
-            reference, kind, name, protocol, frozenset(_SPEAKS), self._price(kind, name, pricing.nominal(name)), upstream
-        )
+        price = self._price(kind, name, pricing.nominal(name))
+        return Route(reference, kind, name, protocol, frozenset(_SPEAKS), price, upstream, billed=False)
+
+    def _bills(self, base: str) -> bool:
+        """Whether the server of this address sends an invoice: one of this machine does not."""
+        return self._played is None and not _of_this_machine(base)
 
     def _price(self, provider: str, model: str, otherwise: Price) -> Price:
         try:

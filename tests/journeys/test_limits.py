@@ -1,0 +1,116 @@
+"""Limits of all runs of a user together: the day's money holds whatever runs at once, and what was spent can be laid beside an invoice."""
+
+import csv
+import io
+import json
+import os
+import signal
+import time
+
+MODEL = "claude-haiku-4-5"
+CALL = {"text": "and so on", "usage": {"input": 100, "output": 1000}}  # $0.0051
+PROGRAM = f"""
+import json, sys, time, urllib.request, urllib.error
+body = json.dumps(dict(model="{MODEL}", max_tokens=3000, messages=[dict(role="user", content="go on")])).encode()
+for number in range(int(sys.argv[1])):
+    request = urllib.request.Request("http://model.box/v1/messages", body, {{"content-type": "application/json"}})
+    try:
+        urllib.request.urlopen(request).read()
+    except urllib.error.HTTPError as error:
+        print(error.code, error.read().decode())
+        sys.exit(0 if error.code == 402 else 9)
+"""
+
+
+def box(user, provider):
+    file = user.folder / "box.toml"
+    file.write_text(f'[model]\nlead = "anthropic/{MODEL}"\n[model.providers.anthropic]\nbase = "{provider.base}"\n')
+    return file
+
+
+def calls(user, provider, count, *options):
+    """What is typed to make that many calls in a box."""
+    return ("exec", "-f", box(user, provider), *options, "--", "python3", "-c", PROGRAM, str(count))
+
+
+def today(user):
+    return json.loads(user.types("limits", "show", "--json", code=0).out)["today"]
+
+
+def test_the_limits_have_defaults_and_are_changed(user):
+    shown = json.loads(user.types("limits", "show", "--json", code=0).out)
+    assert (shown["usd_per_day"], shown["usd_per_run"]) == (20 * 10**9, 5 * 10**9)
+    told = user.types("limits", "set", "--usd-per-day", "7.50", code=0).out
+    assert "$7.50" in told and "$5.00" in told
+    assert user.types("limits", "set", code=2).err.count("gearcase limits set --usd-per-day") == 1
+
+
+def test_a_box_that_asks_for_more_than_a_run_may_have_does_not_start(user):
+    with user.provides(CALL) as provider:
+        ended = user.types(*calls(user, provider, 1, "--usd", "6"), code=2, **user.keys)
+        assert "a run may have $5.00" in ended.err and "gearcase limits set --usd-per-run 6" in ended.err
+        user.types("limits", "set", "--usd-per-run", "6", code=0)
+        user.types(*calls(user, provider, 1, "--usd", "6"), code=0, **user.keys)
+        assert len(provider.calls()) == 1
+
+
+def test_the_day_holds_over_ten_runs_at_once_three_of_which_are_killed(user):
+    user.types("limits", "set", "--usd-per-day", "0.60", code=0)
+    with user.provides({**CALL, "delay": 0.05}) as provider:
+        running = [
+            user.starts(*calls(user, provider, 200, "--usd", "0.50", "--name", f"run-{n}"), **user.keys) for n in range(10)
+        ]
+        while len(provider.calls()) < 12:
+            time.sleep(0.01)
+        runs = {one["name"]: one["id"] for one in json.loads(user.types("ps", "--json", code=0).out)}
+        for number in range(3):
+            owner = json.loads((user.home / "state/gearcase/runs" / runs[f"run-{number}"] / "owner").read_text())
+            os.kill(owner["pid"], signal.SIGKILL)
+        told = [one.communicate(timeout=90)[0] for one in running]
+        billed = provider.billed("anthropic")
+        assert 0.3 * 600_000_000 < billed <= 600_000_000  # the killed ones' leases count as spent
+        assert sum("a day" in one for one in told) == 7, told
+        for number in range(3):
+            user.types("report", f"run-{number}")  # puts it in order
+        day = today(user)
+        assert billed <= day["spent"] <= 600_000_000 and day["leased"] == 0
+        refused = user.types(*calls(user, provider, 1, "--name", "one-more"), code=0, **user.keys)
+        assert "402" in refused.out and "00:00 UTC" in refused.out
+        assert provider.billed("anthropic") == billed
+
+
+def test_a_run_of_an_agent_that_meets_the_day_hands_over_what_it_has(user):
+    user.types("limits", "set", "--usd-per-day", "0.05", code=0)
+    with user.provides({**CALL, "commands": ["mkdir -p out; date >> out/x"]}) as provider:
+        ended = user.types(
+            *("run", "go on for ever", "-f", box(user, provider), "--take", "out/**", "--usd", "0.50", "--json"),
+            code=11,
+            **user.keys,
+        )
+        assert ended.record["limit"] == "budget" and ended.record["delivered"]
+        assert 0 < provider.billed("anthropic") <= 50_000_000
+        assert "a day" in json.dumps(user.journal())
+
+
+def test_a_script_costs_nobody_anything_and_counts_for_no_day(user):
+    user.types("limits", "set", "--usd-per-day", "0.000001", code=0)
+    user.types("run", "g", "--model", user.script({"commands": ["gear done"]}), "--json", code=0)
+    assert today(user)["spent"] == 0
+
+
+def test_what_was_spent_is_told_by_day_run_agent_and_model_as_the_provider_billed_it(user):
+    with user.provides(CALL) as provider:
+        user.types(*calls(user, provider, 3, "--name", "first"), code=0, **user.keys)
+        user.types(*calls(user, provider, 2, "--name", "second"), code=0, **user.keys)
+        billed = provider.billed("anthropic")
+    rows = list(csv.DictReader(io.StringIO(user.types("spend", "--since", "1d", "--by", "run", "--csv", code=0).out)))
+    assert [(row["run"], row["calls"], row["usd"]) for row in rows] == [
+        ("first", "3", "0.015300000"),
+        ("second", "2", "0.010200000"),
+    ]
+    [day] = json.loads(user.types("spend", "--json", code=0).out)
+    assert (day["usd"], day["calls"], day["certain"]) == (billed, 5, billed)
+    assert "$0.03" in user.types("spend", "--by", "model", code=0).out
+    assert today(user)["spent"] == billed
+    assert len(list(csv.DictReader(io.StringIO(user.types("spend", "--by", "call", "--csv", code=0).out)))) == 5
+    assert "look back" in user.types("spend", "--since", "yesterday", code=2).err
