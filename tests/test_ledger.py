@@ -163,14 +163,20 @@ def test_a_charge_books_what_has_happened_and_reports_what_did_not_fit() -> None
     assert [event.purpose for event in memory.of(Settled) if isinstance(event, Settled)] == ["command 1", "command 2"]
 
 
-def test_a_grant_raises_the_limit_of_the_runs_own_account_only() -> None:
+def test_a_grant_raises_a_limit_and_a_sub_account_is_granted_what_its_parent_has() -> None:
     ledger, _ = ledger_with({"usd": 100})
     ledger.open("a", {"usd": 100}, parent="run")
+    with pytest.raises(Refused):
+        ledger.grant("a", {"usd": 1})
     ledger.grant("run", {"usd": 50})
     assert ledger.balance("run", "usd").free == 50
-    for account, amounts in (("a", {"usd": 1}), ("run", {"calls": 1})):
-        with pytest.raises(UsageError):
-            ledger.grant(account, amounts)
+    ledger.grant("a", {"usd": 30})
+    assert ledger.balance("a", "usd").free == 130
+    assert ledger.balance("run", "usd") == Balance(limit=150, spent=0, held=0, carved=130)
+    with pytest.raises(UsageError):
+        ledger.grant("run", {"calls": 1})
+    ledger.close("a")
+    assert ledger.balance("run", "usd").free == 150
 
 
 @pytest.mark.parametrize("amounts", [{"usd": -1}, {"usd": 1.0}, {"usd": True}, {"usd": 2**63}, {"dollars": 1}])
@@ -465,7 +471,8 @@ class Walk:
     def do_grant(self, one: int, two: int, amounts: dict[str, int]) -> None:
         name = self.pick(one)
         account = self.model.accounts[name]
-        allowed = not account.parent and all(resource in account.limits for resource in amounts)
+        allowed = all(resource in account.limits for resource in amounts)
+        allowed = allowed and (not account.parent or self.model.fits(account.parent, amounts))
         self.expect(allowed, lambda: self.ledger.grant(name, amounts))
         if allowed:
             for resource, amount in amounts.items():

@@ -175,15 +175,16 @@ class Ledger:
         self._record(AccountClosed(account, returned), mine.agent)
 
     def grant(self, account: str, amounts: Amounts) -> None:
-        """Raise limits of an account that has no parent. Raises UsageError for a resource that is unlimited anyway."""
+        """Raise limits of an account; what a sub-account gets leaves its parent's room.
+
+        Raises UsageError for a resource that is unlimited anyway, Refused `budget` when the parent has too little free.
+        """
         _check(amounts)
         mine = self._account(account)
-        if mine.parent:
-            raise UsageError(
-                "not_grantable", f"the limits of {account!r} come from {mine.parent!r}", remedy="grant to the run's own account"
-            )
         if unlimited := [resource for resource in amounts if resource not in mine.limits]:
             raise UsageError("not_limited", f"{unlimited[0]} has no limit in {account!r}", remedy="leave it out")
+        if mine.parent:
+            self._fits(mine.parent, amounts)
         self._record(LimitGranted(account, dict(amounts)), mine.agent)
 
     # --- holds -------------------------------------------------------------------------------------------------------------
@@ -274,7 +275,11 @@ class Ledger:
         self._accounts[event.account] = _Account(event.parent, event.of_agent, dict(event.limits))
 
     def _granted(self, event: LimitGranted) -> None:
-        _add(self._accounts[event.account].limits, event.amounts)
+        mine = self._accounts[event.account]
+        _add(mine.limits, event.amounts)
+        if mine.parent:
+            _add(self._accounts[mine.parent].carved, event.amounts)
+        self._take_excess(mine, event.amounts)
         self._wake()
 
     def _held(self, event: Held) -> None:

@@ -35,6 +35,8 @@ COMMANDS: dict[str, _Entry] = {
     "report": _Entry("report", "report"),
     "spend": _Entry("spend", "spend"),
     "limits": _Entry("limits", "app"),
+    "attach": _Entry("attach", "attach"),
+    "grant": _Entry("brake", "grant"),
     "freeze": _Entry("brake", "freeze"),
     "resume": _Entry("brake", "resume"),
     "kill": _Entry("brake", "kill"),

@@ -1,4 +1,4 @@
-"""`gearcase freeze`, `resume`, `kill`: the brake, from any terminal."""
+"""`gearcase freeze`, `resume`, `grant`, `kill`: the brake, and more money, from any terminal."""
 
 from __future__ import annotations
 
@@ -13,40 +13,90 @@ from gearcase.cli import options as o
 from gearcase.cli.console import err, interactive, out, print_json
 from gearcase.cli.shapes import state_text
 from gearcase.cli.text import neutral
-from gearcase.errors import UsageError
-from gearcase.runs import RunFolder, find
+from gearcase.errors import GearcaseError, UsageError
+from gearcase.runs import RunFolder, all_runs, find
+from gearcase.units import format_money, parse_money
+
+Everything = Annotated[bool, typer.Option("--all", help="Every run of yours that lives.")]
+AddUsd = Annotated[str | None, typer.Option("--add-usd", help="Raise its limit of money first.", metavar="DOLLARS")]
 
 
 def freeze(
     run: o.RunReference = "",
+    everything: Everything = False,
     reason: Annotated[str, typer.Option("--reason", help="Why; goes on record.")] = "",
     as_json: o.Json = False,
 ) -> None:
     """Stop a run where it is: no new call, no process runs, the clock stands. `gearcase resume` goes on."""
-    folder = find(run)
-    answer = command(folder, "freeze", by="operator", reason=reason)
-    _show(folder, answer, as_json, f"go on: gearcase resume {folder.name}    end it: gearcase kill {folder.name}")
+    then = "go on: gearcase resume {name}    end it: gearcase kill {name}"
+    _pull(_meant(run, everything), "freeze", as_json, then, everything, reason=reason)
 
 
-def resume(run: o.RunReference = "", as_json: o.Json = False) -> None:
-    """Let a frozen run go on."""
+def resume(run: o.RunReference = "", everything: Everything = False, add_usd: AddUsd = None, as_json: o.Json = False) -> None:
+    """Let a frozen run go on; one that asked for more money and gets none hands in."""
+    added = {} if add_usd is None else {"add_usd": parse_money(add_usd)}
+    _pull(_meant(run, everything), "resume", as_json, "watch it: gearcase attach {name}", everything, **added)
+
+
+def grant(
+    run: o.RunReference = "",
+    usd: Annotated[str, typer.Option("--usd", help="How much more the run may spend.", metavar="DOLLARS")] = "",
+    as_json: o.Json = False,
+) -> None:
+    """Give a run that lives more money. The day's limit stays (gearcase limits)."""
+    if not usd:
+        raise UsageError("no_amount", "no amount is named", remedy="gearcase grant RUN --usd 5")
     folder = find(run)
-    answer = command(folder, "resume", by="operator")
-    _show(folder, answer, as_json, f"watch it: gearcase logs -f {folder.name}")
+    answer = command(folder, "grant", by="operator", usd=parse_money(usd))
+    if as_json:
+        print_json({"run": folder.id, "name": folder.name, **answer})
+    else:
+        out().print(Text.assemble((neutral(folder.name), "bold"), f" may spend {format_money(int(answer['usd']))} in all"))
 
 
 def kill(
     run: o.RunReference = "",
+    everything: Everything = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for the run's name.")] = False,
     reason: Annotated[str, typer.Option("--reason", help="Why; goes on record.")] = "",
     as_json: o.Json = False,
 ) -> None:
     """End a run for good. Naming it whole is the confirmation; else it is asked for."""
-    folder = find(run)
-    if not yes and run not in (folder.name, folder.id):
-        _confirm(folder, as_json)
-    answer = command(folder, "kill", by="operator", reason=reason)
-    _show(folder, answer, as_json, f"what it did: gearcase report {folder.name}")
+    folders = _meant(run, everything)
+    if everything and not yes:
+        raise UsageError("not_named", "kill --all would end every run", remedy="say so: gearcase kill --all --yes")
+    if not yes and run not in (folders[0].name, folders[0].id):
+        _confirm(folders[0], as_json)
+    _pull(folders, "kill", as_json, "what it did: gearcase report {name}", everything, reason=reason)
+
+
+def _meant(run: str, everything: bool) -> list[RunFolder]:
+    if everything and run:
+        raise UsageError("both_named", f"{run!r} and --all are named", remedy="name a run, or every one with --all")
+    return [folder for folder in all_runs() if folder.owner_pid()] if everything else [find(run)]
+
+
+def _pull(folders: list[RunFolder], verb: str, as_json: bool, then: str, everything: bool, **arguments: Any) -> None:
+    """Do the same to each run, to all of them even where one resists; then raise what the first of those said."""
+    answers: list[dict[str, Any]] = []
+    failed: GearcaseError | None = None
+    for folder in folders:
+        try:
+            answer = command(folder, verb, by="operator", **arguments)
+        except GearcaseError as error:
+            if everything and error.code == "not_running":
+                continue  # it ended meanwhile
+            failed = failed or error
+            continue
+        answers.append({"run": folder.id, "name": folder.name, **answer})
+        if not as_json:
+            _show(answers[-1], then.format(name=folder.name))
+    if as_json and (answers or not failed):
+        print_json(answers if everything else answers[0])
+    elif everything and not answers and not failed:
+        out().print(Text("no run lives", "dim"))
+    if failed:
+        raise failed
 
 
 def _confirm(folder: RunFolder, as_json: bool) -> None:
@@ -58,10 +108,7 @@ def _confirm(folder: RunFolder, as_json: bool) -> None:
         raise UsageError("not_named", "that is not its name; nothing was killed", remedy=f"gearcase kill {name}")
 
 
-def _show(folder: RunFolder, answer: dict[str, Any], as_json: bool, then: str) -> None:
-    if as_json:
-        print_json({"run": folder.id, "name": folder.name, **answer})
-        return
+def _show(answer: dict[str, Any], then: str) -> None:
     took = f" in {float(answer['milliseconds']):.0f} ms" if "milliseconds" in answer else ""
     level = state_text(neutral(answer.get("level", "")))
-    out().print(Text.assemble((neutral(folder.name), "bold"), " is ", level, took, (f"    {then}", "dim")))
+    out().print(Text.assemble((neutral(answer["name"]), "bold"), " is ", level, took, (f"    {neutral(then)}", "dim")))

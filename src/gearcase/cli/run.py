@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,14 @@ from gearcase.errors import UsageError
 from gearcase.run.options import RunOptions
 from gearcase.run.record import EndRecord
 from gearcase.runs import RunFolder
-from gearcase.units import format_bytes, format_duration, format_money
+from gearcase.units import format_bytes, format_duration, format_money, parse_duration
+
+
+class Unanswered(StrEnum):
+    """What holds when nobody answers."""
+
+    WIND_DOWN = "wind-down"
+    DENY = "deny"
 
 
 def run(
@@ -45,6 +53,11 @@ def run(
         bool, typer.Option("--dry-run", help="Print the effective box and its worst case; start nothing.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No live view.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not watch: `gearcase attach` does, later.")] = False,
+    unanswered: Annotated[
+        Unanswered | None, typer.Option("--unanswered", help="What holds when nobody answers for more money; then it asks.")
+    ] = None,
+    after: Annotated[str, typer.Option("--after", help="How long it waits for an answer.", metavar="TIME")] = "30m",
 ) -> None:
     """Give an agent a goal and a box; watch it; take what it delivers.
 
@@ -65,9 +78,26 @@ def run(
         name=name,
         record=record,
         require_checks=require_checks,
-        interactive=interactive() and not as_json,
+        answered=unanswered is not None or detach or (interactive() and not as_json),
+        unanswered="deny" if unanswered is Unanswered.DENY else "wind-down",
+        after=parse_duration(after),
     )
+    if detach:
+        _begin(settings, as_json)
+        return
     raise typer.Exit(follow_run(settings, quiet or as_json, as_json).exit_code)
+
+
+def _begin(settings: RunOptions, as_json: bool) -> None:
+    """Start a run and leave it."""
+    from gearcase.run.process import start
+
+    folder = start(settings).folder
+    if as_json:
+        print_json({"run": folder.id, "name": folder.name, "folder": str(folder.path)})
+    else:
+        hint = f"    watch it: gearcase attach {folder.name}    stop it: gearcase freeze {folder.name}"
+        out().print(Text.assemble((folder.name, "bold"), " runs", (hint, "dim")))
 
 
 def follow_run(settings: RunOptions, quiet: bool, as_json: bool) -> EndRecord:
@@ -78,7 +108,7 @@ def follow_run(settings: RunOptions, quiet: bool, as_json: bool) -> EndRecord:
     from gearcase.cli import watch  # after the run began: what shows it loads while the run makes its box
 
     ended = watch.watch(started, quiet)
-    record = ending(started.folder) if ended else _left_frozen(started.folder)
+    record = ending(started.folder) if ended else left_frozen(started.folder)
     show_ending(started.folder, record, as_json)
     return record
 
@@ -94,7 +124,8 @@ def show_ending(folder: RunFolder, record: EndRecord, as_json: bool) -> None:
         out().print(summary.report(history(folder), record))
 
 
-def _left_frozen(folder: RunFolder) -> EndRecord:
+def left_frozen(folder: RunFolder) -> EndRecord:
+    """The record of a run that was left frozen: it has no ending yet."""
     from gearcase.cli.history import history
 
     view = history(folder).view

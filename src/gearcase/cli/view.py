@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from gearcase import events
 from gearcase.events import Amounts
 from gearcase.journal import Record
+from gearcase.run.accounts import RUN
 
 E = TypeVar("E", bound=events.Event)
 
@@ -210,7 +211,7 @@ def _(view: View, event: events.AccountOpened, record: Record) -> View:
 
 @_on(events.LimitGranted)
 def _(view: View, event: events.LimitGranted, record: Record) -> View:
-    return replace(view, limits=_add(view.limits, event.amounts))
+    return view if event.account != RUN else replace(view, limits=_add(view.limits, event.amounts))
 
 
 @_on(events.Held)

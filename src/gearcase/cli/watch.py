@@ -30,10 +30,12 @@ from gearcase.cli.text import neutral
 from gearcase.cli.view import View, fold
 from gearcase.errors import GearcaseError
 from gearcase.journal import follow
+from gearcase.run.questions import BUDGET
 from gearcase.runs import RunFolder
+from gearcase.units import format_money
 
 _REFRESH = 0.125
-_CHOICES = {"r": "resume", "w": "wind_down", "k": "kill", "d": "detach"}
+_CHOICES = {"+": "add", "r": "resume", "w": "wind_down", "k": "kill", "d": "detach"}
 
 
 class Watched(Protocol):
@@ -141,10 +143,15 @@ class _Watch:
         )
         if not interactive():
             return self._leave()
-        choice = await self._choice("[r]esume   [w]ind down: let it hand in   [k]ill   [d]etach: leave it frozen ")
+        more = self.panel.limits.usd if self.view.braked_by == BUDGET else 0
+        added = f"[+] add {format_money(more)}   " if more else ""
+        choice = await self._choice(f"{added}[r]esume   [w]ind down: let it hand in   [k]ill   [d]etach: leave it frozen ")
         if choice == "detach":
             return self._leave()
-        await self._command(choice)
+        if choice == "add":
+            await self._command("resume", add_usd=more)
+        else:
+            await self._command(choice)
         self.interrupts = 0
         return True
 
@@ -153,9 +160,9 @@ class _Watch:
         err().print(Text(f"left frozen. Go on: gearcase resume {name}    end it: gearcase kill {name}"))
         return False
 
-    async def _command(self, verb: str) -> dict[str, object] | None:
+    async def _command(self, verb: str, **arguments: int) -> dict[str, object] | None:
         try:
-            return await asyncio.to_thread(command, self.folder, verb, timeout=30.0, by="operator")
+            return await asyncio.to_thread(command, self.folder, verb, timeout=30.0, by="operator", **arguments)
         except GearcaseError as error:
             if error.code != "not_running":
                 err().print(Text(f"{neutral(error.message)}: {neutral(error.remedy)}", "red"))

@@ -17,7 +17,8 @@ from gearcase.doors.model.door import Caller, ModelDoor
 from gearcase.doors.model.routing import Route
 from gearcase.doors.server import HttpRequest, Reply
 from gearcase.ledger import Ledger
-from gearcase.run.accounts import LEAD, RESERVE, Pace
+from gearcase.run.accounts import LEAD, RESERVE, RUN, Pace
+from gearcase.run.questions import Questions
 from gearcase.sandbox.trees import write_file
 from gearcase.seams import Command, CommandResult, Recorder, Sandbox
 from gearcase.units import format_duration, format_money
@@ -38,6 +39,7 @@ class Lead:
     clock: BoxClock
     pace: Pace
     run_command: Callable[[Command, str], Awaitable[CommandResult]]
+    questions: Questions
     sleep: Sleep = asyncio.sleep  # between attempts to reach the model
     note: str | None = None  # of `gear done`
     _agent: Agent | None = field(default=None, repr=False)
@@ -66,11 +68,15 @@ class Lead:
     async def _ask(self, path: str, body: bytes) -> Reply:
         """One call of the lead. When its account cannot pay, the reserve does, once the agent has been told to hand in."""
         await self.brake.wait_for(lambda level: level is Level.RUNNING)
-        winding_down = self.pace.phase != "work"
-        caller = Caller(LEAD, RESERVE if winding_down else LEAD, lead=True)
-        reply = await self.door.exchange(caller, HttpRequest("POST", path, b"", _HEADERS, body))
-        if reply.status == 402 and not winding_down:
-            self.pace.wind_down("budget")
+        while True:
+            winding_down = self.pace.phase != "work"
+            caller = Caller(LEAD, RESERVE if winding_down else LEAD, lead=True)
+            reply = await self.door.exchange(caller, HttpRequest("POST", path, b"", _HEADERS, body))
+            if reply.status != 402 or winding_down:
+                break
+            if not await self.questions.more_money(reply.chunks if isinstance(reply.chunks, bytes) else b""):
+                self.pace.wind_down("budget")
+                break
         await self.brake.wait_for(lambda level: level < Level.FROZEN)
         return reply
 
@@ -91,7 +97,8 @@ class Lead:
         left = [f"{format_duration(max(limits.wall - self.clock.now(), 0))} of {format_duration(limits.wall)}"]
         money = self.ledger.balance(account, "usd")
         if money.limit is not None:
-            left.insert(0, f"{format_money(money.free or 0)} of {format_money(limits.usd)}")
+            whole = self.ledger.balance(RUN, "usd").limit or 0
+            left.insert(0, f"{format_money(money.free or 0)} of {format_money(whole)}")
         steps = self._agent.step if self._agent else 0
         left.append(f"{limits.steps - steps} answers")
         return f"[left: {', '.join(left)}]"

@@ -34,6 +34,7 @@ from gearcase.run.handover import Acceptance, unless_killed
 from gearcase.run.lead import Lead
 from gearcase.run.operations import Operations
 from gearcase.run.options import RunOptions
+from gearcase.run.questions import BUDGET, Questions
 from gearcase.run.record import EndRecord
 from gearcase.run.room import Room, open_sandbox, sandbox_limits
 from gearcase.run.workspace import Snapshot, Workspace
@@ -119,7 +120,9 @@ class Supervisor:
         open_accounts(ledger, box)
         pace = Pace(box, clock, journal)
         ending = Ending(self._options.out, self._options.force, box, folder, clock, ledger, pace, journal)
-        control = Control(folder, self._verbs(brake, pace))
+        options = self._options
+        questions = Questions(folder.name, brake, ledger, pace, options.answered, options.unanswered, options.after)
+        control = Control(folder, self._verbs(brake, pace, questions))
         await control.start()
         stack.push_async_callback(control.close)
         journal.flush()
@@ -127,7 +130,7 @@ class Supervisor:
         allowance = DailyAllowance(folder.id, box.limits.usd_per_day)
         try:
             try:
-                await self._in_box(folder, routing, journal, clock, brake, ledger, pace, ending, allowance)
+                await self._in_box(folder, routing, journal, clock, brake, ledger, pace, ending, allowance, questions)
             finally:
                 allowance.close()
         except GearcaseError as error:
@@ -154,6 +157,7 @@ class Supervisor:
         pace: Pace,
         ending: Ending,
         allowance: DailyAllowance,
+        questions: Questions,
     ) -> None:
         box = self._box
         sandbox = await open_sandbox(self._driver, box, folder.id)
@@ -180,7 +184,7 @@ class Supervisor:
             )
             brake.add_door(door)
             acceptance = Acceptance(box, self._driver, sandbox_limits(box), workspace, folder, ledger, journal, brake)
-            lead = Lead(box, sandbox, door, ledger, brake, clock, pace, room.run, self._sleep)
+            lead = Lead(box, sandbox, door, ledger, brake, clock, pace, room.run, questions, self._sleep)
             operations = Operations(
                 box=box,
                 sandbox=sandbox,
@@ -263,15 +267,22 @@ class Supervisor:
         if pace.limit not in ("wall", "cpu_time"):
             await asyncio.Event().wait()  # the agent's loop ends itself on the other limits
 
-    def _verbs(self, brake: Brake, pace: Pace) -> Mapping[str, Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]]:
+    def _verbs(
+        self, brake: Brake, pace: Pace, questions: Questions
+    ) -> Mapping[str, Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]]:
         async def freeze(request: Mapping[str, Any]) -> dict[str, Any]:
             took = await brake.pull(Level.FROZEN, str(request.get("by") or "operator"), str(request.get("reason") or ""))
             return {"level": brake.level.name.lower(), "milliseconds": round(took, 1)}
 
+        async def grant(request: Mapping[str, Any]) -> dict[str, Any]:
+            limit = questions.grant(int(request.get("usd") or 0))
+            return {"level": brake.level.name.lower(), "usd": limit}
+
         async def resume(request: Mapping[str, Any]) -> dict[str, Any]:
+            added = await grant({"usd": request["add_usd"]}) if request.get("add_usd") else {}
             await brake.pull(Level.RUNNING, "operator")
-            await brake.pull(Level.RUNNING, "budget")
-            return {"level": brake.level.name.lower()}
+            await brake.pull(Level.RUNNING, BUDGET)
+            return {**added, "level": brake.level.name.lower()}
 
         async def wind_down(request: Mapping[str, Any]) -> dict[str, Any]:
             pace.wind_down("operator", "asked to hand in")
@@ -284,7 +295,7 @@ class Supervisor:
         async def status(request: Mapping[str, Any]) -> dict[str, Any]:
             return {"level": brake.level.name.lower(), "phase": pace.phase}
 
-        return {"freeze": freeze, "resume": resume, "wind_down": wind_down, "kill": kill, "status": status}
+        return {"freeze": freeze, "resume": resume, "grant": grant, "wind_down": wind_down, "kill": kill, "status": status}
 
     @staticmethod
     async def _flush(journal: Journal) -> None:

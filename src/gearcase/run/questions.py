@@ -1,0 +1,67 @@
+"""What a run asks its operator when its money is used up: more of it, or an end.
+
+It asks by standing still: a freeze of its own source, so that nothing is lost and nothing is spent until somebody answers
+(`gearcase resume RUN --add-usd 3` goes on, `gearcase resume RUN` lets it hand in, `gearcase kill RUN` ends it). Where nobody answers
+in time, the operator's standing answer holds: it hands in, or it is denied the last turns, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Literal
+
+from gearcase.brake import Brake, Level
+from gearcase.errors import UsageError
+from gearcase.ledger import Ledger
+from gearcase.run.accounts import LEAD, RUN, Pace
+from gearcase.units import format_duration, format_money
+
+Unanswered = Literal["wind-down", "deny"]
+BUDGET = "budget"
+"""The source of the freeze."""
+
+
+@dataclass(slots=True)
+class Questions:
+    """The questions of one run. `answered`: somebody watches, or the operator said what holds where nobody does. Seconds."""
+
+    name: str
+    brake: Brake
+    ledger: Ledger
+    pace: Pace
+    answered: bool
+    unanswered: Unanswered
+    after: float
+
+    async def more_money(self, refusal: bytes) -> bool:
+        """Ask where the lead's next call was refused, with this body. True: it may be tried again."""
+        if not self.answered or self.pace.box.limits.on_exhausted != "ask":
+            return False
+        before = self.ledger.balance(RUN, "usd").limit or 0
+        of_day = b"may spend a day" in refusal
+        if of_day:
+            reason = f"the day's money is used up: gearcase limits set --usd-per-day, then gearcase resume {self.name}"
+        else:
+            reason = f"{format_money(before)} do not pay the next call: gearcase resume {self.name} --add-usd 2"
+        await self.brake.pull(Level.FROZEN, BUDGET, reason)
+        try:
+            async with asyncio.timeout(self.after):
+                await self.brake.wait_for(lambda level: level in (Level.RUNNING, Level.KILLED))
+        except TimeoutError:
+            if self.unanswered == "deny":
+                self.pace.stop(BUDGET, f"nobody answered for {format_duration(self.after)}")
+            await self.brake.pull(Level.RUNNING, BUDGET, f"nobody answered for {format_duration(self.after)}: {self.unanswered}")
+            return False
+        return of_day or (self.ledger.balance(RUN, "usd").limit or 0) > before
+
+    def grant(self, usd: int) -> int:
+        """Give the run and its lead so many more nano-dollars; returns the run's limit. Raises UsageError."""
+        if usd <= 0:
+            raise UsageError("bad_amount", "that is no amount of money to add", remedy="gearcase grant RUN --usd 5")
+        if self.ledger.balance(RUN, "usd").limit is None:
+            raise UsageError("not_limited", "the run has no limit of money", remedy="nothing needs to be granted")
+        self.ledger.balance(LEAD, "usd")  # a run that hands over pays no call any more
+        self.ledger.grant(RUN, {"usd": usd})
+        self.ledger.grant(LEAD, {"usd": usd})
+        return self.ledger.balance(RUN, "usd").limit or 0
