@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from gearcase.allowance import day_total, today, user_limits
 from gearcase.cli.history import DIED, History
 from gearcase.cli.shapes import (
     STATE_STYLE,
@@ -23,6 +25,7 @@ from gearcase.cli.shapes import (
 )
 from gearcase.cli.text import first_line, neutral
 from gearcase.cli.view import ROOT_LIMITS, CheckView, ModelView
+from gearcase.errors import GearcaseError
 from gearcase.run.record import EndRecord
 from gearcase.units import format_bytes, format_duration, format_money
 
@@ -169,6 +172,9 @@ def _spent(run: History) -> Iterator[RenderableType]:
     wall = view.elapsed(view.now)
     table.add_row("time", Bar(share(wall, run.limits.wall)), f"{format_duration(wall)} of {format_duration(run.limits.wall)}")
     table.add_row("steps", Bar(share(view.steps, run.limits.steps)), f"{view.steps} of {run.limits.steps}")
+    with suppress(GearcaseError):  # a full disk must not keep a report from being read
+        day, most = day_total(today()).spent, user_limits().usd_per_day
+        table.add_row("today", Bar(share(day, most)), f"{format_money(day)} of {format_money(most)}, all your runs")
     yield table
     if view.models:
         yield Text()
