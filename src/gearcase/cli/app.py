@@ -27,6 +27,7 @@ class _Entry:
 _REST = {"context_settings": {"allow_interspersed_args": False}}
 
 COMMANDS: dict[str, _Entry] = {
+    "demo": _Entry("demo", "demo"),
     "run": _Entry("run", "run"),
     "exec": _Entry("exec", "execute", _REST),
     "replay": _Entry("replay", "replay"),

@@ -1,0 +1,87 @@
+"""`gearcase demo`: what a box does, in under a minute, without a key: real work, then five attacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from gearcase.box import Override, load_box
+from gearcase.cli import options as o
+from gearcase.cli import watch
+from gearcase.cli.console import err, out, print_json
+from gearcase.cli.run import show_ending
+from gearcase.cli.text import neutral
+from gearcase.demo.attacks import ATTACKS, HERE, Outcome, attack
+from gearcase.errors import UsageError
+from gearcase.run.options import RunOptions
+from gearcase.run.process import ending, start
+from gearcase.run.record import EndRecord
+from gearcase.runs import RunFolder
+
+
+def demo(
+    what: Annotated[
+        str, typer.Argument(metavar=f"[{'|'.join(ATTACKS)}]", help="Only this attack; default: everything.", show_default=False)
+    ] = "",
+    model: o.ModelOption = None,
+    worker: o.Worker = None,
+    as_json: o.Json = False,
+) -> None:
+    """Show a box at work and under attack: no key, no account, nothing to pay.
+
+    A recorded model makes an inventory of real package data; every command is really executed again. With --model it is live.
+    """
+    if what and what not in ATTACKS:
+        raise UsageError("unknown_attack", f"there is no attack {what!r}", remedy=f"one of: {', '.join(ATTACKS)}")
+    ran = None if what else _work(model, worker, as_json)
+    if not as_json:
+        err().print(Text(f"{'A hostile program' if what else 'Now hostile programs'} in boxes of the same kind:", "bold"))
+    outcomes: list[Outcome] = []
+    for name in [what] if what else ATTACKS:
+        outcomes.append(attack(name))
+        if not as_json:
+            err().print(_line(outcomes[-1]))
+    held = all(outcome.held for outcome in outcomes)
+    if as_json:
+        attacks = [{"name": one.name, "held": one.held, "stopped_by": one.stopped_by, "run": one.run} for one in outcomes]
+        print_json({"run": ran[1].as_json() if ran else None, "attacks": attacks})
+    elif ran is not None:
+        show_ending(*ran, as_json=False)
+        told = "The work was checked outside and delivered; every attack was stopped; nothing is left behind."
+        out().print(Text(told if held and not ran[1].exit_code else "Something did not go as it should: see above.", "bold"))
+        out().print(
+            Text("Next: gearcase run \"GOAL\" --give FOLDER --take 'out/**' --check COMMAND --usd 2 --model MODEL", "dim")
+        )
+    raise typer.Exit(ran[1].exit_code if ran and ran[1].exit_code else 0 if held else 1)
+
+
+def _work(model: str | None, worker: str | None, quiet: bool) -> tuple[RunFolder, EndRecord]:
+    """The inventory, by the recorded model or a live one."""
+    live = [Override(("model", key), name, f"--{key}") for key, name in (("lead", model), ("worker", worker)) if name]
+    if not quiet:
+        whose = f"by {neutral(model or '')}" if live else "by a recorded model; every command is really executed again"
+        err().print(Text.assemble(("An inventory of 27 packages from four formats", "bold"), f", {whose}.", style=""))
+    settings = RunOptions(
+        box=load_box(HERE / "box.toml", live),
+        out=Path("gearcase-demo"),
+        force=True,
+        cassette=None if live else HERE / "cassette.jsonl",
+    )
+    started = start(settings)
+    watch.watch(started, quiet)
+    return started.folder, ending(started.folder)
+
+
+def _line(outcome: Outcome) -> Table:
+    table = Table.grid(padding=(0, 1))
+    table.add_column(width=1)
+    table.add_column(width=10)
+    table.add_column()
+    mark = Text("✓", "green") if outcome.held else Text("✗", "bold red")
+    told = Text.assemble(neutral(outcome.tried), "\n", (neutral(outcome.stopped_by), "dim"))
+    table.add_row(mark, Text(outcome.name, "bold"), told)
+    return table

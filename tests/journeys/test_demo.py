@@ -1,0 +1,64 @@
+"""The demo shows what it says, on this machine, every time."""
+
+import json
+
+import pytest
+
+from gearcase.demo.attacks import ATTACKS
+
+
+def test_the_demo_does_real_work_and_stops_every_attack(user):
+    told = json.loads(user.types("demo", "--json", code=0).out)
+    ran = told["run"]
+    assert ran["status"] == "accepted" and ran["warnings"] == [] and ran["residue"] == []
+    assert [check["score"] for check in ran["checks"]] == [1.0]
+    assert len((user.folder / "gearcase-demo/out/inventory.csv").read_text().splitlines()) == 28
+    assert {one["name"]: one["held"] for one in told["attacks"]} == dict.fromkeys(ATTACKS, True)
+    runs = json.loads(user.types("ps", "--json", code=0).out)
+    assert {one["name"] for one in runs} == {ran["name"], *(one["run"] for one in told["attacks"])}
+    assert user.types("limits", "show", "--json", code=0).out.count('"spent": 0') == 1
+
+
+def test_the_demo_tells_a_person_what_happened(user):
+    ended = user.types("demo", code=0)
+    assert "by a recorded model; every command is really executed again" in " ".join(ended.err.split())
+    for name in ATTACKS:
+        assert f"✓ {name}" in ended.err
+    assert (
+        "ACCEPTED" in ended.out
+        and "left behind: nothing" in ended.out
+        and "every attack was stopped" in " ".join(ended.out.split())
+    )
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_one_attack_alone(user, attack):
+    ended = user.types("demo", attack, code=0)
+    assert f"✓ {attack}" in ended.err and "ACCEPTED" not in ended.out
+
+
+def test_an_attack_that_got_through_is_not_called_stopped(user, monkeypatch):
+    """The judge of each attack, told of a box that leaks."""
+    from gearcase.demo import attacks
+
+    record = {
+        "name": "x",
+        "spent": {"usd": 600_000_000},
+        "status": "accepted",
+        "checks": [{"output": "", "verdict": "passed", "reason": ""}],
+    }
+    leaks = {
+        "overspend": {"answered": 99, "refused": 16, "why": "402"},
+        "steal": {"searched": 9, "found": ["/proc/1/environ"], "ways": {}},
+        "escape": {"read a file of the host": ""},
+        "fill-disk": {"/workspace": [1 << 40, "No space"]},
+        "fake-tests": {},
+    }
+    for name, told in leaks.items():
+        monkeypatch.setattr(attacks, "_execute", lambda *_, told=told, **__: (record, told))
+        monkeypatch.setattr(attacks, "_run", lambda *_: record)
+        assert not attacks.attack(name).held, name
+
+
+def test_an_attack_that_is_not_known_is_named(user):
+    assert "overspend, steal, escape, fill-disk, fake-tests" in user.types("demo", "everything", code=2).err
