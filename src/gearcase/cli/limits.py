@@ -11,7 +11,7 @@ from rich.text import Text
 from gearcase.allowance import DayTotal, UserLimits, day_total, limits_file, set_user_limits, today, user_limits
 from gearcase.cli import options as o
 from gearcase.cli.console import out, print_json
-from gearcase.cli.shapes import grid
+from gearcase.cli.shapes import Bar, grid, share
 from gearcase.cli.text import neutral
 from gearcase.errors import UsageError
 from gearcase.units import format_money, parse_money
@@ -54,13 +54,10 @@ def _show(limits: UserLimits, as_json: bool) -> None:
         )
         return
     table = grid(None, None, None)
-    table.add_row("a day", format_money(limits.usd_per_day), day_line(total, limits))
-    table.add_row("a run", format_money(limits.usd_per_run), Text("what a box may ask for at most", "dim"))
+    most, spent = limits.usd_per_day, total.spent
+    leased = f", {format_money(total.leased)} set aside by runs that live" if total.leased else ""
+    told = f"{format_money(spent)} of {format_money(most)}{leased}"
+    table.add_row("today", Bar(share(spent, most), share(total.leased, most)), told)
+    table.add_row("a run", "", f"{format_money(limits.usd_per_run)}, which a box may ask for at most")
     out().print(table)
-    out().print(Text(f"change them: gearcase limits set --usd-per-day 20    kept in {neutral(limits_file())}", "dim"))
-
-
-def day_line(total: DayTotal, limits: UserLimits) -> Text:
-    """What today has come to, in words."""
-    used = f"{format_money(total.spent)} spent today"
-    return Text(f"{used}, {format_money(total.leased)} set aside by live runs" if total.leased else used)
+    out().print(Text(f"change them: gearcase limits set --usd-per-day 20\nkept in {neutral(limits_file())}", "dim"))
