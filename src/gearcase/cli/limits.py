@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from gearcase.allowance import DayTotal, UserLimits, day_total, limits_file, set_user_limits, today, user_limits
+from gearcase.allowance import UserLimits, day_total, limits_file, set_user_limits, today, user_limits
 from gearcase.cli import options as o
 from gearcase.cli.console import out, print_json
 from gearcase.cli.shapes import Bar, grid, share
