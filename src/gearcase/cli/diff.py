@@ -70,11 +70,16 @@ def _difference(one: Changed, change: Change, staged: int) -> str:
 
 
 def _print_file(one: Changed, text: str) -> None:
-    shown = Text(f"{one.what} {printable(one.path)}{_mode(one)}\n", "bold")
+    title = f"{one.what} {printable(one.path)}{_mode(one)}\n"
+    console = out()
+    if not console.is_terminal:
+        console.file.write(title + text)  # tabs and long lines as they are, at once
+        return
+    shown = Text()
+    shown.append(title, "bold")
     for number, line in enumerate(text.splitlines(keepends=True)):
-        style = "bold" if number < 2 else _STYLES.get(line[0], "")
-        shown.append(line, style)
-    out().print(shown, end="", soft_wrap=True)
+        shown.append(line, "bold" if number < 2 else _STYLES.get(line[0], ""))
+    console.print(shown, end="", soft_wrap=True)
 
 
 def _mode(one: Changed) -> str:
