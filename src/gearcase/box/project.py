@@ -207,7 +207,7 @@ def _node(top: Path) -> TestCommand | None:
 def _go(top: Path) -> TestCommand | None:
     if not (top / "go.mod").is_file():
         return None
-    return TestCommand("go-test", _command(top, "GOFLAGS=-mod=mod GOPROXY=off go test ./..."), (), "go", "go.mod")
+    return TestCommand("go-test", _command(top, "GOPROXY=off go test ./..."), (), "go", "go.mod")
 
 
 def _cargo(top: Path) -> TestCommand | None:
