@@ -31,6 +31,8 @@ from gearcase.sandbox.trees import Cursor, read_file
 _RULES = (b".gitignore", b".gitattributes")
 _MOST_RULES = 1 << 20
 """Largest file of rules in bytes that is read."""
+_RULES_DEADLINE = 60.0
+"""Seconds: a pattern can be made to take for ever, and a delivery waits for the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ def told_by_rules(repository: Repository, store: BlobStore, paths: Iterable[byte
         top, home = Path(name, "tree"), Path(name, "home")
         home.mkdir()
         _lay_rules(repository, store, top)
-        git = Git(top / ".git", home, work_tree=top)
+        git = Git(top / ".git", home, work_tree=top, deadline=_RULES_DEADLINE)
         ignored = git.run("check-ignore", "--no-index", "--stdin", "-z", "-v", "-n", stdin=asked, fine=(0, 1))
         attributes = git.run("check-attr", "--stdin", "-z", "filter", "working-tree-encoding", stdin=asked)
     fields = ignored.split(b"\0")[:-1]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gearcase.errors import GearcaseError, RunError, UsageError
 
-_DEADLINE = 900.0
+DEADLINE = 900.0
 """Seconds after which a call of git is given up."""
 
 _OVERRIDES = (
@@ -58,9 +58,10 @@ _ENVIRONMENT = {
 class Git:
     """One repository, by its `.git` (a folder or the file that points to one). `scratch` is an empty folder of ours."""
 
-    def __init__(self, git_dir: Path, scratch: Path, *, work_tree: Path | None = None) -> None:
+    def __init__(self, git_dir: Path, scratch: Path, *, work_tree: Path | None = None, deadline: float = DEADLINE) -> None:
         self._git_dir = git_dir.absolute()
         self._scratch = scratch.absolute()
+        self._deadline = deadline
         self._work_tree = (work_tree or scratch).absolute()
 
     def run(
@@ -104,7 +105,7 @@ class Git:
                 cwd=self._work_tree,
                 env=environment,
                 capture_output=True,
-                timeout=_DEADLINE,
+                timeout=self._deadline,
                 check=False,
                 input=stdin,
             )
