@@ -15,11 +15,13 @@ from hypothesis import given as supposing
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from gearcase.doors.changes import changed
 from gearcase.doors.delivery import deliver, verify
 from gearcase.doors.files import MAX_PATH, Delivery, give, take
 from gearcase.doors.flags import flags
-from gearcase.doors.patches import as_patch, is_repository, quoted
+from gearcase.doors.patches import as_patch, quoted
 from gearcase.doors.patterns import Patterns, fits
+from gearcase.doors.repositories import Repository, is_repository
 from gearcase.errors import GearcaseError, RunError, UsageError
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.manifest import difference
@@ -471,7 +473,8 @@ def test_a_patch_makes_of_the_given_repository_what_was_delivered(bench, tmp_pat
         (bench.workspace / "repo" / name).unlink()
     patterns = Patterns(["repo/**"])
     delivery = bench.take("repo/**")
-    patch = as_patch(b"repo", given.manifest, bench.store, delivery, bench.staging, patterns)
+    given_as = Repository(repository, b"repo", "", "", "", given.manifest)
+    patch = as_patch(changed(given_as, delivery, bench.staging, patterns), bench.store, bench.staging)
     assert patch.left_out == () and b".git/hooks" not in patch.data
     done = deliver(delivery, bench.staging, bench.out, patch=patch.data)
     assert done.patch is not None
@@ -495,7 +498,8 @@ def test_what_was_refused_or_not_asked_for_is_not_deleted_by_the_patch(bench, tm
     bench.write("repo/big", b"x" * 200)
     (bench.workspace / "repo" / "unasked").unlink()
     delivery = bench.take("repo/b*", most_bytes=100)
-    assert as_patch(b"repo", given.manifest, bench.store, delivery, bench.staging, Patterns(["repo/b*"])).data == b""
+    given_as = Repository(repository, b"repo", "", "", "", given.manifest)
+    assert list(changed(given_as, delivery, bench.staging, Patterns(["repo/b*"]))) == []
 
 
 def test_paths_are_quoted_as_git_does():

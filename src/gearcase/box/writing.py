@@ -74,7 +74,7 @@ def _dotted(path: tuple[str, ...], key: str) -> str:
 
 
 def _key(path: tuple[str, ...]) -> str:
-    return ".".join(part if _BARE.fullmatch(part) else _string(part) for part in path)
+    return ".".join(part if _BARE.fullmatch(part) else toml_string(part) for part in path)
 
 
 def _pair(key: str, value: str, remark: str) -> str:
@@ -105,7 +105,7 @@ def _plain(path: tuple[str, ...], key: str, value: Any) -> str:
             return "[\n" + "".join(f"  {item},\n" for item in items) + "]"
         return f"[{', '.join(items)}]"
     if isinstance(value, Path):
-        return _string(escape(str(value)))
+        return toml_string(escape(str(value)))
     if isinstance(value, Decimal):
         return _decimal(value)
     if isinstance(value, int | float):
@@ -113,7 +113,7 @@ def _plain(path: tuple[str, ...], key: str, value: Any) -> str:
     text = str(value)
     if path == ("model",) and text.startswith(("manual:", "cassette:", "scripted:")):
         text = escape(text)
-    return _text(text) if "\n" in text else _string(text)
+    return _text(text) if "\n" in text else toml_string(text)
 
 
 def _decimal(value: Decimal) -> str:
@@ -138,9 +138,10 @@ def _duration(seconds: float) -> str:
 
 def _text(text: str) -> str:
     """A text of several lines, as lines. The newline after the opening quotes is not part of it."""
-    return '"""\n' + "\n".join(_string(line)[1:-1] for line in text.split("\n")) + '"""'
+    return '"""\n' + "\n".join(toml_string(line)[1:-1] for line in text.split("\n")) + '"""'
 
 
-def _string(text: str) -> str:
+def toml_string(text: str) -> str:
+    """A text as a basic string of TOML, in one line."""
     quoted = "".join(_ESCAPES.get(c, c if ord(c) >= 32 and ord(c) != 127 else f"\\u{ord(c):04x}") for c in text)
     return f'"{quoted}"'

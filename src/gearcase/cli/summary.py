@@ -25,6 +25,7 @@ from gearcase.cli.shapes import (
 )
 from gearcase.cli.text import first_line, neutral
 from gearcase.cli.view import ROOT_LIMITS, CheckView, ModelView
+from gearcase.doors.repositories import has_change
 from gearcase.errors import GearcaseError
 from gearcase.run.record import EndRecord
 from gearcase.units import format_bytes, format_duration, format_money
@@ -273,6 +274,9 @@ def _record(run: History, record: EndRecord | None) -> RenderableType:
     table.add_row("journal head", head)
     table.add_row("verify", f"gearcase journal verify {neutral(run.folder.name)} --head {head[:16]}")
     table.add_row("folder", neutral(run.folder.path))
+    if record and record.delivered and has_change(run.folder.path):
+        name = neutral(run.folder.name)
+        table.add_row("change", Text(f"gearcase diff {name}   gearcase apply {name}", "bold"))
     resume = record.how_to_resume if record else ""
     if resume or run.state == "frozen":
         table.add_row("resume", Text(neutral(resume) or f"gearcase resume {neutral(run.folder.name)}", "bold"))

@@ -145,12 +145,17 @@ def _read_again(staging: int, file: DeliveredFile, target: int | None) -> None:
     finally:
         os.close(descriptor)
     if digest != file.digest:
-        raise RunError(
-            "staging_changed",
-            f"the staged copy of {shown(file.path)} is not what was taken from the box",
-            remedy="something changed the run folder: run the goal again, and see what writes there",
-            path=shown(file.path),
-        )
+        raise staging_changed(file.path)
+
+
+def staging_changed(path: bytes) -> RunError:
+    """Somebody wrote to the run's folder."""
+    return RunError(
+        "staging_changed",
+        f"the staged copy of {shown(path)} is not what was taken from the box",
+        remedy="something changed the run folder: run the goal again, and see what writes there",
+        path=shown(path),
+    )
 
 
 def _copy_one(descriptor: int, file: DeliveredFile, target: int, folders: list[bytes], name: bytes) -> str:

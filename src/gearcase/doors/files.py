@@ -19,10 +19,11 @@ import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gearcase.doors.flags import flags
 from gearcase.doors.patterns import Patterns, State
+from gearcase.doors.repositories import is_git_name, is_repository, stays_outside
 from gearcase.errors import RunError, UsageError
 from gearcase.sandbox.beneath import (
     CREATE,
@@ -37,7 +38,7 @@ from gearcase.sandbox.beneath import (
 )
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.content import ContentChanged, copy_content
-from gearcase.sandbox.copying import Refusal, copy_in
+from gearcase.sandbox.copying import Refusal, copy_in, everything
 from gearcase.sandbox.manifest import Manifest
 from gearcase.sandbox.snapshots import kind_of, scan
 from gearcase.sandbox.trees import Cursor, Step, remove_tree, walk
@@ -49,7 +50,17 @@ MAX_FILES = 10_000
 MAX_PATH = 2048
 """Longest path that may leave, in bytes: with the folder it is put in it must stay usable by ordinary programs (4096)."""
 
+NO_GIT = "git's own folder: hooks and configuration in it would run on this machine"
+"""Why `.git` never leaves."""
+
+FORMAT = "gearcase-delivery/1"
+
 _MAX_REFUSED = 1000
+
+
+def link_reason(target: bytes) -> str:
+    """Why a link does not leave."""
+    return f"a link, to {shown(target)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +131,30 @@ class Delivery:
         form = self.record()
         for row, file in zip(form["files"], self.files, strict=True):
             row["path"] = os.fsdecode(file.path)
-        return json.dumps({"format": "gearcase-delivery/1", "journal_head": head, **form}, indent=1).encode() + b"\n"
+        for row, refusal in zip(form["refused"], self.refused, strict=True):
+            row["path"] = os.fsdecode(refusal.path)
+        return json.dumps({"format": FORMAT, "journal_head": head, **form}, indent=1).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Delivery:
+        """Read `to_json`'s form. Raises RunError `bad_delivery` for anything else, an altered one included."""
+        try:
+            form = cast("dict[str, Any]", json.loads(data))
+            files = [
+                DeliveredFile(os.fsencode(row["path"]), row["sha256"], row["size"], int(row["mode"], 8), tuple(row["flags"]))
+                for row in form["files"]
+            ]
+            refused = [Refusal(os.fsencode(row["path"]), row["reason"]) for row in form["refused"]]
+            delivery = cls(tuple(files), tuple(refused), form["refused_more"])
+            if form["format"] != FORMAT or form["manifest"] != delivery.manifest_digest:
+                raise ValueError("its content does not match its digest")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(
+                "bad_delivery",
+                f"what was noted of a delivery cannot be read: {error}",
+                remedy="take the files that were delivered; the run's folder is damaged or of another version of gearcase",
+            ) from error
+        return delivery
 
 
 def give(sources: Sequence[Path], root: int, owner: tuple[int, int], store: BlobStore) -> Given:
@@ -134,7 +168,7 @@ def give(sources: Sequence[Path], root: int, owner: tuple[int, int], store: Blob
     try:
         for source in sources:
             name = _name_of(source)
-            copied = copy_in(source, root, name, owner)
+            copied = copy_in(source, root, name, owner, outside=stays_outside if is_repository(source) else everything)
             names.append(name)
             files, size = files + copied.files, size + copied.size
             left_out += [Refusal(name + b"/" + refusal.path, refusal.reason) for refusal in copied.left_out]
@@ -210,6 +244,9 @@ class _Take:
     def wants(self, source: Cursor, name: bytes) -> bool:
         if not self.patterns.is_open(self.patterns.below(self._states[-1], name)):
             return False
+        if is_git_name(name):
+            self._refuse(source.below(name), NO_GIT)
+            return False
         if self._lengths[-1] + len(name) + 1 > MAX_PATH:
             self._refuse(source.below(name), f"its path is longer than {MAX_PATH} bytes")
             return False
@@ -235,10 +272,12 @@ class _Take:
 
     def _reason(self, source: Cursor, step: Step) -> str:
         """Why this one may not leave; empty when it may."""
+        if is_git_name(step.name):
+            return NO_GIT
         kind = kind_of(step.status)
         if kind == "link":
             with explaining(lambda: source.below(step.name), "reading"):
-                return f"a link, to {shown(os.readlink(step.name, dir_fd=source.fd))}"
+                return link_reason(os.readlink(step.name, dir_fd=source.fd))
         if kind != "file":
             return f"a {kind}"
         if self._lengths[-1] + len(step.name) > MAX_PATH:

@@ -1,8 +1,7 @@
 """A delivery as a patch, where the tree that was given is a git repository: what `git apply` there makes of it is the delivery.
 
-Compared are the contents at the start (the manifest that `give` made) and those that were staged. Computed here, without running
-git: its configuration, attributes and filters are programs, and the files are the agent's. Text goes as hunks, anything else as a
-git binary patch. Folder `.git` is never part of it. Links, being refused at the door, are neither added nor removed.
+Computed here, without running git: its configuration, attributes and filters are programs, and the files are the agent's. Text goes
+as hunks, anything else as a git binary patch. What counts as changed is for `changes.py` to say.
 """
 
 from __future__ import annotations
@@ -11,17 +10,14 @@ import base64
 import hashlib
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gearcase.doors.files import DeliveredFile, Delivery
-from gearcase.doors.patterns import Patterns
+from gearcase.doors.changes import Changed, contents
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.copying import Refusal
-from gearcase.sandbox.manifest import Entry, Manifest
 from gearcase.sandbox.textdiff import hunks, is_text
-from gearcase.sandbox.trees import read_file
 from gearcase.units import format_bytes
 
 MOST_FILE = 16 << 20
@@ -42,57 +38,28 @@ class Patch:
     left_out: tuple[Refusal, ...] = ()
 
 
-def is_repository(path: Path) -> bool:
-    """Whether a host folder is the top of a git work tree."""
-    return os.path.lexists(path / ".git")
+def as_patch(changes: Iterable[Changed], store: BlobStore, staging: Path) -> Patch:
+    """What changed, with paths relative to the repository.
 
-
-def as_patch(name: bytes, start: Manifest, store: BlobStore, delivery: Delivery, staging: Path, patterns: Patterns) -> Patch:
-    """What changed below /workspace/`name`, with paths relative to it.
-
-    Files of the start that the patterns name and that are neither delivered nor refused are deleted by the patch. Raises RunError
-    `blob_damaged`, or what reading the staged files says.
+    Raises RunError `blob_damaged`, or what reading the staged files says.
     """
     data: list[bytes] = []
     left_out: list[Refusal] = []
     size = 0
     staged = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for path, entry, file in _pairs(name, start, delivery, patterns):
-            biggest = max(entry.size if entry else 0, file.size if file else 0)
-            if biggest > MOST_FILE or size + biggest > MOST_PATCH:
-                left_out.append(Refusal(path, f"{format_bytes(biggest)} is too much for a patch"))
+        for change in changes:
+            if change.size > MOST_FILE or size + change.size > MOST_PATCH:
+                left_out.append(Refusal(change.path, f"{format_bytes(change.size)} is too much for a patch"))
                 continue
-            old = store.read(entry.digest, MOST_FILE) if entry else None
-            new = read_file(staged, file.path, MOST_FILE) if file else None
-            part = _file_patch(path, _Side(old, entry.mode if entry else 0), _Side(new, file.mode if file else 0))
+            old, new = contents(change, store, staged, MOST_FILE)
+            before, after = change.before, change.after
+            part = _file_patch(change.path, _Side(old, before.mode if before else 0), _Side(new, after.mode if after else 0))
             size += len(part)
             data.append(part)
     finally:
         os.close(staged)
     return Patch(b"".join(data), tuple(left_out))
-
-
-def _pairs(
-    name: bytes, start: Manifest, delivery: Delivery, patterns: Patterns
-) -> Iterator[tuple[bytes, Entry | None, DeliveredFile | None]]:
-    """(path in the repository, file at the start, file that is delivered), in the order of paths."""
-    prefix = name + b"/"
-    files = {file.path: file for file in delivery.files if file.path.startswith(prefix)}
-    refused = [refusal.path for refusal in delivery.refused]
-    entries = {path: entry for entry in start.entries if entry.kind == "file" and (path := entry.path).startswith(prefix)}
-    for path in sorted(files.keys() | entries.keys()):
-        inside = path[len(prefix) :]
-        if b".git" in inside.split(b"/"):
-            continue
-        file = files.get(path)
-        if file is None and (delivery.refused_more or not patterns.match(path) or _is_below(path, refused)):
-            continue
-        yield inside, entries.get(path), file
-
-
-def _is_below(path: bytes, roots: list[bytes]) -> bool:
-    return any(path == root or path.startswith(root + b"/") for root in roots)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,16 @@ from gearcase.box import Box
 from gearcase.brake import BoxClock, Brake, Level
 from gearcase.checks import CheckVerdict
 from gearcase.doors.files import Delivery
+from gearcase.doors.repositories import OUTPUTS
 from gearcase.errors import GearcaseError, RunError
 from gearcase.journal import Journal
 from gearcase.ledger import Ledger
 from gearcase.run.accounts import RUN, Pace
+from gearcase.run.change import note_delivery
 from gearcase.run.handover import Acceptance, hand_over
 from gearcase.run.record import EndRecord, Status
-from gearcase.run.workspace import Workspace
 from gearcase.runs import RunFolder
+from gearcase.sandbox.beneath import explaining
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.threads import in_thread
 
@@ -62,16 +66,16 @@ class Ending:
         if self.end.reason != "killed":
             self.end = End("failed", error.message, self.end.note, self.end.exit)
 
-    async def hand_over(self, brake: Brake, workspace: Workspace, store: BlobStore, acceptance: Acceptance) -> None:
+    async def hand_over(self, brake: Brake, store: BlobStore, acceptance: Acceptance) -> None:
         """Copy the deliverables, check the copy, and deliver it unless a check stands against it or the run is killed."""
         if self.end.reason == "lost":
             return  # a box that is gone has no files
         self.delivery = await acceptance.stage(self.folder.delivered)
+        note_delivery(self.folder, self.delivery)
         self.verdicts = await acceptance.final(self.folder.delivered, self.delivery)
         if self.delivery.files and self.status(brake.level) in ("accepted", "unverified", "exhausted"):
-            out = self.out or Path("gearcase-out") / self.folder.name
-            delivery, staging = self.delivery, self.folder.delivered
-            delivered = await in_thread(hand_over, self.box, workspace, store, delivery, staging, out, self.force)
+            out = self.out or _default_out(self.folder)
+            delivered = await in_thread(hand_over, self.box, self.folder, store, self.delivery, out, self.force)
             self.journal.append(delivered)
             self.delivered_to = delivered.to
 
@@ -116,6 +120,16 @@ class Ending:
             error=error,
             exit=self.end.exit if self.end.reason == "done" else None,
         )
+
+
+def _default_out(folder: RunFolder) -> Path:
+    """Below the folder that the operator works in; git is told to leave it alone there."""
+    top = Path(OUTPUTS)
+    with explaining(os.fsencode(top), "making"):
+        top.mkdir(exist_ok=True)
+        with suppress(FileExistsError), (top / ".gitignore").open("x") as file:
+            file.write("*\n")
+    return top / folder.name
 
 
 def _check(verdict: CheckVerdict) -> dict[str, Any]:

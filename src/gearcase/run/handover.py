@@ -18,12 +18,14 @@ from gearcase.brake import Brake, Level
 from gearcase.checks import CheckVerdict, run_check, view
 from gearcase.doors.delivery import deliver, verify
 from gearcase.doors.files import Delivery, discard, take
-from gearcase.doors.patches import as_patch, is_repository
+from gearcase.doors.patches import as_patch
 from gearcase.doors.patterns import Patterns
+from gearcase.doors.repositories import recall
 from gearcase.errors import Refused, RunError
 from gearcase.events import CheckRan, Delivered
 from gearcase.ledger import Ledger
 from gearcase.run.accounts import LEAD
+from gearcase.run.change import selected
 from gearcase.run.workspace import Workspace
 from gearcase.runs import RunFolder
 from gearcase.sandbox.blobs import BlobStore
@@ -166,18 +168,16 @@ async def unless_killed(brake: Brake, work: Coroutine[Any, Any, T]) -> T | None:
         await asyncio.gather(task, killed, return_exceptions=True)
 
 
-def hand_over(
-    box: Box, workspace: Workspace, store: BlobStore, delivery: Delivery, staging: Path, out: Path, force: bool
-) -> Delivered:
+def hand_over(box: Box, folder: RunFolder, store: BlobStore, delivery: Delivery, out: Path, force: bool) -> Delivered:
     """Copy the checked deliverables to the operator's folder; where one given tree is a git repository, also as a patch.
 
     Returns the fact, for the record.
     """
-    patch = b""
-    repositories = [path for path in box.files.give if is_repository(path)]
+    patch, staging = b"", folder.delivered
+    repositories = recall(folder.path)
     if len(repositories) == 1:
-        name, start = repositories[0].name.encode(), workspace.snapshots["s0"].manifest
-        patch = as_patch(name, start, store, delivery, staging, Patterns(box.files.take)).data
+        files, _ignored = selected(repositories[0], delivery, staging, Patterns(box.files.take), store, folder.path)
+        patch = as_patch(files, store, staging).data
     handed = deliver(delivery, staging, out, force=force, patch=patch)
     facts = delivery.record()
     return Delivered(str(handed.out), facts["files"], facts["refused"], delivery.manifest_digest)

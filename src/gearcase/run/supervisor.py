@@ -24,6 +24,7 @@ from gearcase.doors.gear import GearDoor
 from gearcase.doors.model.door import ModelDoor
 from gearcase.doors.model.routing import Routing
 from gearcase.doors.model.upstreams.cassette import Cassette
+from gearcase.doors.repositories import remember
 from gearcase.errors import GearcaseError, RunError, UnsafeError, UsageError
 from gearcase.events import Failure, RunEnded, RunStarted
 from gearcase.journal import Journal
@@ -166,6 +167,7 @@ class Supervisor:
             await brake.add_sandbox(sandbox)
             store = BlobStore(folder.blobs)
             given = await in_thread(give, box.files.give, sandbox.workspace, sandbox.owner, store)
+            await in_thread(remember, folder.path, box.files.give, given.manifest)
             workspace = Workspace(sandbox, store, journal, brake)
             workspace.snapshots["s0"] = Snapshot("s0", given.manifest, "as given")
             await unless_killed(brake, room.require(box.sandbox.packages))
@@ -208,7 +210,7 @@ class Supervisor:
             ending.warnings += routing.warnings()
             door.latch()
             if brake.level < Level.KILLED:
-                await ending.hand_over(brake, workspace, store, acceptance)
+                await ending.hand_over(brake, store, acceptance)
             await door.close()
         finally:
             brake.remove_sandbox(sandbox)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,8 +55,22 @@ class Copied:
     left_out: tuple[Refusal, ...]
 
 
-def copy_in(source: Path, root: int, name: bytes, owner: tuple[int, int], limit: int = MAX_ENTRIES) -> Copied:
+def everything(path: bytes) -> str:
+    """No path stays outside."""
+    return ""
+
+
+def copy_in(
+    source: Path,
+    root: int,
+    name: bytes,
+    owner: tuple[int, int],
+    limit: int = MAX_ENTRIES,
+    outside: Callable[[bytes], str] = everything,
+) -> Copied:
     """Copy the file or folder `source` to `name` below the descriptor `root`.
+
+    `outside` says of a path below a folder why it is left out; empty where it is copied.
 
     Raises UsageError `not_given` (a special file, a taken name), Refused `too_many_files`, RunError for what the disk says.
     """
@@ -69,7 +83,7 @@ def copy_in(source: Path, root: int, name: bytes, owner: tuple[int, int], limit:
                 f"two things that are given are both called {shown(name)}",
                 remedy="rename one of them, or give a folder that holds both",
             )
-        copying = _Copy(source, owner)
+        copying = _Copy(source, owner, outside)
         with _whole(root, name):
             found = os.fstat(handle)
             if stat.S_ISDIR(found.st_mode):
@@ -96,6 +110,7 @@ def _whole(root: int, name: bytes) -> Generator[None]:
 class _Copy:
     source: Path
     owner: tuple[int, int]
+    outside: Callable[[bytes], str]
     files: int = 0
     size: int = 0
     left_out: list[Refusal] = field(default_factory=list[Refusal])
@@ -112,7 +127,7 @@ class _Copy:
     def folder(self, handle: int, root: int, name: bytes, found: os.stat_result, limit: int) -> None:
         with Cursor(root, need=0o700) as target, self._opened(handle) as source:
             self._make(target, name)
-            for step in walk(source, limit=limit):
+            for step in walk(source, lambda name: self._enters(source, name), limit=limit):
                 self._step(source, target, step)
             self._finish(target, found)
 
@@ -123,7 +138,16 @@ class _Copy:
         with cursor:
             yield cursor
 
+    def _enters(self, source: Cursor, name: bytes) -> bool:
+        """Whether something is copied; what stays outside is noted."""
+        path = source.below(name)
+        if reason := self.outside(path):
+            self.left_out.append(Refusal(path, reason))
+        return not reason
+
     def _step(self, source: Cursor, target: Cursor, step: Step) -> None:
+        if step.happening == "entry" and not self._enters(source, step.name):
+            return
         if step.happening == "enter":
             self._make(target, step.name)
         elif step.happening == "leave":

@@ -1,0 +1,101 @@
+"""A first `box.toml` for a repository, with a remark on every line that a person should decide on. It loads as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gearcase.box.project import Project
+from gearcase.box.writing import toml_string
+
+
+def first_box(project: Project) -> str:
+    """The text of the box."""
+    return "\n".join(_lines(project)) + "\n"
+
+
+def _lines(project: Project) -> Iterator[str]:
+    yield "# A box for this repository. What each key means: gearcase box schema. All values: gearcase box show"
+    yield "#"
+    yield '#     gearcase run "WHAT SHALL BE DONE" -f box.toml'
+    yield "#     gearcase diff        # what the run changed"
+    yield "#     gearcase apply       # a new branch with it; your files stay as they are"
+    yield ""
+    yield 'goal = ""  # or as the first word of `gearcase run`'
+    yield ""
+    yield "[model]"
+    yield '# lead = "anthropic/claude-opus-5-5"  # drives the agent; its key from the environment, or --model'
+    yield ""
+    yield "[limits]"
+    yield "usd = 2.00"
+    yield 'wall = "45m"'
+    yield ""
+    yield from _files(project)
+    yield from _sandbox(project)
+    yield from _checks(project)
+    yield from _to_come(project)
+
+
+def _files(project: Project) -> Iterator[str]:
+    yield "[files]"
+    yield "# A copy goes in as it stands: uncommitted work, ignored files and history too, but not git's configuration and hooks."
+    for name in project.secrets:
+        yield f"# {_inert(name)} goes along, and the agent can read it: move it away first if it holds keys."
+    yield 'give = ["."]'
+    if project.many:
+        yield "# This folder holds many files and a delivery at most 10,000: folders that hold what others made are not named."
+    else:
+        yield "# The folder's name inside. `gearcase apply` leaves out what git ignores."
+    if len(project.take) == 1:
+        yield f"take = [{toml_string(project.take[0])}]"
+    else:
+        yield "take = ["
+        yield from (f"  {toml_string(pattern)}," for pattern in project.take)
+        yield "]"
+    yield ""
+
+
+def _sandbox(project: Project) -> Iterator[str]:
+    programs = sorted({test.program for test in project.tests})
+    if programs:
+        yield "[sandbox]"
+        yield "# Looked for inside before money is spent."
+        yield f"packages = [{', '.join(map(toml_string, programs))}]"
+        yield ""
+
+
+def _checks(project: Project) -> Iterator[str]:
+    if not project.tests:
+        yield "# No tests were found. What does done mean? Until a check says so, a run ends `unverified`:"
+        yield "# [[check]]"
+        yield '# name = "builds"'
+        yield "# run = 'cp -r \"$DELIVERED\"/* work && cd work && ...'"
+        yield "# files = []"
+        yield ""
+    for test in project.tests:
+        yield f"# Found by {_inert(test.told_by)}. It runs outside the agent's reach, on a copy of what would be delivered."
+        if test.files:
+            yield "# `files` are this folder's and not the agent's: what it changed in your tests does not count, what it added runs."
+        yield "[[check]]"
+        yield f"name = {toml_string(test.name)}"
+        yield f"run = {toml_string(test.run)}"
+        yield f"files = [{', '.join(map(toml_string, test.files))}]"
+        yield 'show = "output"  # the agent may read what failed'
+        yield ""
+
+
+def _to_come(project: Project) -> Iterator[str]:
+    if project.locks:
+        yield "# No network inside: what is installed here is what there is. Hosts that the lock files name, for an egress door to come:"
+        for lock in project.locks:
+            yield f"#   {lock.file}: {', '.join(map(_inert, lock.hosts))}"
+        yield ""
+    if project.databases:
+        yield "# Databases are not reachable from inside. Named here, for a database door to come:"
+        for file, key in project.databases:
+            yield f"#   {key} in {_inert(file)}"
+        yield ""
+
+
+def _inert(text: str) -> str:
+    """A name in a comment, which no newline of it can end."""
+    return "".join(character if character.isprintable() else "?" for character in text)

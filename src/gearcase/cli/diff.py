@@ -1,0 +1,117 @@
+"""`gearcase diff`: what a run changed in the repository that was given to it."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from gearcase.cli import options as o
+from gearcase.cli.changes import counted_lines, remark_lines, remarks_as_json, stat_table
+from gearcase.cli.console import err, out, print_json
+from gearcase.cli.shapes import counted
+from gearcase.cli.text import neutral
+from gearcase.doors.changes import Changed, contents
+from gearcase.doors.patches import MOST_FILE
+from gearcase.run.change import Change, change_of
+from gearcase.runs import find
+from gearcase.sandbox.beneath import printable
+from gearcase.sandbox.textdiff import unified
+
+_STYLES = {"+": "green", "-": "red", "@": "cyan"}
+
+
+def diff(
+    run: o.RunReference = "",
+    stat: Annotated[bool, typer.Option("--stat", help="Only the files and how many lines changed.")] = False,
+    as_json: o.Json = False,
+) -> None:
+    """Show what a run changed in the given repository, against what was given.
+
+    Control characters of the files are shown escaped; `gearcase apply --patch FILE` writes the exact patch.
+    """
+    change = change_of(find(run))
+    staged = os.open(change.folder.delivered, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if as_json:
+            print_json(_as_json(change, staged, stat))
+            return
+        err().print(_title(change))
+        for line in remark_lines(change):
+            err().print(line, soft_wrap=True)
+        if stat:
+            out().print(stat_table(change, staged))
+            return
+        for one in change.files:
+            _print_file(one, _difference(one, change, staged))
+    finally:
+        os.close(staged)
+
+
+def _title(change: Change) -> Text:
+    repository, record = change.repository, change.record
+    base = f"{repository.commit[:12]}" if repository.commit else "no commit"
+    where = f" ({neutral(repository.branch)})" if repository.branch else ""
+    ignored = f"; {counted(change.ignored, 'file')} that git ignores left aside" if change.ignored else ""
+    what = counted(len(change.files), "file") + " changed" if change.files else "nothing changed"
+    return Text.assemble((neutral(change.folder.name), "bold"), f" ({record.status}) on {base}{where}: {what}{ignored}")
+
+
+def _difference(one: Changed, change: Change, staged: int) -> str:
+    old, new = contents(one, change.store, staged, MOST_FILE)
+    missing_old, missing_new = one.before is None, one.after is None
+    before = b"" if missing_old else old
+    after = b"" if missing_new else new
+    if one.what == "mode" or (before is not None and before == after):
+        return ""
+    return unified(before, after, b"" if missing_old else b"a/" + one.path, b"" if missing_new else b"b/" + one.path)
+
+
+def _print_file(one: Changed, text: str) -> None:
+    title = f"{one.what} {printable(one.path)}{_mode(one)}\n"
+    console = out()
+    if not console.is_terminal:
+        console.file.write(title + text)  # tabs and long lines as they are, at once
+        return
+    shown = Text()
+    shown.append(title, "bold")
+    for number, line in enumerate(text.splitlines(keepends=True)):
+        shown.append(line, "bold" if number < 2 else _STYLES.get(line[0], ""))
+    console.print(shown, end="", soft_wrap=True)
+
+
+def _mode(one: Changed) -> str:
+    was, now = (one.before.mode & 0o100 if one.before else 0), (one.after.mode & 0o100 if one.after else 0)
+    if one.after is None or bool(was) == bool(now):
+        return ""
+    return " (executable)" if now else " (no longer executable)"
+
+
+def _as_json(change: Change, staged: int, stat: bool) -> dict[str, Any]:
+    files: list[dict[str, Any]] = []
+    for one in change.files:
+        lines = counted_lines(one, change.store, staged)
+        row: dict[str, Any] = {
+            "path": printable(one.path),
+            "change": one.what,
+            "binary": lines is None,
+            "added": lines.added if lines else None,
+            "removed": lines.removed if lines else None,
+            "size": one.after.size if one.after else 0,
+        }
+        files.append(row if stat else {**row, "diff": _difference(one, change, staged)})
+    repository = change.repository
+    return {
+        "run": change.folder.id,
+        "name": change.folder.name,
+        "status": change.record.status,
+        "repository": str(repository.path),
+        "commit": repository.commit,
+        "branch": repository.branch,
+        "files": files,
+        "ignored": change.ignored,
+        "left_out": [{"path": printable(refusal.path), "reason": refusal.reason} for refusal in change.left_out],
+        "remarks": remarks_as_json(change),
+    }

@@ -1,0 +1,147 @@
+"""What a repository tells about itself becomes a box that loads, and nothing of it acts."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from gearcase.box import load_box
+from gearcase.box.project import look_at
+from gearcase.box.starting import first_box
+
+GEARCASE = Path(sys.executable).with_name("gearcase")
+
+
+def made(top, files):
+    for name, text in files.items():
+        path = top / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (top / "box.toml").write_text(first_box(look_at(top)))
+    return load_box(top / "box.toml").box
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "part"),
+    [
+        ({"pytest.ini": "[pytest]\n", "tests/test_a.py": ""}, "tests", "python3 -m pytest -q"),
+        ({"pyproject.toml": "[tool.pytest.ini_options]\n"}, "tests", "python3 -m pytest -q"),
+        ({"setup.cfg": "[tool:pytest]\n"}, "tests", "python3 -m pytest -q"),
+        ({"tox.ini": "[testenv]\ncommands = pytest {posargs}\n"}, "tests", "python3 -m pytest -q"),
+        ({"tests/test_a.py": "import unittest\n"}, "tests", "python3 -m unittest discover"),
+        ({"package.json": '{"scripts": {"test": "node --test"}}'}, "npm-test", "npm test"),
+        ({"go.mod": "module x\n"}, "go-test", "go test ./..."),
+        ({"Cargo.toml": "[package]\n"}, "cargo-test", "cargo test --offline"),
+        ({"Makefile": "all:\n\ttrue\ntest: all\n\t./run\n"}, "make-test", "make test"),
+        ({"Makefile": "check:\n\t./run\n"}, "make-test", "make check"),
+    ],
+)
+def test_how_tests_are_run_becomes_a_check(tmp_path, files, name, part):
+    (check,) = made(tmp_path, files).checks
+    assert check.name == name and part in check.run and "$DELIVERED" in check.run
+
+
+def test_two_languages_are_two_checks_and_make_is_for_when_there_is_none(tmp_path):
+    box = made(tmp_path, {"go.mod": "module x\n", "package.json": '{"scripts": {"test": "x"}}', "Makefile": "test:\n\tx\n"})
+    assert [check.name for check in box.checks] == ["npm-test", "go-test"]
+    assert box.sandbox.packages == ("go", "npm")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"package.json": '{"scripts": {"test": "echo \\"Error: no test specified\\" && exit 1"}}'},
+        {"package.json": "not json"},
+        {"package.json": "[" * 100_000},
+        {"package.json": '["scripts"]'},
+        {"pyproject.toml": "[[[not toml"},
+        {"Makefile": "test := 1\n"},
+        {"src/a.py": "x"},
+    ],
+)
+def test_without_tests_there_is_no_check_and_still_a_box(tmp_path, files):
+    assert made(tmp_path, files).checks == ()
+
+
+def test_tests_and_packages_of_this_machine_are_the_checks_and_not_the_agents(tmp_path):
+    files = {"tests/test_a.py": "", "pytest.ini": "", ".venv/pyvenv.cfg": "", ".venv/lib/python3.11/site-packages/x.py": ""}
+    (check,) = made(tmp_path, files).checks
+    assert [path.name for path in check.files] == ["tests", ".venv"]
+    assert "cp -r tests work/" in check.run and '"$OLDPWD"/.venv/lib/python3.11/site-packages' in check.run
+    box = made(tmp_path / "js", {"package.json": '{"scripts": {"test": "x"}}', "node_modules/a/index.js": ""})
+    assert [path.name for path in box.checks[0].files] == ["node_modules"]
+
+
+def test_the_whole_folder_is_given_and_may_leave(tmp_path):
+    box = made(tmp_path / 'odd "name" [x]', {"a": ""})
+    assert [path.name for path in box.files.give] == ['odd "name" [x]']
+    assert box.files.take == ('odd "name" [x]/**',)
+    assert box.limits.usd == 2 * 10**9
+
+
+def test_a_folder_of_very_many_files_is_taken_by_its_folders(tmp_path):
+    (tmp_path / "node_modules").mkdir()
+    for number in range(8001):
+        (tmp_path / "node_modules" / str(number)).touch()
+    box = made(tmp_path, {"src/a": "", "lib/b": "", ".git/x": ""})
+    name = tmp_path.name
+    assert box.files.take == (f"{name}/*", f"{name}/lib/**", f"{name}/src/**")
+
+
+def test_hosts_of_lock_files_and_databases_are_remarks_without_values(tmp_path):
+    lock = {
+        "packages": {"node_modules/a": {"resolved": "https://npm.example.org/a.tgz", "funding": "https://author.example.net/"}}
+    }
+    files = {
+        "package-lock.json": json.dumps(lock, indent=1),
+        "poetry.lock": "x",
+        "Cargo.lock": 'source = "registry+https://example.org/index"\n',
+        ".env": "export DATABASE_URL=postgres://u:hunter2@h/x\nOTHER=1\n",
+        "compose.yml": "services:\n  app:\n    environment:\n      - TEST_DATABASE_URL=postgres://u:hunter2@h/x\n",
+        ".env.example": "DATABASE_URL=\n",
+    }
+    made(tmp_path, files)
+    text = (tmp_path / "box.toml").read_text()
+    remarks = [line for line in text.splitlines() if line.startswith("#")]
+    for wanted in (
+        "#   package-lock.json: npm.example.org",
+        "#   poetry.lock: files.pythonhosted.org, pypi.org",
+        "#   DATABASE_URL in .env",
+        "#   TEST_DATABASE_URL in compose.yml",
+    ):
+        assert any(set(line.replace(",", "").split()) == set(wanted.replace(",", "").split()) for line in remarks), wanted
+    assert "hunter2" not in text and "author.example.net" not in text
+    assert ".env goes along" in text and ".env.example goes along" not in text
+
+
+def test_names_of_files_cannot_write_keys_into_the_box(tmp_path):
+    box = made(tmp_path, {".env\n[limits]\nusd = 900\n#": "DATABASE_URL=x\n", "a": ""})
+    assert box.limits.usd == 2 * 10**9
+    tree = tomllib.loads((tmp_path / "box.toml").read_text())
+    assert set(tree) == {"goal", "model", "limits", "files"}
+
+
+def gearcase(folder, *arguments):
+    around = {**os.environ, "XDG_STATE_HOME": str(folder / "state"), "COLUMNS": "100"}
+    return subprocess.run([GEARCASE, *arguments], cwd=folder, env=around, capture_output=True, text=True, timeout=60)
+
+
+def test_init_writes_a_box_once_and_only_at_the_top_of_a_repository(tmp_path):
+    assert "no_repository" in gearcase(tmp_path, "init").stderr
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "sub").mkdir()
+    below = gearcase(tmp_path / "sub", "init")
+    assert below.returncode == 2 and f"cd {tmp_path}" in below.stderr.replace("\n", "")
+    assert gearcase(tmp_path, "init").returncode == 0
+    assert gearcase(tmp_path, "box", "check").returncode == 0
+    (tmp_path / "box.toml").write_text("mine")
+    again = gearcase(tmp_path, "init")
+    assert again.returncode == 2 and "exists" in again.stderr and (tmp_path / "box.toml").read_text() == "mine"
+    told = gearcase(tmp_path, "init", "--force", "--json")
+    assert told.returncode == 0 and json.loads(told.stdout)["checks"] == []
+    assert gearcase(tmp_path, "box", "check").returncode == 0
