@@ -79,7 +79,7 @@ def test_a_box_that_dies_fails_the_run(stage):
 
     played = stage.play({"commands": ["sleep 4720"]}, beside=stab)
     assert (played.record.status, played.record.residue) == ("failed", [])
-    assert "sandbox_lost" in {r.type for r in played.records()}
+    assert "sandbox_lost" in {r.type for r in played.records()}, played.record.error
     assert played.record.error["code"] in ("agent_lost", "agent_failed")
 
 

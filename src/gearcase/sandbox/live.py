@@ -66,6 +66,13 @@ class Live:
             reason = "it was closed" if self.closing else self.lost.result()
             raise RunError("sandbox_lost", f"the box is gone: {reason}", remedy="start the run again")
 
+    def must_have_first(self) -> None:
+        """Raises RunError `sandbox_lost` when the box's first process is gone, even before the launcher has told of it."""
+        self.must_live()
+        first = processes.look(self.parts.first)
+        if first is None or first.state in "ZX":
+            raise RunError("sandbox_lost", "the box is gone: its first process ended", remedy="start the run again")
+
     def full(self) -> bool:
         """Whether /workspace has no room left."""
         found = os.fstatvfs(self.workspace)

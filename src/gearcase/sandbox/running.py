@@ -56,9 +56,11 @@ class Running:
             pipes.append(Pipe(owner, to_box=False))
         try:
             await self._through_launcher(pipes)
-        except BaseException:
+        except BaseException as error:
             for pipe in pipes:
                 pipe.close()
+            if isinstance(error, RunError):
+                live.must_have_first()  # whatever a joiner says of a box that dies at this moment
             raise
         ours = [pipe.handed_over() for pipe in pipes]
         self._writer = Writer(ours[0], command.stdin)
