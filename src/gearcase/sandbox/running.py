@@ -20,6 +20,8 @@ from gearcase.sandbox.hostwire import PATIENCE, Ended, HostWire, Message, refusa
 from gearcase.sandbox.live import Live
 from gearcase.seams import Command, CommandResult, Output
 
+_DYING = 30
+"""Looks, 10 ms apart, until the first process of a box that dies is gone."""
 _REPORT_BYTES = 64 * 1024
 _OUT_OF_MEMORY = (b"MemoryError", b"Cannot allocate memory", b"out of memory")
 
@@ -60,13 +62,19 @@ class Running:
             for pipe in pipes:
                 pipe.close()
             if isinstance(error, RunError):
-                live.must_have_first()  # whatever a joiner says of a box that dies at this moment
+                await self._tell_lost()
             raise
         ours = [pipe.handed_over() for pipe in pipes]
         self._writer = Writer(ours[0], command.stdin)
         caps = [command.output_cap] * (1 if command.merge_stderr else 2) + [_REPORT_BYTES] * command.report
         listeners = [self._on_output] + [None] * (len(caps) - 1)
         self._readers = [Reader(fd, cap, hear) for fd, cap, hear in zip(ours[1:], caps, listeners, strict=True)]
+
+    async def _tell_lost(self) -> None:
+        """Raise RunError `sandbox_lost` where the box dies at this moment, whatever the joiner says that it met."""
+        for _ in range(_DYING):
+            self._live.must_have_first()
+            await asyncio.sleep(0.01)
 
     async def _through_launcher(self, pipes: list[Pipe]) -> None:
         live, command = self._live, self._command
