@@ -29,6 +29,7 @@ _REST = {"context_settings": {"allow_interspersed_args": False}}
 COMMANDS: dict[str, _Entry] = {
     "run": _Entry("run", "run"),
     "exec": _Entry("exec", "execute", _REST),
+    "door": _Entry("door", "door"),
     "replay": _Entry("replay", "replay"),
     "ps": _Entry("ps", "ps"),
     "logs": _Entry("logs", "logs"),

@@ -8,42 +8,38 @@ from __future__ import annotations
 
 import asyncio
 import os
-import platform
 import shutil
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
-from gearcase import __version__
 from gearcase.agent.loop import AgentEnd
-from gearcase.box import effective_toml
-from gearcase.brake import BoxClock, Brake, Control, Level
+from gearcase.brake import BoxClock, Brake, Level
 from gearcase.doors.files import give
 from gearcase.doors.gear import GearDoor
 from gearcase.doors.model.door import ModelDoor
 from gearcase.doors.model.routing import Routing
 from gearcase.doors.model.upstreams.cassette import Cassette
-from gearcase.errors import GearcaseError, RunError, UnsafeError, UsageError
-from gearcase.events import Failure, RunEnded, RunStarted
+from gearcase.errors import GearcaseError, RunError, UsageError
+from gearcase.events import Failure
 from gearcase.journal import Journal
 from gearcase.ledger import Ledger
-from gearcase.run.accounts import RUN, Pace, charge_time, close_agent_accounts, open_accounts
+from gearcase.run.accounts import Pace
+from gearcase.run.books import open_books
 from gearcase.run.ending import End, Ending
 from gearcase.run.handover import Acceptance, unless_killed
 from gearcase.run.lead import Lead
 from gearcase.run.operations import Operations
 from gearcase.run.options import RunOptions
 from gearcase.run.record import EndRecord
-from gearcase.run.room import Room, open_sandbox, sandbox_limits
+from gearcase.run.room import Room, demand, open_sandbox, sandbox_limits
 from gearcase.run.workspace import Snapshot, Workspace
-from gearcase.runs import RunFolder, boot_id, create, write_atomically
+from gearcase.runs import RunFolder, create
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.namespaces import NamespacesDriver
 from gearcase.sandbox.threads import in_thread
-from gearcase.seams import Command, Driver, Profile
+from gearcase.seams import Command, Driver
 
-FLUSH_EVERY = 0.05
-"""Seconds after which what was appended is handed to the kernel, so that watchers see it."""
 _HEARD = 1.0
 """Seconds in which the end of a box is told after a command in it failed of it."""
 
@@ -63,7 +59,7 @@ class Supervisor:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._driver.close)
             profile = await self._driver.profile(sandbox_limits(self._box))
-            self._demand(profile)
+            demand(self._box, profile)
             routing = Routing(
                 self._box.model,
                 forbidden=(*self._box.files.give, *self._box.files.see, *([self._options.out] if self._options.out else [])),
@@ -89,52 +85,18 @@ class Supervisor:
             raise UsageError("no_lead", f"{file} holds no agent's calls", remedy=remedy)
         return cassette
 
-    def _demand(self, profile: Profile) -> None:
-        """A box starts only where what it needs is enforced."""
-        weak = [name for name in self._box.sandbox.need if profile.guarantees[name].strength != "enforced"]
-        if weak:
-            remedies = "; ".join(f"{name}: {profile.guarantees[name].remedy}" for name in weak)
-            raise UnsafeError(
-                "unsafe",
-                f"this machine does not enforce what the box needs: {', '.join(weak)}",
-                remedy=f"{remedies}; or take it out of [sandbox] need",
-            )
-
     async def _in_folder(self, folder: RunFolder, routing: Routing, stack: AsyncExitStack) -> EndRecord:
-        box = self._box
-        text = effective_toml(box)
-        write_atomically(folder.box_file, text.encode())
-        journal = Journal.create(folder.journal)
-        stack.callback(journal.close)
-        host = {"kernel": platform.release(), "python": platform.python_version(), "uid": os.getuid()}
-        journal.append(RunStarted(folder.id, folder.name, box.goal.strip(), folder.box_digest, __version__, boot_id(), host))
-        flusher = asyncio.create_task(self._flush(journal))
-        stack.callback(flusher.cancel)
-        clock = BoxClock()
-        brake = Brake(folder, journal, clock)
-        ledger = Ledger(journal)
-        open_accounts(ledger, box)
-        pace = Pace(box, clock, journal)
-        ending = Ending(self._options.out, self._options.force, box, folder, clock, ledger, pace, journal)
-        control = Control(folder, self._verbs(brake, pace))
-        await control.start()
-        stack.push_async_callback(control.close)
-        journal.flush()
+        books = await open_books(folder, self._box, stack, self._options.out, self._options.force)
+        journal, brake, ledger, ending = books.journal, books.brake, books.ledger, books.ending
         self._began(folder)
         try:
-            await self._in_box(folder, routing, journal, clock, brake, ledger, pace, ending)
+            await self._in_box(folder, routing, journal, books.clock, brake, ledger, books.pace, ending)
         except GearcaseError as error:
             journal.append(Failure(error.envelope()))
             ending.failed(error)
         if self._options.record is not None and self._options.record.exists():
             shutil.copyfile(self._options.record, folder.cassette)  # so that the run can be replayed by its name, too
-        close_agent_accounts(ledger)
-        charge_time(ledger, clock.now())
-        record = ending.record(brake.level)
-        ledger.close(RUN)
-        journal.append(RunEnded(record.status, record.as_json()))
-        await journal.durable()
-        return record
+        return await books.close()
 
     async def _in_box(
         self,
@@ -253,35 +215,6 @@ class Supervisor:
             await asyncio.sleep(0.25)
         if pace.limit not in ("wall", "cpu_time"):
             await asyncio.Event().wait()  # the agent's loop ends itself on the other limits
-
-    def _verbs(self, brake: Brake, pace: Pace) -> Mapping[str, Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]]:
-        async def freeze(request: Mapping[str, Any]) -> dict[str, Any]:
-            took = await brake.pull(Level.FROZEN, str(request.get("by") or "operator"), str(request.get("reason") or ""))
-            return {"level": brake.level.name.lower(), "milliseconds": round(took, 1)}
-
-        async def resume(request: Mapping[str, Any]) -> dict[str, Any]:
-            await brake.pull(Level.RUNNING, "operator")
-            await brake.pull(Level.RUNNING, "budget")
-            return {"level": brake.level.name.lower()}
-
-        async def wind_down(request: Mapping[str, Any]) -> dict[str, Any]:
-            pace.wind_down("operator", "asked to hand in")
-            return await resume(request)
-
-        async def kill(request: Mapping[str, Any]) -> dict[str, Any]:
-            took = await brake.pull(Level.KILLED, "operator", str(request.get("reason") or ""))
-            return {"level": "killed", "milliseconds": round(took, 1)}
-
-        async def status(request: Mapping[str, Any]) -> dict[str, Any]:
-            return {"level": brake.level.name.lower(), "phase": pace.phase}
-
-        return {"freeze": freeze, "resume": resume, "wind_down": wind_down, "kill": kill, "status": status}
-
-    @staticmethod
-    async def _flush(journal: Journal) -> None:
-        while True:
-            await asyncio.sleep(FLUSH_EVERY)
-            journal.flush()
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
