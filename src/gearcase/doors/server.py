@@ -48,7 +48,7 @@ class Reply:
 
 Handler = Callable[[HttpRequest], Awaitable[Reply]]
 Gate = Callable[[HttpRequest], Reply | None]
-"""Sees a request before its body is read (`body` is empty): None lets it in, a whole reply refuses it."""
+"""Sees a request without its body: None lets it in, a whole reply refuses it, and then nothing of the body is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,17 +231,18 @@ class _App:
         connection: _Connection,
     ) -> None:
         head = HttpRequest(scope["method"], scope["path"], scope["query_string"], tuple(scope["headers"]), b"")
-        if self._gate is not None and (refused := self._gate(head)) is not None:
-            await _send(send, refused)  # the connection drops what is left of the body
-            return
+        refused = self._gate(head) if self._gate is not None else None
         try:
             async with asyncio.timeout(self._bounds.body_within):
-                body = await self._body(receive)
+                body = await self._body(receive, keep=refused is None)
         except TimeoutError:
             await _send(send, Reply(408, {"connection": "close"}, b""))
             return
         if body is None:
             await _send(send, Reply(413, {"connection": "close"}, b"The request's body is too large."))
+            return
+        if refused is not None:
+            await _send(send, refused)
             return
         connection.flow.resume_reading()  # a large body paused it, and whoever does not read does not see that the client left
         request = replace(head, body=body)
@@ -277,7 +278,8 @@ class _App:
                     await send(message)
         await send({"type": "http.response.body", "body": b""})
 
-    async def _body(self, receive: Callable[[], Awaitable[Any]]) -> bytes | None:
+    async def _body(self, receive: Callable[[], Awaitable[Any]], keep: bool) -> bytes | None:
+        """The body, None when it is too large. One that is not kept is read all the same: its sender would not hear a reply before."""
         parts: list[bytes] = []
         size = 0
         while True:
@@ -288,7 +290,8 @@ class _App:
             size += len(part)
             if size > self._bounds.body_bytes:
                 return None
-            parts.append(part)
+            if keep:
+                parts.append(part)
             if not message.get("more_body"):
                 return parts[0] if len(parts) == 1 else b"".join(parts)
 

@@ -1,7 +1,7 @@
 """Who may use a model door that stands on a port of this machine, where every local program can connect.
 
 A request is let in when it was sent to this machine by name, was not made by a web page, and carries the door's token where clients
-of the protocols carry their API key. All else is refused before its body is read.
+of the protocols carry their API key. All else is refused, and nothing of its body is kept.
 
 Threat: other users and programs of this machine that spend; web pages that reach loopback ports, under a name of their own that
 resolves to 127.0.0.1 (DNS rebinding) or across origins.
