@@ -11,7 +11,6 @@ from rich.text import Text
 from gearcase.box import LoadedBox, effective_toml
 from gearcase.cli import options as o
 from gearcase.cli.console import err, interactive, out, print_json
-from gearcase.errors import UsageError
 from gearcase.run.options import RunOptions
 from gearcase.run.record import EndRecord
 from gearcase.runs import RunFolder
@@ -54,10 +53,6 @@ def run(
         file = Path("box.toml")
     typed = o.BoxOptions(file, goal, give, see, take, check, allow, usd, tokens, wall, steps, memory, cpus, disk, model, worker)
     box = o.loaded(typed)
-    _complete(box, require_checks)
-    if dry_run:
-        _show_plan(box, as_json)
-        return
     settings = RunOptions(
         box=box,
         out=output,
@@ -67,6 +62,12 @@ def run(
         require_checks=require_checks,
         interactive=interactive() and not as_json,
     )
+    settings.require_complete()
+    if not box.box.files.take:
+        err().print(Text("nothing may leave this box: name deliverables with --take 'out/**'", "yellow"))
+    if dry_run:
+        _show_plan(box, as_json)
+        return
     raise typer.Exit(follow_run(settings, quiet or as_json, as_json).exit_code)
 
 
@@ -100,25 +101,6 @@ def _left_frozen(folder: RunFolder) -> EndRecord:
     view = history(folder).view
     resume = f"gearcase resume {folder.name}"
     return EndRecord(folder.id, folder.name, "frozen", spent=view.spent, journal_head=view.head, how_to_resume=resume)
-
-
-def _complete(box: LoadedBox, require_checks: bool) -> None:
-    if not box.box.goal.strip():
-        raise UsageError(
-            "no_goal", "there is no goal", remedy='say what shall be reached: gearcase run "GOAL", or goal = "..." in the box'
-        )
-    if box.box.model.lead is None:
-        raise UsageError(
-            "no_model",
-            "no model drives the agent",
-            remedy="name one: --model anthropic/claude-opus-5-5 (its key in ANTHROPIC_API_KEY), or lead = ... under [model]",
-        )
-    if require_checks and not box.box.checks:
-        raise UsageError(
-            "no_checks", "no check is declared", remedy="add --check 'COMMAND' or a [[check]]; without one nothing is verified"
-        )
-    if not box.box.files.take:
-        err().print(Text("nothing may leave this box: name deliverables with --take 'out/**'", "yellow"))
 
 
 def _show_plan(box: LoadedBox, as_json: bool) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gearcase.box import LoadedBox
+from gearcase.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +24,23 @@ class RunOptions:
     interactive: bool = False
     program: tuple[str, ...] = ()  # `gearcase exec`: run this in place of an agent
     program_output: int = 1  # descriptor of this process that gets what the program prints
+
+    def require_complete(self) -> None:
+        """Raises UsageError `no_goal`, `no_model`, `no_checks` for a run of an agent that lacks what it needs."""
+        box = self.box.box
+        if not box.goal.strip():
+            raise UsageError(
+                "no_goal", "there is no goal", remedy='say what shall be reached: gearcase run "GOAL", or goal = "..." in the box'
+            )
+        if box.model.lead is None and self.cassette is None:
+            raise UsageError(
+                "no_model",
+                "no model drives the agent",
+                remedy="name one: --model anthropic/claude-opus-5-5 (its key in ANTHROPIC_API_KEY), or lead = ... under [model]",
+            )
+        if self.require_checks and not box.checks:
+            raise UsageError(
+                "no_checks",
+                "no check is declared",
+                remedy="add --check 'COMMAND' or a [[check]]; without one nothing is verified",
+            )
