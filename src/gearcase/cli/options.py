@@ -35,6 +35,7 @@ Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the de
 Force = Annotated[bool, typer.Option("--force", help="Deliver over existing files.")]
 RunName = Annotated[str, typer.Option("--name", help="Name of the run; default two words.")]
 Record = Annotated[Path | None, typer.Option("--record", help="Record the model traffic to this cassette.")]
+RequireChecks = Annotated[bool, typer.Option("--require-checks", help="Refuse to start without a check.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, on stdout.")]
 RunReference = Annotated[
     str, typer.Argument(metavar="[RUN]", help="Id, name, or a unique prefix of one; default: the latest.", show_default=False)

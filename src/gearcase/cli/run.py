@@ -39,7 +39,7 @@ def run(
     name: o.RunName = "",
     record: o.Record = None,
     as_json: o.Json = False,
-    require_checks: Annotated[bool, typer.Option("--require-checks", help="Refuse to start without a check.")] = False,
+    require_checks: o.RequireChecks = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the effective box and its worst case; start nothing.")
     ] = False,

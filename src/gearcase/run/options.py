@@ -26,9 +26,9 @@ class RunOptions:
     program_output: int = 1  # descriptor of this process that gets what the program prints
 
     def require_complete(self) -> None:
-        """Raises UsageError `no_goal`, `no_model`, `no_checks` for a run of an agent that lacks what it needs."""
+        """Raises UsageError `no_goal`, `no_model`, `no_checks` for a run of an agent that lacks what it needs. A cassette brings its model."""
         box = self.box.box
-        if not box.goal.strip():
+        if not box.goal.strip() and self.cassette is None:
             raise UsageError(
                 "no_goal", "there is no goal", remedy='say what shall be reached: gearcase run "GOAL", or goal = "..." in the box'
             )
