@@ -26,7 +26,7 @@ class RunOptions:
     program_output: int = 1  # descriptor of this process that gets what the program prints
 
     def require_complete(self) -> None:
-        """Raises UsageError `no_goal`, `no_model`, `no_checks` for a run of an agent that lacks what it needs. A cassette brings its model."""
+        """Raises UsageError `no_goal`, `no_model`, `no_checks` for an agent that lacks what it needs. A cassette brings its model."""
         box = self.box.box
         if not box.goal.strip() and self.cassette is None:
             raise UsageError(
