@@ -30,6 +30,7 @@ COMMANDS: dict[str, _Entry] = {
     "demo": _Entry("demo", "demo"),
     "run": _Entry("run", "run"),
     "exec": _Entry("exec", "execute", _REST),
+    "door": _Entry("door", "door"),
     "replay": _Entry("replay", "replay"),
     "ps": _Entry("ps", "ps"),
     "logs": _Entry("logs", "logs"),

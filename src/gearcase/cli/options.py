@@ -19,6 +19,7 @@ CheckOption = Annotated[
     list[str] | None, typer.Option("--check", help="Acceptance check; exit 0 passes (repeat).", metavar="COMMAND")
 ]
 Usd = Annotated[str | None, typer.Option("--usd", help="Most dollars for model calls.", metavar="DOLLARS")]
+UsdPerMinute = Annotated[str | None, typer.Option("--usd-per-minute", help="Most dollars in any minute.", metavar="DOLLARS")]
 Tokens = Annotated[str | None, typer.Option("--tokens", help="Most tokens of model calls.", metavar="COUNT")]
 Wall = Annotated[str | None, typer.Option("--wall", help="Most time, such as 45m.", metavar="TIME")]
 Steps = Annotated[str | None, typer.Option("--steps", help="Most turns of the agent.", metavar="COUNT")]
@@ -34,6 +35,7 @@ Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the de
 Force = Annotated[bool, typer.Option("--force", help="Deliver over existing files.")]
 RunName = Annotated[str, typer.Option("--name", help="Name of the run; default two words.")]
 Record = Annotated[Path | None, typer.Option("--record", help="Record the model traffic to this cassette.")]
+RequireChecks = Annotated[bool, typer.Option("--require-checks", help="Refuse to start without a check.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, on stdout.")]
 RunReference = Annotated[
     str, typer.Argument(metavar="[RUN]", help="Id, name, or a unique prefix of one; default: the latest.", show_default=False)
@@ -60,6 +62,7 @@ class BoxOptions:
     disk: str | None = None
     model: str | None = None
     worker: str | None = None
+    usd_per_minute: str | None = None
 
 
 def loaded(options: BoxOptions) -> LoadedBox:
@@ -80,10 +83,10 @@ def _overrides(options: BoxOptions) -> Iterable[Override]:
         yield Override(("check",), {"name": f"check-{number}", "run": run}, "--check")
     for value in options.allow or ():
         yield Override(("model", "allow"), value, "--allow")
-    for key in ("usd", "wall", "memory", "cpus", "disk"):
+    for key in ("usd", "usd_per_minute", "wall", "memory", "cpus", "disk"):
         value: Any = getattr(options, key)
         if value is not None:
-            yield Override(("limits", key), value, f"--{key}")
+            yield Override(("limits", key), value, f"--{key.replace('_', '-')}")
     for key in ("tokens", "steps"):
         text: str | None = getattr(options, key)
         if text is not None:

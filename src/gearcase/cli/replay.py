@@ -37,6 +37,7 @@ def replay(
     strict: Annotated[
         bool, typer.Option("--strict", help="End at the first call that is not as recorded, and show the difference.")
     ] = False,
+    require_checks: o.RequireChecks = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No live view.")] = False,
 ) -> None:
     """Run a box again with recorded model traffic: no provider is asked, nothing is paid, every command is really executed.
@@ -55,7 +56,10 @@ def replay(
             raise UsageError("box_of_a_run", "a run has its box", remedy="leave -f out, or name a cassette's file")
         folder = find(run)
         box, played = load_box(folder.box_file), cassette or _own(folder)
-    settings = RunOptions(box=box, out=output, force=force, name=name, cassette=played.resolve(), strict=strict)
+    settings = RunOptions(
+        box=box, out=output, force=force, name=name, cassette=played.resolve(), strict=strict, require_checks=require_checks
+    )
+    settings.require_complete()
     before = ending(folder).status if folder else ""
     record = follow_run(settings, quiet or as_json, as_json)
     if folder is not None:

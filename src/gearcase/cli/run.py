@@ -12,7 +12,6 @@ from rich.text import Text
 from gearcase.box import LoadedBox, effective_toml
 from gearcase.cli import options as o
 from gearcase.cli.console import err, interactive, out, print_json
-from gearcase.errors import UsageError
 from gearcase.run.options import RunOptions
 from gearcase.run.record import EndRecord
 from gearcase.runs import RunFolder
@@ -48,7 +47,7 @@ def run(
     name: o.RunName = "",
     record: o.Record = None,
     as_json: o.Json = False,
-    require_checks: Annotated[bool, typer.Option("--require-checks", help="Refuse to start without a check.")] = False,
+    require_checks: o.RequireChecks = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the effective box and its worst case; start nothing.")
     ] = False,
@@ -67,10 +66,6 @@ def run(
         file = Path("box.toml")
     typed = o.BoxOptions(file, goal, give, see, take, check, allow, usd, tokens, wall, steps, memory, cpus, disk, model, worker)
     box = o.loaded(typed)
-    _complete(box, require_checks)
-    if dry_run:
-        _show_plan(box, as_json)
-        return
     settings = RunOptions(
         box=box,
         out=output,
@@ -82,6 +77,12 @@ def run(
         unanswered="deny" if unanswered is Unanswered.DENY else "wind-down",
         after=parse_duration(after),
     )
+    settings.require_complete()
+    if not box.box.files.take:
+        err().print(Text("nothing may leave this box: name deliverables with --take 'out/**'", "yellow"))
+    if dry_run:
+        _show_plan(box, as_json)
+        return
     if detach:
         _begin(settings, as_json)
         return
@@ -131,25 +132,6 @@ def left_frozen(folder: RunFolder) -> EndRecord:
     view = history(folder).view
     resume = f"gearcase resume {folder.name}"
     return EndRecord(folder.id, folder.name, "frozen", spent=view.spent, journal_head=view.head, how_to_resume=resume)
-
-
-def _complete(box: LoadedBox, require_checks: bool) -> None:
-    if not box.box.goal.strip():
-        raise UsageError(
-            "no_goal", "there is no goal", remedy='say what shall be reached: gearcase run "GOAL", or goal = "..." in the box'
-        )
-    if box.box.model.lead is None:
-        raise UsageError(
-            "no_model",
-            "no model drives the agent",
-            remedy="name one: --model anthropic/claude-opus-5-5 (its key in ANTHROPIC_API_KEY), or lead = ... under [model]",
-        )
-    if require_checks and not box.box.checks:
-        raise UsageError(
-            "no_checks", "no check is declared", remedy="add --check 'COMMAND' or a [[check]]; without one nothing is verified"
-        )
-    if not box.box.files.take:
-        err().print(Text("nothing may leave this box: name deliverables with --take 'out/**'", "yellow"))
 
 
 def _show_plan(box: LoadedBox, as_json: bool) -> None:

@@ -1,8 +1,8 @@
-"""HTTP for doors: one handler per listening socket, on sockets that were born inside a box.
+"""HTTP for doors: one handler per listening socket, on sockets that were born inside a box, or on a loopback port of this machine.
 
-The listener says who is asking; a connection carries no other identity. A handler gets a whole request and gives a reply, whole or as
-chunks. Built on uvicorn's HTTP protocol (a C parser that refuses smuggling), with the limits that a hostile client makes necessary:
-connections, header bytes, body bytes, and deadlines for headers, bodies and idleness.
+In a box the listener says who is asking; a connection carries no other identity. Where anybody can connect, a *gate* asks for one. A
+handler gets a whole request and gives a reply, whole or as chunks. Built on uvicorn's HTTP protocol (a C parser that refuses smuggling),
+with the limits that a hostile client makes necessary: connections, header bytes, body bytes, and deadlines for headers, bodies, idleness.
 
 Threat: a box that exhausts the host process with connections, endless headers or bodies, slow sending, or ambiguous framing.
 """
@@ -13,7 +13,7 @@ import asyncio
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from uvicorn.config import Config
@@ -47,6 +47,8 @@ class Reply:
 
 
 Handler = Callable[[HttpRequest], Awaitable[Reply]]
+Gate = Callable[[HttpRequest], Reply | None]
+"""Sees a request without its body: None lets it in, a whole reply refuses it, and then nothing of the body is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +88,21 @@ class Server:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def serve(sock: socket.socket, handler: Handler, *, limits: ServerLimits | None = None, cancel: bool = False) -> Server:
-    """Serve HTTP/1.1 on a listening socket until the Server is closed.
+async def serve(
+    sock: socket.socket,
+    handler: Handler,
+    *,
+    limits: ServerLimits | None = None,
+    cancel: bool = False,
+    gate: Gate | None = None,
+) -> Server:
+    """Serve HTTP/1.1 on a listening socket until the Server is closed. What the `gate` refuses never reaches the handler.
 
     With `cancel` a handler is cancelled once its client has gone; without, it goes on to its reply, which nobody reads. A stream
     always ends with its client.
     """
     bounds = limits or ServerLimits()
-    app = _App(handler, bounds, cancel)
+    app = _App(handler, bounds, cancel, gate)
     config = Config(
         app,
         lifespan="off",
@@ -198,10 +207,11 @@ class _Connection(HttpToolsProtocol):
 class _App:
     """The ASGI side: gather the body within bounds, call the handler, send its reply."""
 
-    def __init__(self, handler: Handler, bounds: ServerLimits, cancel: bool) -> None:
+    def __init__(self, handler: Handler, bounds: ServerLimits, cancel: bool, gate: Gate | None) -> None:
         self._handler = handler
         self._bounds = bounds
         self._cancel = cancel
+        self._gate = gate
 
     async def __call__(
         self, scope: Mapping[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
@@ -220,17 +230,22 @@ class _App:
         send: Callable[[Any], Awaitable[None]],
         connection: _Connection,
     ) -> None:
+        head = HttpRequest(scope["method"], scope["path"], scope["query_string"], tuple(scope["headers"]), b"")
+        refused = self._gate(head) if self._gate is not None else None
         try:
             async with asyncio.timeout(self._bounds.body_within):
-                body = await self._body(receive)
+                body = await self._body(receive, keep=refused is None)
         except TimeoutError:
             await _send(send, Reply(408, {"connection": "close"}, b""))
             return
         if body is None:
             await _send(send, Reply(413, {"connection": "close"}, b"The request's body is too large."))
             return
+        if refused is not None:
+            await _send(send, refused)
+            return
         connection.flow.resume_reading()  # a large body paused it, and whoever does not read does not see that the client left
-        request = HttpRequest(scope["method"], scope["path"], scope["query_string"], tuple(scope["headers"]), body)
+        request = replace(head, body=body)
         with connection.watched(self._cancel):
             reply = await self._handler(request)
         if isinstance(reply.chunks, bytes):
@@ -263,7 +278,8 @@ class _App:
                     await send(message)
         await send({"type": "http.response.body", "body": b""})
 
-    async def _body(self, receive: Callable[[], Awaitable[Any]]) -> bytes | None:
+    async def _body(self, receive: Callable[[], Awaitable[Any]], keep: bool) -> bytes | None:
+        """The body, None when it is too large. One that is not kept is read all the same: its sender would not hear a reply before."""
         parts: list[bytes] = []
         size = 0
         while True:
@@ -274,7 +290,8 @@ class _App:
             size += len(part)
             if size > self._bounds.body_bytes:
                 return None
-            parts.append(part)
+            if keep:
+                parts.append(part)
             if not message.get("more_body"):
                 return parts[0] if len(parts) == 1 else b"".join(parts)
 

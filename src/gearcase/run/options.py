@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from gearcase.box import LoadedBox
+from gearcase.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +27,23 @@ class RunOptions:
     after: float = 1800.0  # seconds
     program: tuple[str, ...] = ()  # `gearcase exec`: run this in place of an agent
     program_output: int = 1  # descriptor of this process that gets what the program prints
+
+    def require_complete(self) -> None:
+        """Raises UsageError `no_goal`, `no_model`, `no_checks` for an agent that lacks what it needs. A cassette brings its model."""
+        box = self.box.box
+        if not box.goal.strip() and self.cassette is None:
+            raise UsageError(
+                "no_goal", "there is no goal", remedy='say what shall be reached: gearcase run "GOAL", or goal = "..." in the box'
+            )
+        if box.model.lead is None and self.cassette is None:
+            raise UsageError(
+                "no_model",
+                "no model drives the agent",
+                remedy="name one: --model anthropic/claude-opus-5-5 (its key in ANTHROPIC_API_KEY), or lead = ... under [model]",
+            )
+        if self.require_checks and not box.checks:
+            raise UsageError(
+                "no_checks",
+                "no check is declared",
+                remedy="add --check 'COMMAND' or a [[check]]; without one nothing is verified",
+            )

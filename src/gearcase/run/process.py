@@ -1,7 +1,8 @@
 """The process of a run: a child of the command that starts it, with a session of its own.
 
 The command that a person typed only watches: it may be interrupted or lose its terminal and the run goes on. The child is forked
-before there is an event loop or a thread, and says over a pipe whether the run began or why not.
+before there is an event loop or a thread, and says over a pipe whether the run began or why not. A program that may have both by
+now has its run in a fresh interpreter (`spawn`), because a fork would copy locks that nobody in the child ever opens.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import pickle
 import signal
 import sys
 import traceback
@@ -21,6 +23,9 @@ from gearcase.journal import read
 from gearcase.run.options import RunOptions
 from gearcase.run.record import EndRecord
 from gearcase.runs import RunFolder, find
+
+PIPE = 3
+"""Descriptor by which a fresh interpreter says whether its run began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +50,42 @@ def start(options: RunOptions) -> Started:
         code = RunError.exit_code
         try:
             os.close(receive)
-            code = _child(options, send)
+            code = drive(options, send)
         finally:
             os._exit(code)  # whatever happened: the caller's code belongs to the parent alone
     os.close(send)
+    return _began(pid, receive)
+
+
+def spawn(options: RunOptions) -> Started:
+    """Begin a run in a fresh interpreter. Raises as `start` does. Safe beside threads and event loops."""
+    receive, send = os.pipe()
+    given, giving = os.pipe()
+    # Whatever lies in the working directory is no module of ours: -P.
+    command = [sys.executable, "-P", "-m", "gearcase.run"]
+    streams = [(os.POSIX_SPAWN_DUP2, given, 0), (os.POSIX_SPAWN_DUP2, send, PIPE)]
+    try:
+        pid = os.posix_spawn(command[0], command, os.environ, file_actions=streams)
+    except OSError as error:
+        for descriptor in (receive, giving):
+            os.close(descriptor)
+        remedy = "see that this Python's own program can be started"
+        raise RunError("not_started", f"{command[0]} cannot be started", cause=str(error), remedy=remedy) from error
+    finally:
+        os.close(given)
+        os.close(send)
+    try:
+        with os.fdopen(giving, "wb") as pipe, suppress(BrokenPipeError):
+            pickle.dump(options, pipe)
+        return _began(pid, receive)
+    except BaseException as error:
+        if not isinstance(error, GearcaseError):  # interrupted while it began: it must not go on alone
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        raise
+
+
+def _began(pid: int, receive: int) -> Started:
     with os.fdopen(receive, "rb") as pipe:
         told = pipe.read()
     if not told:
@@ -78,7 +115,7 @@ def ending(folder: RunFolder) -> EndRecord:
     return as_told(folder, why)
 
 
-def _child(options: RunOptions, pipe: int) -> int:
+def drive(options: RunOptions, pipe: int) -> int:
     """The run's own process, up to its exit status. Never returns into the caller's code."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

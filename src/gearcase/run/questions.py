@@ -30,9 +30,9 @@ class Questions:
     brake: Brake
     ledger: Ledger
     pace: Pace
-    answered: bool
-    unanswered: Unanswered
-    after: float
+    answered: bool = False
+    unanswered: Unanswered = "wind-down"
+    after: float = 1800.0
 
     async def more_money(self, refusal: bytes) -> bool:
         """Ask where the lead's next call was refused, with this body. True: it may be tried again."""

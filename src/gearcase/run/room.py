@@ -13,11 +13,11 @@ from gearcase.doors.gear import GearDoor
 from gearcase.doors.model.door import Caller, ModelDoor
 from gearcase.doors.resolver import Resolver
 from gearcase.doors.server import Server, serve
-from gearcase.errors import UsageError
+from gearcase.errors import UnsafeError, UsageError
 from gearcase.events import CommandEnded, CommandStarted, SandboxClosed, SandboxLost, SandboxOpened, Tick
 from gearcase.run.accounts import LEAD, Pace
 from gearcase.sandbox.trees import write_file
-from gearcase.seams import Command, CommandResult, Driver, Limits, Listener, Mount, Recorder, Sandbox, SandboxSpec
+from gearcase.seams import Command, CommandResult, Driver, Limits, Listener, Mount, Profile, Recorder, Sandbox, SandboxSpec
 
 MODEL = Listener("model.box", "198.18.0.1", 80)
 GEAR = Listener("gear.box", "198.18.0.2", 80)
@@ -45,6 +45,18 @@ def sandbox_limits(box: Box) -> Limits:
     """The compute that a box asks of its driver."""
     limits = box.limits
     return Limits(limits.memory, limits.cpus, limits.disk, limits.processes)
+
+
+def demand(box: Box, profile: Profile) -> None:
+    """A box starts only where what it needs is enforced. Raises UnsafeError `unsafe`."""
+    weak = [name for name in box.sandbox.need if profile.guarantees[name].strength != "enforced"]
+    if weak:
+        remedies = "; ".join(f"{name}: {profile.guarantees[name].remedy}" for name in weak)
+        raise UnsafeError(
+            "unsafe",
+            f"this machine does not enforce what the box needs: {', '.join(weak)}",
+            remedy=f"{remedies}; or take it out of [sandbox] need",
+        )
 
 
 async def open_sandbox(driver: Driver, box: Box, identity: str) -> Sandbox:

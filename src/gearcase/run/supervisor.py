@@ -8,45 +8,38 @@ from __future__ import annotations
 
 import asyncio
 import os
-import platform
 import shutil
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
-from gearcase import __version__
 from gearcase.agent.loop import AgentEnd
-from gearcase.allowance import DailyAllowance, refuse_above
-from gearcase.box import effective_toml
-from gearcase.brake import BoxClock, Brake, Control, Level
+from gearcase.allowance import refuse_above
+from gearcase.brake import Brake, Level
 from gearcase.doors.files import give
 from gearcase.doors.gear import GearDoor
 from gearcase.doors.model.door import ModelDoor
 from gearcase.doors.model.routing import Routing
 from gearcase.doors.model.upstreams.cassette import Cassette
 from gearcase.doors.repositories import remember
-from gearcase.errors import GearcaseError, RunError, UnsafeError, UsageError
-from gearcase.events import Failure, RunEnded, RunStarted
-from gearcase.journal import Journal
-from gearcase.ledger import Ledger
-from gearcase.run.accounts import RUN, Pace, charge_time, close_agent_accounts, open_accounts
-from gearcase.run.ending import End, Ending
+from gearcase.errors import GearcaseError, RunError, UsageError
+from gearcase.events import Failure
+from gearcase.run.accounts import Pace
+from gearcase.run.books import Books, open_books
+from gearcase.run.ending import End
 from gearcase.run.handover import Acceptance, unless_killed
 from gearcase.run.lead import Lead
 from gearcase.run.operations import Operations
 from gearcase.run.options import RunOptions
-from gearcase.run.questions import BUDGET, Questions
 from gearcase.run.record import EndRecord
-from gearcase.run.room import Room, open_sandbox, sandbox_limits
+from gearcase.run.room import Room, demand, open_sandbox, sandbox_limits
 from gearcase.run.workspace import Snapshot, Workspace
-from gearcase.runs import RunFolder, boot_id, create, write_atomically
+from gearcase.runs import RunFolder, create
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.namespaces import NamespacesDriver
 from gearcase.sandbox.threads import in_thread
-from gearcase.seams import Command, Driver, Profile
+from gearcase.seams import Command, Driver
 
-FLUSH_EVERY = 0.05
-"""Seconds after which what was appended is handed to the kernel, so that watchers see it."""
 _HEARD = 1.0
 """Seconds in which the end of a box is told after a command in it failed of it."""
 
@@ -66,7 +59,7 @@ class Supervisor:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._driver.close)
             profile = await self._driver.profile(sandbox_limits(self._box))
-            self._demand(profile)
+            demand(self._box, profile)
             routing = Routing(
                 self._box.model,
                 forbidden=(*self._box.files.give, *self._box.files.see, *([self._options.out] if self._options.out else [])),
@@ -94,73 +87,31 @@ class Supervisor:
             raise UsageError("no_lead", f"{file} holds no agent's calls", remedy=remedy)
         return cassette
 
-    def _demand(self, profile: Profile) -> None:
-        """A box starts only where what it needs is enforced."""
-        weak = [name for name in self._box.sandbox.need if profile.guarantees[name].strength != "enforced"]
-        if weak:
-            remedies = "; ".join(f"{name}: {profile.guarantees[name].remedy}" for name in weak)
-            raise UnsafeError(
-                "unsafe",
-                f"this machine does not enforce what the box needs: {', '.join(weak)}",
-                remedy=f"{remedies}; or take it out of [sandbox] need",
-            )
-
     async def _in_folder(self, folder: RunFolder, routing: Routing, stack: AsyncExitStack) -> EndRecord:
-        box = self._box
-        text = effective_toml(box)
-        write_atomically(folder.box_file, text.encode())
-        journal = Journal.create(folder.journal)
-        stack.callback(journal.close)
-        host = {"kernel": platform.release(), "python": platform.python_version(), "uid": os.getuid()}
-        journal.append(RunStarted(folder.id, folder.name, box.goal.strip(), folder.box_digest, __version__, boot_id(), host))
-        flusher = asyncio.create_task(self._flush(journal))
-        stack.callback(flusher.cancel)
-        clock = BoxClock()
-        brake = Brake(folder, journal, clock)
-        ledger = Ledger(journal)
-        open_accounts(ledger, box)
-        pace = Pace(box, clock, journal)
-        ending = Ending(self._options.out, self._options.force, box, folder, clock, ledger, pace, journal)
+        books = await open_books(folder, self._box, stack, self._options.out, self._options.force)
         options = self._options
-        questions = Questions(folder.name, brake, ledger, pace, options.answered, options.unanswered, options.after)
-        control = Control(folder, self._verbs(brake, pace, questions))
-        await control.start()
-        stack.push_async_callback(control.close)
-        journal.flush()
+        books.questions.answered = options.answered
+        books.questions.unanswered, books.questions.after = options.unanswered, options.after
         self._began(folder)
-        allowance = DailyAllowance(folder.id, box.limits.usd_per_day)
         try:
-            try:
-                await self._in_box(folder, routing, journal, clock, brake, ledger, pace, ending, allowance, questions)
-            finally:
-                allowance.close()
+            await self._in_box(folder, routing, books)
         except GearcaseError as error:
-            journal.append(Failure(error.envelope()))
-            ending.failed(error)
+            books.journal.append(Failure(error.envelope()))
+            books.ending.failed(error)
         if self._options.record is not None and self._options.record.exists():
             shutil.copyfile(self._options.record, folder.cassette)  # so that the run can be replayed by its name, too
-        close_agent_accounts(ledger)
-        charge_time(ledger, clock.now())
-        record = ending.record(brake.level)
-        ledger.close(RUN)
-        journal.append(RunEnded(record.status, record.as_json()))
-        await journal.durable()
-        return record
+        return await books.close()
 
-    async def _in_box(
-        self,
-        folder: RunFolder,
-        routing: Routing,
-        journal: Journal,
-        clock: BoxClock,
-        brake: Brake,
-        ledger: Ledger,
-        pace: Pace,
-        ending: Ending,
-        allowance: DailyAllowance,
-        questions: Questions,
-    ) -> None:
+    async def _in_box(self, folder: RunFolder, routing: Routing, books: Books) -> None:
         box = self._box
+        journal, clock, brake, ledger, pace, ending = (
+            books.journal,
+            books.clock,
+            books.brake,
+            books.ledger,
+            books.pace,
+            books.ending,
+        )
         sandbox = await open_sandbox(self._driver, box, folder.id)
         room = Room(sandbox, journal, brake, clock, pace)
         try:
@@ -182,11 +133,11 @@ class Supervisor:
                 durability=box.journal.durability,
                 usd_per_minute=box.limits.usd_per_minute if self._options.cassette is None else None,
                 hosted_tools=box.model.hosted_tools,
-                allowance=allowance,
+                allowance=books.allowance,
             )
             brake.add_door(door)
             acceptance = Acceptance(box, self._driver, sandbox_limits(box), workspace, folder, ledger, journal, brake)
-            lead = Lead(box, sandbox, door, ledger, brake, clock, pace, room.run, questions, self._sleep)
+            lead = Lead(box, sandbox, door, ledger, brake, clock, pace, room.run, books.questions, self._sleep)
             operations = Operations(
                 box=box,
                 sandbox=sandbox,
@@ -268,42 +219,6 @@ class Supervisor:
             await asyncio.sleep(0.25)
         if pace.limit not in ("wall", "cpu_time"):
             await asyncio.Event().wait()  # the agent's loop ends itself on the other limits
-
-    def _verbs(
-        self, brake: Brake, pace: Pace, questions: Questions
-    ) -> Mapping[str, Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]]:
-        async def freeze(request: Mapping[str, Any]) -> dict[str, Any]:
-            took = await brake.pull(Level.FROZEN, str(request.get("by") or "operator"), str(request.get("reason") or ""))
-            return {"level": brake.level.name.lower(), "milliseconds": round(took, 1)}
-
-        async def grant(request: Mapping[str, Any]) -> dict[str, Any]:
-            limit = questions.grant(int(request.get("usd") or 0))
-            return {"level": brake.level.name.lower(), "usd": limit}
-
-        async def resume(request: Mapping[str, Any]) -> dict[str, Any]:
-            added = await grant({"usd": request["add_usd"]}) if request.get("add_usd") else {}
-            await brake.pull(Level.RUNNING, "operator")
-            await brake.pull(Level.RUNNING, BUDGET)
-            return {**added, "level": brake.level.name.lower()}
-
-        async def wind_down(request: Mapping[str, Any]) -> dict[str, Any]:
-            pace.wind_down("operator", "asked to hand in")
-            return await resume(request)
-
-        async def kill(request: Mapping[str, Any]) -> dict[str, Any]:
-            took = await brake.pull(Level.KILLED, "operator", str(request.get("reason") or ""))
-            return {"level": "killed", "milliseconds": round(took, 1)}
-
-        async def status(request: Mapping[str, Any]) -> dict[str, Any]:
-            return {"level": brake.level.name.lower(), "phase": pace.phase}
-
-        return {"freeze": freeze, "resume": resume, "grant": grant, "wind_down": wind_down, "kill": kill, "status": status}
-
-    @staticmethod
-    async def _flush(journal: Journal) -> None:
-        while True:
-            await asyncio.sleep(FLUSH_EVERY)
-            journal.flush()
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -24,7 +24,7 @@ from gearcase.doors.model.admission import Admission, Patience
 from gearcase.doors.model.bounds import Bounds
 from gearcase.doors.model.carrying import Answered, Call, Caller, Carrier
 from gearcase.doors.model.headers import request_headers, response_headers
-from gearcase.doors.model.protocols import BY_PATH, PROTOCOLS, Speech, content_type
+from gearcase.doors.model.protocols import BY_PATH, PROTOCOLS, Speech, content_type, speech_of
 from gearcase.doors.model.protocols.anthropic import COUNT_PATH
 from gearcase.doors.model.protocols.request import ModelRequest, bad_request, denied, read_body
 from gearcase.doors.model.protocols.stream import load
@@ -112,7 +112,7 @@ class ModelDoor:
 
         Cancel it when the client has gone: a call that has left is settled all the same.
         """
-        speech = PROTOCOLS["anthropic" if request.path.startswith("/v1/messages") else BY_PATH.get(request.path, "chat")]
+        speech = speech_of(request.path)
         try:
             if (reply := self._without_call(request)) is not None:
                 return reply

@@ -77,6 +77,11 @@ BY_PATH["/chat/completions"] = "chat"
 BY_PATH["/responses"] = "responses"
 
 
+def speech_of(path: str) -> Speech:
+    """In which protocol a request to this path is refused, whether the door knows the path or not."""
+    return PROTOCOLS["anthropic" if path.startswith("/v1/messages") else BY_PATH.get(path, "chat")]
+
+
 def content_type(stream: bool) -> str:
     """The content type of an answer."""
     return "text/event-stream; charset=utf-8" if stream else "application/json"

@@ -1,0 +1,119 @@
+"""The books of a run: journal, clock, brake, ledger and control socket, from its first record to its last.
+
+Whatever a run is (an agent in a box, a program in one, a model door alone), it begins, obeys the brake, is charged and ends in this
+one way, so that every command that looks at a run finds the same things in its folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gearcase import __version__
+from gearcase.allowance import DailyAllowance
+from gearcase.box import Box, effective_toml
+from gearcase.brake import BoxClock, Brake, Control, Level
+from gearcase.events import RunEnded, RunStarted
+from gearcase.journal import Journal
+from gearcase.ledger import Ledger
+from gearcase.run.accounts import RUN, Pace, charge_time, close_agent_accounts, open_accounts
+from gearcase.run.ending import Ending
+from gearcase.run.questions import BUDGET, Questions
+from gearcase.run.record import EndRecord
+from gearcase.runs import RunFolder, boot_id, write_atomically
+
+FLUSH_EVERY = 0.05
+"""Seconds after which what was appended is handed to the kernel, so that watchers see it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """The books of one run, open."""
+
+    folder: RunFolder
+    journal: Journal
+    clock: BoxClock
+    brake: Brake
+    ledger: Ledger
+    pace: Pace
+    ending: Ending
+    allowance: DailyAllowance
+    questions: Questions
+
+    async def close(self) -> EndRecord:
+        """Close the accounts and write the ending; returns it. Raises RunError when the disk refuses."""
+        self.allowance.close()
+        close_agent_accounts(self.ledger)
+        charge_time(self.ledger, self.clock.now())
+        record = self.ending.record(self.brake.level)
+        self.ledger.close(RUN)
+        self.journal.append(RunEnded(record.status, record.as_json()))
+        await self.journal.durable()
+        return record
+
+
+async def open_books(folder: RunFolder, box: Box, stack: AsyncExitStack, out: Path | None = None, force: bool = False) -> Books:
+    """Begin the books in a new run's folder; the stack ends what keeps them. From here on the brake works."""
+    write_atomically(folder.box_file, effective_toml(box).encode())
+    journal = Journal.create(folder.journal)
+    stack.callback(journal.close)
+    host = {"kernel": platform.release(), "python": platform.python_version(), "uid": os.getuid()}
+    journal.append(RunStarted(folder.id, folder.name, folder.goal, folder.box_digest, __version__, boot_id(), host))
+    flusher = asyncio.create_task(_flush(journal))
+    stack.callback(flusher.cancel)
+    clock = BoxClock()
+    brake = Brake(folder, journal, clock)
+    ledger = Ledger(journal)
+    open_accounts(ledger, box)
+    pace = Pace(box, clock, journal)
+    ending = Ending(out, force, box, folder, clock, ledger, pace, journal)
+    allowance = DailyAllowance(folder.id, box.limits.usd_per_day)
+    questions = Questions(folder.name, brake, ledger, pace)
+    control = Control(folder, _verbs(brake, pace, questions))
+    await control.start()
+    stack.push_async_callback(control.close)
+    journal.flush()
+    return Books(folder, journal, clock, brake, ledger, pace, ending, allowance, questions)
+
+
+async def _flush(journal: Journal) -> None:
+    while True:
+        await asyncio.sleep(FLUSH_EVERY)
+        journal.flush()
+
+
+def _verbs(
+    brake: Brake, pace: Pace, questions: Questions
+) -> Mapping[str, Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]]:
+    async def freeze(request: Mapping[str, Any]) -> dict[str, Any]:
+        took = await brake.pull(Level.FROZEN, str(request.get("by") or "operator"), str(request.get("reason") or ""))
+        return {"level": brake.level.name.lower(), "milliseconds": round(took, 1)}
+
+    async def grant(request: Mapping[str, Any]) -> dict[str, Any]:
+        limit = questions.grant(int(request.get("usd") or 0))
+        return {"level": brake.level.name.lower(), "usd": limit}
+
+    async def resume(request: Mapping[str, Any]) -> dict[str, Any]:
+        added = await grant({"usd": request["add_usd"]}) if request.get("add_usd") else {}
+        await brake.pull(Level.RUNNING, "operator")
+        await brake.pull(Level.RUNNING, BUDGET)
+        return {**added, "level": brake.level.name.lower()}
+
+    async def wind_down(request: Mapping[str, Any]) -> dict[str, Any]:
+        pace.wind_down("operator", "asked to hand in")
+        return await resume(request)
+
+    async def kill(request: Mapping[str, Any]) -> dict[str, Any]:
+        took = await brake.pull(Level.KILLED, "operator", str(request.get("reason") or ""))
+        return {"level": "killed", "milliseconds": round(took, 1)}
+
+    async def status(request: Mapping[str, Any]) -> dict[str, Any]:
+        return {"level": brake.level.name.lower(), "phase": pace.phase}
+
+    return {"freeze": freeze, "resume": resume, "grant": grant, "wind_down": wind_down, "kill": kill, "status": status}
