@@ -48,5 +48,5 @@ def test_where_no_namespaces_can_be_made_a_box_is_refused_and_the_door_alone_sti
         curl -s -o /dev/null -w ' status %{{http_code}} ' $url/v1/messages -d '{ask}'
         kill -INT $door; wait $door
     """
-    code, told = contained(user, forbid + program)
+    code, told = contained(user, forbid + "true" + program)
     assert code == 0 and '"text": "hello"' in told.replace('":"', '": "') and "status 401" in told and "in 1 calls" in told, told
