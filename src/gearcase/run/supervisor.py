@@ -21,6 +21,7 @@ from gearcase.brake import BoxClock, Brake, Control, Level
 from gearcase.doors.files import give
 from gearcase.doors.gear import GearDoor
 from gearcase.doors.model.door import ModelDoor
+from gearcase.doors.model.local.places import Housing
 from gearcase.doors.model.routing import Routing
 from gearcase.doors.model.upstreams.cassette import Cassette
 from gearcase.errors import GearcaseError, RunError, UnsafeError, UsageError
@@ -40,7 +41,7 @@ from gearcase.runs import RunFolder, boot_id, create, write_atomically
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.namespaces import NamespacesDriver
 from gearcase.sandbox.threads import in_thread
-from gearcase.seams import Command, Driver, Profile
+from gearcase.seams import Command, Driver, Profile, Sandbox
 
 FLUSH_EVERY = 0.05
 """Seconds after which what was appended is handed to the kernel, so that watchers see it."""
@@ -116,6 +117,13 @@ class Supervisor:
         open_accounts(ledger, box)
         pace = Pace(box, clock, journal)
         ending = Ending(self._options.out, self._options.force, box, folder, clock, ledger, pace, journal)
+        stayed: list[str] = []
+
+        def release(sandbox: Sandbox, residue: tuple[str, ...]) -> None:
+            brake.remove_sandbox(sandbox)
+            stayed.extend(residue)
+
+        routing.house(Housing(self._driver, journal, brake.add_sandbox, release))
         control = Control(folder, self._verbs(brake, pace))
         await control.start()
         stack.push_async_callback(control.close)
@@ -126,6 +134,8 @@ class Supervisor:
         except GearcaseError as error:
             journal.append(Failure(error.envelope()))
             ending.failed(error)
+        await routing.close()  # local models give back what they had before the residue is told
+        ending.residue += stayed
         if self._options.record is not None and self._options.record.exists():
             shutil.copyfile(self._options.record, folder.cassette)  # so that the run can be replayed by its name, too
         close_agent_accounts(ledger)
