@@ -21,7 +21,7 @@ from gearcase.box import Model, Provider
 from gearcase.doors.model import pricing
 from gearcase.doors.model.local import weights
 from gearcase.doors.model.local.places import Housing
-from gearcase.doors.model.local.server import CONTEXT, MAX_OUTPUT
+from gearcase.doors.model.local.server import CONTEXT, MAX_OUTPUT, find_package
 from gearcase.doors.model.price import Price
 from gearcase.doors.model.upstreams.cassette import Cassette, Recording
 from gearcase.doors.model.upstreams.http import Endpoint, Http
@@ -213,7 +213,8 @@ class Routing:
         """A model on this machine. Its price is nominal, so that limits of money mean something."""
 
         def make() -> Upstream:
-            one = Local(name or "local", weights.locate(name, self._environment), lambda: self._housing)
+            package = find_package()  # first: who lacks it need not fetch half a gigabyte to hear so
+            one = Local(name or "local", package, weights.locate(name, self._environment), lambda: self._housing)
             self._locals.append(one)
             return one
 

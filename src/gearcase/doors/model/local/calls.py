@@ -24,7 +24,10 @@ MOST_CALLS = 8
 _NAMES = ("name", "tool", "tool_name", "function")
 _ARGUMENTS = ("arguments", "parameters", "input", "args")
 _LISTS = ("tool_calls", "calls")
-_WRAPPING = re.compile(r"(?:```[\w-]*|</?tool_calls?>)[ \t]*\n?|\n?[ \t]*```")
+_OPENING = re.compile(r"(?:```[\w-]{0,20}|<tool_calls?>)\s{0,8}$")
+_CLOSING = re.compile(r"\s{0,8}(?:```|</tool_calls?>)")
+_WRAPPING = 40
+"""Characters before a call in which its fence or tag is looked for."""
 _MOST_STARTS = 1000
 _JSON = json.JSONDecoder()
 
@@ -46,15 +49,18 @@ def read(written: str, tools: Mapping[str, Mapping[str, Any]]) -> Found:
         meant = _meant(value, tools)
         if meant is None:
             continue
-        words += [written[at:start], meant] if isinstance(meant, str) else [written[at:start]]
-        at = end
-        if not isinstance(meant, str):
+        opening = _OPENING.search(written, max(at, start - _WRAPPING), start)
+        words.append(written[at : opening.start() if opening else start])
+        closing = _CLOSING.match(written, end)
+        at = closing.end() if closing else end
+        if isinstance(meant, str):
+            words.append(meant)
+        else:
             calls += meant
-    words.append(written[at:])
     if at == 0:
         return Found(written)
-    text = _WRAPPING.sub("", "".join(words)).strip()
-    return Found(text, tuple(calls[:MOST_CALLS]))
+    words.append(written[at:])
+    return Found("".join(words).strip(), tuple(calls[:MOST_CALLS]))
 
 
 def _values(written: str) -> list[tuple[int, int, Any]]:

