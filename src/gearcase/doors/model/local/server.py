@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from gearcase.doors.model.local.places import Boxed, Child, Housing, Place
 from gearcase.errors import RunError, UsageError
 from gearcase.events import Failure
+from gearcase.seams import UpstreamDown
 
 if TYPE_CHECKING:
     import aiohttp
@@ -28,6 +29,8 @@ LOADING = 300.0
 """Seconds until a server that does not answer is given up."""
 RESTARTS = 1
 _POLL = 0.02
+_DYING = 5.0
+"""Seconds in which the end of a server that does not listen any more is noticed."""
 
 
 def find_package() -> Path:
@@ -70,6 +73,28 @@ class Server:
                 await self._start()
             assert self._session is not None
             return self._session
+
+    async def post(self, path: str, body: bytes) -> aiohttp.ClientResponse:
+        """Send a request. Raises RunError `local_model` as `reach` does, UpstreamDown when nothing was sent, else ConnectionError."""
+        import aiohttp
+
+        for last in (False, True):
+            session = await self.reach()
+            try:
+                return await session.post(path, data=body, headers={"content-type": "application/json"})
+            except aiohttp.ClientConnectorError as error:  # nobody listens: its end is being noticed
+                if last:
+                    raise UpstreamDown(f"the local model cannot be reached: {error}") from error
+                await self._settled()
+            except aiohttp.ClientError as error:
+                await self._settled()
+                raise ConnectionError(f"the local model broke off: {type(error).__name__}") from error
+        raise AssertionError("unreachable")
+
+    async def _settled(self) -> None:
+        """Give the end of a server that broke off the time to be noticed, so that the next call meets another one."""
+        if self._life is not None:
+            await asyncio.wait({self._life}, timeout=_DYING)
 
     async def close(self) -> None:
         """End the server and give back what it had. Idempotent."""

@@ -36,11 +36,10 @@ class Local:
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         """See `Upstream`. Raises RunError `local_model` when there is no server any more."""
-        session = await self.server.reach()
         tools = shim.offered(request) if request.path != COUNT_PATH else {}
         if tools:
-            return await _with_tools(session, request, tools)
-        response = await _post(session, request.path, request.body)
+            return await self._with_tools(request, tools)
+        response = await self.server.post(request.path, request.body)
         kind = response.headers.get("content-type", content_type(request.stream))
         return UpstreamResponse(response.status, {"content-type": kind}, _chunks(response))
 
@@ -48,29 +47,17 @@ class Local:
         """See `Upstream`."""
         await self.server.close()
 
-
-async def _with_tools(
-    session: aiohttp.ClientSession, request: UpstreamRequest, tools: Mapping[str, Mapping[str, object]]
-) -> UpstreamResponse:
-    response = await _post(session, "/v1/chat/completions", orjson.dumps(shim.asked(request, tools)))
-    body = b"".join([chunk async for chunk in _chunks(response)])
-    speech = PROTOCOLS[request.protocol]
-    if response.status != 200:
-        message = str(table(load(body).get("error")).get("message") or body[:500].decode("utf-8", "replace"))
-        return UpstreamResponse(response.status, _JSON, _all([speech.refusal(response.status, "local_model", message)]))
-    answer = shim.answered(load(body), request, tools)
-    return UpstreamResponse(
-        200, {"content-type": content_type(request.stream)}, _all(list(speech.render(answer, request.stream)))
-    )
-
-
-async def _post(session: aiohttp.ClientSession, path: str, body: bytes) -> aiohttp.ClientResponse:
-    import aiohttp
-
-    try:
-        return await session.post(path, data=body, headers=_JSON)
-    except aiohttp.ClientError as error:
-        raise ConnectionError(f"the local model broke off: {type(error).__name__}") from error
+    async def _with_tools(self, request: UpstreamRequest, tools: Mapping[str, Mapping[str, object]]) -> UpstreamResponse:
+        response = await self.server.post("/v1/chat/completions", orjson.dumps(shim.asked(request, tools)))
+        body = b"".join([chunk async for chunk in _chunks(response)])
+        speech = PROTOCOLS[request.protocol]
+        if response.status != 200:
+            message = str(table(load(body).get("error")).get("message") or body[:500].decode("utf-8", "replace"))
+            return UpstreamResponse(response.status, _JSON, _all([speech.refusal(response.status, "local_model", message)]))
+        answer = shim.answered(load(body), request, tools)
+        return UpstreamResponse(
+            200, {"content-type": content_type(request.stream)}, _all(list(speech.render(answer, request.stream)))
+        )
 
 
 async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
