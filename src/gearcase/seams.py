@@ -207,6 +207,11 @@ class Sandbox(Protocol):
         """Undo freeze. Idempotent."""
         ...
 
+    @property
+    def frozen(self) -> bool:
+        """Whether it stands still."""
+        ...
+
     async def usage(self) -> Usage:
         """What it uses now."""
         ...

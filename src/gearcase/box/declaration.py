@@ -158,7 +158,7 @@ def _model_name(value: Any) -> Any:
         if not value.partition(":")[2]:
             raise _wrong(f"{value!r} names no path")
         return value
-    if not (slash and provider and rest):
+    if not (slash and provider and rest) and value != "local":
         raise _wrong(f"{value!r} is not a model: write PROVIDER/MODEL, such as anthropic/claude-opus-5-5")
     return value
 

@@ -19,6 +19,7 @@ from gearcase.brake import Brake, Level
 from gearcase.doors.files import give
 from gearcase.doors.gear import GearDoor
 from gearcase.doors.model.door import ModelDoor
+from gearcase.doors.model.local.places import Housing
 from gearcase.doors.model.routing import Routing
 from gearcase.doors.model.upstreams.cassette import Cassette
 from gearcase.doors.repositories import remember
@@ -38,7 +39,7 @@ from gearcase.runs import RunFolder, create
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.namespaces import NamespacesDriver
 from gearcase.sandbox.threads import in_thread
-from gearcase.seams import Command, Driver
+from gearcase.seams import Command, Driver, Sandbox
 
 _HEARD = 1.0
 """Seconds in which the end of a box is told after a command in it failed of it."""
@@ -92,12 +93,21 @@ class Supervisor:
         options = self._options
         books.questions.answered = options.answered
         books.questions.unanswered, books.questions.after = options.unanswered, options.after
+        stayed: list[str] = []
+
+        def release(sandbox: Sandbox, residue: tuple[str, ...]) -> None:
+            books.brake.remove_sandbox(sandbox)
+            stayed.extend(residue)
+
+        routing.house(Housing(self._driver, books.journal, books.brake.add_sandbox, release))
         self._began(folder)
         try:
             await self._in_box(folder, routing, books)
         except GearcaseError as error:
             books.journal.append(Failure(error.envelope()))
             books.ending.failed(error)
+        await routing.close()  # local models give back what they had before the residue is told
+        books.ending.residue += stayed
         if self._options.record is not None and self._options.record.exists():
             shutil.copyfile(self._options.record, folder.cassette)  # so that the run can be replayed by its name, too
         return await books.close()

@@ -1,8 +1,8 @@
 """Which model is meant, what it costs, and who answers for it.
 
-A model is named `PROVIDER/MODEL`, `http://HOST/v1#MODEL`, `manual:DIR`, `cassette:FILE` or `scripted:FILE`. Inside a box only the lead's
-and the worker's model and what `allow` names can be called, with or without the provider before the name. Keys are looked up
-outside: in the environment, a file, or the system's keyring; they never leave this folder's upstreams.
+A model is named `PROVIDER/MODEL`, `http://HOST/v1#MODEL`, `local[/NAME]`, `manual:DIR`, `cassette:FILE` or `scripted:FILE`. Inside a
+box only the lead's and the worker's model and what `allow` names can be called, with or without the provider before the name. Keys are
+looked up outside: in the environment, a file, or the system's keyring; they never leave this folder's upstreams.
 """
 
 from __future__ import annotations
@@ -12,16 +12,20 @@ import importlib
 import ipaddress
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from gearcase.box import Model, Provider
 from gearcase.doors.model import pricing
+from gearcase.doors.model.local import weights
+from gearcase.doors.model.local.places import Housing
+from gearcase.doors.model.local.server import CONTEXT, MAX_OUTPUT, find_package
 from gearcase.doors.model.price import Price
 from gearcase.doors.model.upstreams.cassette import Cassette, Recording
 from gearcase.doors.model.upstreams.http import Endpoint, Http
+from gearcase.doors.model.upstreams.local import Local
 from gearcase.doors.model.upstreams.manual import Manual
 from gearcase.doors.model.upstreams.scripted import Scripted
 from gearcase.errors import Refused, UsageError
@@ -84,6 +88,12 @@ class Routing:
         self._upstreams: dict[str, Upstream] = {}
         self._routes: dict[str, Route] = {}
         self._record: Path | None = None
+        self._locals: list[Local] = []
+        self._housing: Housing | None = None
+
+    def house(self, housing: Housing) -> None:
+        """Where the servers of local models live from now on; without it they are children of this process."""
+        self._housing = housing
 
     def record(self, file: Path) -> None:
         """Record the traffic of every upstream into a cassette; a cassette that is played is not recorded again."""
@@ -136,6 +146,9 @@ class Routing:
                 told.append(f"{differ} from the cassette, the first: {upstream.mismatches[0]}")
         if self._played is not None and self._played.unplayed:
             told.append(f"{_counted(self._played.unplayed, 'recorded call was', 'recorded calls were')} not asked for")
+        for one in self._locals:
+            if one.server.deaths:
+                told.append(f"the server of the local model died {_counted(one.server.deaths, 'time', 'times')}: see the journal")
         return told
 
     async def close(self) -> None:
@@ -186,6 +199,8 @@ class Routing:
             price = self._price("http", model, pricing.nominal(model))
             return Route(reference, "http", model, "chat", _SPEAKS["responses"], price, upstream, self._bills(base))
         provider, _, model = reference.partition("/")
+        if provider == "local" and "local" not in self._model.providers:
+            return self._local(reference, model)
         settings = self._model.providers.get(provider, Provider())
         known = PROVIDERS.get(provider)
         if known is None and (settings.base is None or settings.protocol is None):
@@ -199,6 +214,20 @@ class Routing:
         price = pricing.find(provider, model, self._overrides)
         upstream = self._upstream(provider, lambda: Http(self._endpoint(provider, settings, protocol)))
         return Route(reference, provider, model, protocol, _SPEAKS[protocol], price, upstream, self._played is None)
+
+    def _local(self, reference: str, name: str) -> Route:
+        """A model on this machine. Its price is nominal, so that limits of money mean something."""
+
+        def make() -> Upstream:
+            package = find_package()  # first: who lacks it need not fetch half a gigabyte to hear so
+            one = Local(name or "local", package, weights.locate(name, self._environment), lambda: self._housing)
+            self._locals.append(one)
+            return one
+
+        nominal = replace(pricing.nominal(name or "local"), context_window=CONTEXT, max_output=MAX_OUTPUT)
+        price = self._price("local", name or "local", nominal)
+        upstream = self._upstream(reference, make)
+        return Route(reference, "local", name or "local", "chat", frozenset(_SPEAKS), price, upstream, billed=False)
 
     def _synthetic(self, reference: str, kind: str, place: Path) -> Route:
         def make() -> Upstream:

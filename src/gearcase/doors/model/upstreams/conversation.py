@@ -6,6 +6,7 @@ nothing to the conversation.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -77,7 +78,9 @@ def _block(role: str, block: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _arguments(value: object) -> str:
     command = _dict(value).get("command")
-    return command if isinstance(command, str) else str(value)
+    if isinstance(command, str):
+        return command
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
 
 
 def _piece(message: Any) -> Piece:
