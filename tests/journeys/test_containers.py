@@ -35,18 +35,20 @@ def test_a_masked_proc_is_refused_with_what_to_grant(user):
 
 
 def test_where_no_namespaces_can_be_made_a_box_is_refused_and_the_door_alone_still_limits_money(user):
-    forbid = "echo 0 > /proc/sys/user/max_user_namespaces && "
+    forbid = "set -e; echo 0 > /proc/sys/user/max_user_namespaces\n"
     code, told = contained(user, forbid + f"$G exec {SMALL} -- id -u")
     assert code == 3 and "sysctl user.max_user_namespaces" in told, told
     ask = '{"model": "scripted", "max_tokens": 50, "messages": [{"role": "user", "content": "hi"}]}'
     program = f"""
         $G door --model {user.script({"text": "hello"})} --usd 1 --json > door.json & door=$!
+        trap 'kill $door' EXIT
         until [ -s door.json ]; do sleep 0.1; done
         url=$(python3 -c 'import json; print(json.load(open("door.json"))["url"])')
         token=$(python3 -c 'import json; print(json.load(open("door.json"))["token"])')
         curl -s -H "x-api-key: $token" $url/v1/messages -d '{ask}'
         curl -s -o /dev/null -w ' status %{{http_code}} ' $url/v1/messages -d '{ask}'
-        kill -INT $door; wait $door
+        kill -TERM $door; wait $door
+        trap - EXIT
     """
     code, told = contained(user, forbid + "true" + program)
     assert code == 0 and '"text": "hello"' in told.replace('":"', '": "') and "status 401" in told and "in 1 calls" in told, told
