@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 
 from gearcase.box import Box
+from gearcase.box.crossing import git_identity
+from gearcase.box.tools import Tool
 from gearcase.brake import BoxClock, Brake
 from gearcase.doors.gear import GearDoor
 from gearcase.doors.model.door import Caller, ModelDoor
@@ -16,6 +18,7 @@ from gearcase.doors.server import Server, serve
 from gearcase.errors import UsageError
 from gearcase.events import CommandEnded, CommandStarted, SandboxClosed, SandboxLost, SandboxOpened, Tick
 from gearcase.run.accounts import LEAD, Pace
+from gearcase.run.tools import furnish
 from gearcase.sandbox.trees import write_file
 from gearcase.seams import Command, CommandResult, Driver, Limits, Listener, Mount, Recorder, Sandbox, SandboxSpec
 
@@ -47,17 +50,25 @@ def sandbox_limits(box: Box) -> Limits:
     return Limits(limits.memory, limits.cpus, limits.disk, limits.processes)
 
 
-async def open_sandbox(driver: Driver, box: Box, identity: str) -> Sandbox:
-    """The lead's sandbox, with the listeners of its doors."""
+async def open_sandbox(driver: Driver, box: Box, tools: Sequence[Tool], identity: str) -> Sandbox:
+    """The lead's sandbox, with the listeners of its doors and what it sees of the host."""
+    given = [Mount(path, f"/given/{path.name}") for path in box.files.see]
     spec = SandboxSpec(
         id=identity,
         limits=sandbox_limits(box),
-        mounts=tuple(Mount(path, f"/given/{path.name}") for path in box.files.see),
+        mounts=(*given, *(mount for tool in tools for mount in tool.mounts)),
         listeners=(MODEL, GEAR, RESOLVER_UDP, RESOLVER_TCP),
         names=NAMES,
-        environment=ENVIRONMENT,
+        environment={**ENVIRONMENT, **_signature(box)},
     )
     return await driver.open(spec)
+
+
+def _signature(box: Box) -> dict[str, str]:
+    """With what git signs commits, where the box is given a repository."""
+    roles = ("AUTHOR", "COMMITTER")
+    identity = {key.removeprefix("user.").upper(): value for key, value in git_identity(box).items()}
+    return {f"GIT_{role}_{key}": value for role in roles for key, value in identity.items()}
 
 
 class Room:
@@ -76,11 +87,12 @@ class Room:
         facts = {name: {"strength": g.strength, "by": g.by, "bound": g.bound} for name, g in profile.guarantees.items()}
         recorder.append(SandboxOpened(sandbox.id, {"driver": profile.driver, "guarantees": facts, "notes": list(profile.notes)}))
 
-    def furnish(self, gear: GearDoor) -> None:
-        """Put `gear` and the description of its door into /box."""
+    def furnish(self, gear: GearDoor, tools: Sequence[Tool]) -> None:
+        """Put `gear`, the description of its door, and what starts the operator's tools into /box."""
         program = resources.files("gearcase.inbox").joinpath("gear.py").read_bytes()
         write_file(self.sandbox.box, b"bin/gear", program, mode=0o755)
         write_file(self.sandbox.box, b"openapi.json", gear.openapi())
+        furnish(self.sandbox.box, tools)
 
     async def open_doors(self, model: ModelDoor, gear: GearDoor) -> None:
         """Serve the doors on the sockets that were born inside."""

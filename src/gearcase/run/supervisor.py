@@ -17,6 +17,7 @@ from typing import Any
 from gearcase import __version__
 from gearcase.agent.loop import AgentEnd
 from gearcase.box import effective_toml
+from gearcase.box.tools import find_tools
 from gearcase.brake import BoxClock, Brake, Control, Level
 from gearcase.doors.files import give
 from gearcase.doors.gear import GearDoor
@@ -148,7 +149,8 @@ class Supervisor:
         ending: Ending,
     ) -> None:
         box = self._box
-        sandbox = await open_sandbox(self._driver, box, folder.id)
+        tools = find_tools(box.sandbox.tools, os.environ)
+        sandbox = await open_sandbox(self._driver, box, tools, folder.id)
         room = Room(sandbox, journal, brake, clock, pace)
         try:
             await brake.add_sandbox(sandbox)
@@ -188,7 +190,7 @@ class Supervisor:
             if not self._options.program and (route := routing.lead()) is not None:
                 agent = operations.agent = lead.agent(route, journal)
             gear = GearDoor(operations.table(), journal)
-            room.furnish(gear)
+            room.furnish(gear, tools)
             await room.open_doors(door, gear)
             work = agent.run() if agent is not None else self._program(room)
             ending.end = await self._until_end(work, room, brake, pace)
