@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gearcase.box import LoadedBox
+from gearcase.run.terminal import TerminalLink
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +25,7 @@ class RunOptions:
     interactive: bool = False
     program: tuple[str, ...] = ()  # `gearcase exec`: run this in place of an agent
     program_output: int = 1  # descriptor of this process that gets what the program prints
+    program_folder: str = "/workspace"
+    program_environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    home: Mapping[str, str] = field(default_factory=dict[str, str])  # what the program finds in its home: path -> text
+    terminal: TerminalLink | None = None  # on which the program's terminal is handed over

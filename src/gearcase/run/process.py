@@ -49,6 +49,8 @@ def start(options: RunOptions) -> Started:
         finally:
             os._exit(code)  # whatever happened: the caller's code belongs to the parent alone
     os.close(send)
+    if options.terminal is not None:
+        options.terminal.theirs.close()
     with os.fdopen(receive, "rb") as pipe:
         told = pipe.read()
     if not told:
@@ -89,7 +91,7 @@ def _child(options: RunOptions, pipe: int) -> int:
 
     def began(folder: RunFolder) -> None:
         nonlocal told
-        if not options.program:
+        if not options.program or options.terminal is not None:
             _detach_streams(folder)
         os.write(pipe, json.dumps({"run": folder.id}).encode())
         os.close(pipe)
@@ -103,6 +105,8 @@ def _child(options: RunOptions, pipe: int) -> int:
         else:
             os.write(pipe, answer.encode())
 
+    if options.terminal is not None:
+        options.terminal.ours.close()
     try:
         gc.disable()  # as in the command: nothing that is imported is garbage
         import uvloop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 
 from gearcase.box import Box
@@ -15,7 +15,7 @@ from gearcase.doors.gear import GearDoor
 from gearcase.doors.model.door import Caller, ModelDoor
 from gearcase.doors.resolver import Resolver
 from gearcase.doors.server import Server, serve
-from gearcase.errors import UsageError
+from gearcase.errors import RunError, UsageError
 from gearcase.events import CommandEnded, CommandStarted, SandboxClosed, SandboxLost, SandboxOpened, Tick
 from gearcase.run.accounts import LEAD, Pace
 from gearcase.run.tools import furnish
@@ -114,11 +114,28 @@ class Room:
             remedy = f"install {names} on this machine below /usr, or take it out of [sandbox] packages"
             raise UsageError("packages", f"the box needs programs that are not inside: {names}", remedy=remedy)
 
-    async def run(self, command: Command, text: str, on_output: Callable[[bytes], None] | None = None) -> CommandResult:
+    async def furnish_home(self, files: Mapping[str, str]) -> None:
+        """Write files, by their paths below the home inside, as the box's user. Raises RunError `home`."""
+        script = 'umask 077; mkdir -p "$(dirname "$HOME/$1")" && cat > "$HOME/$1"'
+        for path, text in files.items():
+            done = await self.sandbox.run(Command(("/bin/sh", "-c", script, "sh", path), stdin=text.encode(), deadline=10))
+            if done.exit_code != 0:
+                cause = done.stdout.text().strip()
+                raise RunError(
+                    "home", f"~/{path} could not be written in the box", cause=cause, remedy="give it more [limits] memory"
+                )
+
+    async def run(
+        self,
+        command: Command,
+        text: str,
+        on_output: Callable[[bytes], None] | None = None,
+        on_terminal: Callable[[int], None] | None = None,
+    ) -> CommandResult:
         """Run a command, on record."""
         number = next(self._numbers)
         self._recorder.append(CommandStarted(number, text[:_TEXT]), LEAD)
-        result = await self.sandbox.run(command, on_output)
+        result = await self.sandbox.run(command, on_output, on_terminal)
         self._recorder.append(
             CommandEnded(
                 command=number,

@@ -209,10 +209,22 @@ class Supervisor:
 
     async def _program(self, room: Room) -> End:
         """`gearcase exec`: the program's output is this process's own."""
-        program = self._options.program
-        command = Command(program, merge_stderr=False, deadline=self._box.limits.wall, stdin=b"")
-        result = await room.run(command, " ".join(program), lambda data: _write_all(self._options.program_output, data))
-        _write_all(2, result.stderr.head + result.stderr.tail)
+        options, link = self._options, self._options.terminal
+        await room.furnish_home(options.home)
+        command = Command(
+            options.program,
+            environment=options.program_environment,
+            cwd=options.program_folder,
+            merge_stderr=False,
+            deadline=self._box.limits.wall,
+            terminal=link.size if link else None,
+        )
+        text = " ".join(options.program)
+        if link is not None:
+            result = await room.run(command, text, on_terminal=link.hand_over)
+        else:
+            result = await room.run(command, text, lambda data: _write_all(options.program_output, data))
+            _write_all(2, result.stderr.head + result.stderr.tail)
         return End("done", exit=result.exit_code)
 
     async def _until_end(self, work: Awaitable[Any], room: Room, brake: Brake, pace: Pace) -> End:
