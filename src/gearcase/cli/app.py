@@ -26,9 +26,13 @@ class _Entry:
 
 _REST = {"context_settings": {"allow_interspersed_args": False}}
 
+_AGENT = {"context_settings": {"allow_interspersed_args": False, "ignore_unknown_options": True}}
+
 COMMANDS: dict[str, _Entry] = {
     "run": _Entry("run", "run"),
     "exec": _Entry("exec", "execute", _REST),
+    "claude": _Entry("agents", "claude", _AGENT),
+    "codex": _Entry("agents", "codex", _AGENT),
     "replay": _Entry("replay", "replay"),
     "ps": _Entry("ps", "ps"),
     "logs": _Entry("logs", "logs"),

@@ -28,15 +28,18 @@ RESOLVER_UDP = Listener("resolver", "127.0.0.1", 53, "udp")
 RESOLVER_TCP = Listener("resolver", "127.0.0.1", 53, "tcp")
 NAMES = {MODEL.name: MODEL.address, GEAR.name: GEAR.address}
 
+TOKEN = "only-a-token"
+"""What stands in place of every key inside. It is worthless: the listener says who is asking."""
+
 ENVIRONMENT = {
     "ANTHROPIC_BASE_URL": "http://model.box",
-    "ANTHROPIC_API_KEY": "only-a-token",
+    "ANTHROPIC_API_KEY": TOKEN,
     "OPENAI_BASE_URL": "http://model.box/v1",
     "OPENAI_API_BASE": "http://model.box/v1",
-    "OPENAI_API_KEY": "only-a-token",
+    "OPENAI_API_KEY": TOKEN,
     "GEARCASE_GEAR": "http://gear.box",
 }
-"""What tells unmodified programs where the doors are. The token is worthless: the listener says who is asking."""
+"""What tells unmodified programs where the doors are."""
 
 TICK = 5.0
 """Seconds of box time between two ticks."""
