@@ -80,6 +80,14 @@ class SandboxSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class TerminalSize:
+    """Rows and columns of a terminal."""
+
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """One program to run inside. `output_cap` bytes of head and as many of tail are kept per stream; the rest is counted."""
 
@@ -91,6 +99,7 @@ class Command:
     output_cap: int = 64 * 1024
     merge_stderr: bool = True
     report: bool = False  # open file descriptor 3 for a report (at most 64 KiB are kept)
+    terminal: TerminalSize | None = None  # a terminal of the box's own in place of its streams, of which nothing is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +204,17 @@ class Sandbox(Protocol):
         """Host uid and gid of the box's user: what host code must chown given files to."""
         ...
 
-    async def run(self, command: Command, on_output: Callable[[bytes], None] | None = None) -> CommandResult:
-        """Run to the end, the deadline, or the box's death; background children may go on. Cancelling kills the command."""
+    async def run(
+        self,
+        command: Command,
+        on_output: Callable[[bytes], None] | None = None,
+        on_terminal: Callable[[int], None] | None = None,
+    ) -> CommandResult:
+        """Run to the end, the deadline, or the box's death; background children may go on. Cancelling kills the command.
+
+        `on_terminal` is given the controlling end of the command's terminal, to keep: when its last copy is closed, the command
+        is hung up on.
+        """
         ...
 
     async def freeze(self) -> float:

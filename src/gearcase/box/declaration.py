@@ -287,6 +287,9 @@ class Sandbox(Table):
     packages: tuple[Program, ...] = Field(
         default=(), description="programs that must exist inside; looked for before money is spent"
     )
+    tools: tuple[Program, ...] = Field(
+        default=(), description="your own programs, found on PATH: seen read-only below /opt/tools, started from /box/bin"
+    )
 
 
 class JournalTable(Table):

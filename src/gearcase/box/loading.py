@@ -22,12 +22,13 @@ from gearcase.box.declaration import Box
 from gearcase.box.lines import PathKey, lines_of
 from gearcase.box.mistakes import Mistake, dotted, failure, from_validation, nearest, place
 from gearcase.box.paths import PathMistake, absolute, existing
+from gearcase.box.tools import find_tools
 from gearcase.errors import UsageError
 
 DEFAULT = "default"
 MACHINE = "default, lowered to this machine"
 
-_ADDED = {("files", "give"), ("files", "see"), ("files", "take"), ("check",), ("model", "allow")}
+_ADDED = {("files", "give"), ("files", "see"), ("files", "take"), ("check",), ("model", "allow"), ("sandbox", "tools")}
 _FILE_UPSTREAMS = {"cassette": "file", "scripted": "file", "manual": "new folder"}
 
 
@@ -331,6 +332,11 @@ def _whole(draft: _Draft, box: Box) -> None:
             draft.wrong(("model", "providers", name, keys[-1]), f"is one of {len(keys)} sources of one key: name one")
     for key in ("lead", "worker"):
         _outside(draft, box, key)
+    for number, name in enumerate(box.sandbox.tools):
+        try:
+            find_tools([name], draft.environment)
+        except PathMistake as mistake:
+            draft.wrong(("sandbox", "tools", number), mistake.message, mistake.near)
 
 
 def _distinct(draft: _Draft, at: PathKey, paths: tuple[Path, ...]) -> None:

@@ -26,11 +26,15 @@ class _Entry:
 
 _REST = {"context_settings": {"allow_interspersed_args": False}}
 
+_AGENT = {"context_settings": {"allow_interspersed_args": False, "ignore_unknown_options": True}}
+
 COMMANDS: dict[str, _Entry] = {
     "demo": _Entry("demo", "demo"),
     "run": _Entry("run", "run"),
     "exec": _Entry("exec", "execute", _REST),
     "door": _Entry("door", "door"),
+    "claude": _Entry("agents", "claude", _AGENT),
+    "codex": _Entry("agents", "codex", _AGENT),
     "replay": _Entry("replay", "replay"),
     "ps": _Entry("ps", "ps"),
     "logs": _Entry("logs", "logs"),

@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from gearcase.box import effective_toml, load_box, schema
+from gearcase.box.crossing import crossings
 from gearcase.cli import options as o
 from gearcase.cli.console import out, print_json
 from gearcase.cli.text import neutral
@@ -35,9 +36,13 @@ def show(file: File = Path("box.toml"), as_json: o.Json = False) -> None:
     """Print the effective box, with where each value comes from."""
     box = load_box(file)
     if as_json:
-        print_json({"box": effective_toml(box.box), "sources": dict(box.sources)})
+        crossing = [{"what": one.what, "inside": one.inside} for one in crossings(box.box)]
+        print_json({"box": effective_toml(box.box), "sources": dict(box.sources), "crossing": crossing})
     else:
         out().print(Text(effective_toml(box.box, box.source)), end="", soft_wrap=True)
+        out().print(Text("\n# What of this machine is inside, and nothing else:"), soft_wrap=True)
+        for one in crossings(box.box):
+            out().print(Text(neutral(f"#   {one.what}: {one.inside}")), soft_wrap=True)
 
 
 @app.command("schema")

@@ -11,13 +11,21 @@ from rich.text import Text
 
 from gearcase.brake import command
 from gearcase.cli import options as o
+from gearcase.cli import terminal
 from gearcase.cli.console import err, print_json
 from gearcase.cli.text import neutral
 from gearcase.errors import GearcaseError, UsageError
 from gearcase.run.options import RunOptions
 from gearcase.run.process import Started, ending, start
 from gearcase.run.record import EndRecord
+from gearcase.run.terminal import TerminalLink
 from gearcase.units import format_duration, format_money
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No summary on stderr.")]
+Tty = Annotated[
+    bool | None,
+    typer.Option("--tty/--no-tty", "-t/-T", help="A terminal for the program; default: where this is one.", show_default=False),
+]
 
 
 def execute(
@@ -43,7 +51,8 @@ def execute(
     name: o.RunName = "",
     record: o.Record = None,
     as_json: o.Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No summary on stderr.")] = False,
+    quiet: Quiet = False,
+    tty: Tty = None,
 ) -> None:
     """Run a program in a box: gearcase exec --usd 1 --model anthropic/claude-haiku-5 -- python3 agent.py
 
@@ -52,6 +61,7 @@ def execute(
     if not program:
         raise UsageError("no_program", "there is no program to run", remedy="gearcase exec [OPTIONS] -- PROGRAM [ARGUMENT]...")
     typed = o.BoxOptions(file, "", give, see, take, check, allow, usd, tokens, wall, None, memory, cpus, disk, model, worker)
+    link = terminal_link(tty, as_json)
     settings = RunOptions(
         box=o.loaded(typed),
         out=output,
@@ -60,9 +70,26 @@ def execute(
         record=record,
         program=tuple(program),
         program_output=2 if as_json else 1,  # with --json, stdout holds the record and nothing else
+        program_environment=terminal.variables() if link else {},
+        terminal=link,
     )
+    follow_to_the_end(settings, as_json=as_json, quiet=quiet)
+
+
+def terminal_link(wanted: bool | None, as_json: bool) -> TerminalLink | None:
+    """A terminal for the program, where there is one outside and nothing speaks against it. Raises UsageError `no_terminal`."""
+    if wanted is False or (wanted is None and (as_json or not terminal.is_terminal())):
+        return None
+    if as_json or not terminal.is_terminal():
+        why = "--json needs stdout for itself" if as_json else "stdin and stdout are not both a terminal"
+        raise UsageError("no_terminal", f"there is no terminal to give to the program: {why}", remedy="leave --tty out")
+    return TerminalLink.make(terminal.size())
+
+
+def follow_to_the_end(settings: RunOptions, *, as_json: bool, quiet: bool) -> None:
+    """Run it, say how it ended, and leave with its exit code."""
     started = start(settings)
-    asyncio.run(_until_end(started))
+    asyncio.run(_until_end(started, settings.terminal))
     ended = ending(started.folder)
     if as_json:
         print_json(ended.as_json())
@@ -73,12 +100,14 @@ def execute(
     raise typer.Exit(ended.exit_code)
 
 
-async def _until_end(started: Started) -> None:
+async def _until_end(started: Started, link: TerminalLink | None) -> None:
     """Wait for the program. Ctrl-C and a request to end kill its box; what it did is still settled and recorded."""
     loop = asyncio.get_running_loop()
     wanted = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, wanted.set)
+    if link is not None:
+        await terminal.Attached(started, link).until_end(wanted)
     while not started.poll():
         if wanted.is_set():
             wanted.clear()

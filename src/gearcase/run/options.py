@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from gearcase.box import LoadedBox
 from gearcase.errors import UsageError
+from gearcase.run.terminal import TerminalLink
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,10 @@ class RunOptions:
     after: float = 1800.0  # seconds
     program: tuple[str, ...] = ()  # `gearcase exec`: run this in place of an agent
     program_output: int = 1  # descriptor of this process that gets what the program prints
+    program_folder: str = "/workspace"
+    program_environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    home: Mapping[str, str] = field(default_factory=dict[str, str])  # what the program finds in its home: path -> text
+    terminal: TerminalLink | None = None  # on which the program's terminal is handed over
 
     def require_complete(self) -> None:
         """Raises UsageError `no_goal`, `no_model`, `no_checks` for an agent that lacks what it needs. A cassette brings its model."""

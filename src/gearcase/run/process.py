@@ -54,6 +54,8 @@ def start(options: RunOptions) -> Started:
         finally:
             os._exit(code)  # whatever happened: the caller's code belongs to the parent alone
     os.close(send)
+    if options.terminal is not None:
+        options.terminal.theirs.close()
     return _began(pid, receive)
 
 
@@ -126,7 +128,7 @@ def drive(options: RunOptions, pipe: int) -> int:
 
     def began(folder: RunFolder) -> None:
         nonlocal told
-        if not options.program:
+        if not options.program or options.terminal is not None:
             _detach_streams(folder)
         os.write(pipe, json.dumps({"run": folder.id}).encode())
         os.close(pipe)
@@ -140,6 +142,8 @@ def drive(options: RunOptions, pipe: int) -> int:
         else:
             os.write(pipe, answer.encode())
 
+    if options.terminal is not None:
+        options.terminal.ours.close()
     try:
         gc.disable()  # as in the command: nothing that is imported is garbage
         import uvloop

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 
 from gearcase.box import Box
+from gearcase.box.crossing import git_identity
+from gearcase.box.tools import Tool
 from gearcase.brake import BoxClock, Brake
 from gearcase.doors.gear import GearDoor
 from gearcase.doors.model.door import Caller, ModelDoor
 from gearcase.doors.resolver import Resolver
 from gearcase.doors.server import Server, serve
-from gearcase.errors import UnsafeError, UsageError
+from gearcase.errors import RunError, UnsafeError, UsageError
 from gearcase.events import CommandEnded, CommandStarted, SandboxClosed, SandboxLost, SandboxOpened, Tick
 from gearcase.run.accounts import LEAD, Pace
+from gearcase.run.tools import furnish
 from gearcase.sandbox.trees import write_file
 from gearcase.seams import Command, CommandResult, Driver, Limits, Listener, Mount, Profile, Recorder, Sandbox, SandboxSpec
 
@@ -25,15 +28,18 @@ RESOLVER_UDP = Listener("resolver", "127.0.0.1", 53, "udp")
 RESOLVER_TCP = Listener("resolver", "127.0.0.1", 53, "tcp")
 NAMES = {MODEL.name: MODEL.address, GEAR.name: GEAR.address}
 
+TOKEN = "only-a-token"
+"""What stands in place of every key inside. It is worthless: the listener says who is asking."""
+
 ENVIRONMENT = {
     "ANTHROPIC_BASE_URL": "http://model.box",
-    "ANTHROPIC_API_KEY": "only-a-token",
+    "ANTHROPIC_API_KEY": TOKEN,
     "OPENAI_BASE_URL": "http://model.box/v1",
     "OPENAI_API_BASE": "http://model.box/v1",
-    "OPENAI_API_KEY": "only-a-token",
+    "OPENAI_API_KEY": TOKEN,
     "GEARCASE_GEAR": "http://gear.box",
 }
-"""What tells unmodified programs where the doors are. The token is worthless: the listener says who is asking."""
+"""What tells unmodified programs where the doors are."""
 
 TICK = 5.0
 """Seconds of box time between two ticks."""
@@ -59,17 +65,25 @@ def demand(box: Box, profile: Profile) -> None:
         )
 
 
-async def open_sandbox(driver: Driver, box: Box, identity: str) -> Sandbox:
-    """The lead's sandbox, with the listeners of its doors."""
+async def open_sandbox(driver: Driver, box: Box, tools: Sequence[Tool], identity: str) -> Sandbox:
+    """The lead's sandbox, with the listeners of its doors and what it sees of the host."""
+    given = [Mount(path, f"/given/{path.name}") for path in box.files.see]
     spec = SandboxSpec(
         id=identity,
         limits=sandbox_limits(box),
-        mounts=tuple(Mount(path, f"/given/{path.name}") for path in box.files.see),
+        mounts=(*given, *(mount for tool in tools for mount in tool.mounts)),
         listeners=(MODEL, GEAR, RESOLVER_UDP, RESOLVER_TCP),
         names=NAMES,
-        environment=ENVIRONMENT,
+        environment={**ENVIRONMENT, **_signature(box)},
     )
     return await driver.open(spec)
+
+
+def _signature(box: Box) -> dict[str, str]:
+    """With what git signs commits, where the box is given a repository."""
+    roles = ("AUTHOR", "COMMITTER")
+    identity = {key.removeprefix("user.").upper(): value for key, value in git_identity(box).items()}
+    return {f"GIT_{role}_{key}": value for role in roles for key, value in identity.items()}
 
 
 class Room:
@@ -88,11 +102,12 @@ class Room:
         facts = {name: {"strength": g.strength, "by": g.by, "bound": g.bound} for name, g in profile.guarantees.items()}
         recorder.append(SandboxOpened(sandbox.id, {"driver": profile.driver, "guarantees": facts, "notes": list(profile.notes)}))
 
-    def furnish(self, gear: GearDoor) -> None:
-        """Put `gear` and the description of its door into /box."""
+    def furnish(self, gear: GearDoor, tools: Sequence[Tool]) -> None:
+        """Put `gear`, the description of its door, and what starts the operator's tools into /box."""
         program = resources.files("gearcase.inbox").joinpath("gear.py").read_bytes()
         write_file(self.sandbox.box, b"bin/gear", program, mode=0o755)
         write_file(self.sandbox.box, b"openapi.json", gear.openapi())
+        furnish(self.sandbox.box, tools)
 
     async def open_doors(self, model: ModelDoor, gear: GearDoor) -> None:
         """Serve the doors on the sockets that were born inside."""
@@ -114,11 +129,28 @@ class Room:
             remedy = f"install {names} on this machine below /usr, or take it out of [sandbox] packages"
             raise UsageError("packages", f"the box needs programs that are not inside: {names}", remedy=remedy)
 
-    async def run(self, command: Command, text: str, on_output: Callable[[bytes], None] | None = None) -> CommandResult:
+    async def furnish_home(self, files: Mapping[str, str]) -> None:
+        """Write files, by their paths below the home inside, as the box's user. Raises RunError `home`."""
+        script = 'umask 077; mkdir -p "$(dirname "$HOME/$1")" && cat > "$HOME/$1"'
+        for path, text in files.items():
+            done = await self.sandbox.run(Command(("/bin/sh", "-c", script, "sh", path), stdin=text.encode(), deadline=10))
+            if done.exit_code != 0:
+                cause = done.stdout.text().strip()
+                raise RunError(
+                    "home", f"~/{path} could not be written in the box", cause=cause, remedy="give it more [limits] memory"
+                )
+
+    async def run(
+        self,
+        command: Command,
+        text: str,
+        on_output: Callable[[bytes], None] | None = None,
+        on_terminal: Callable[[int], None] | None = None,
+    ) -> CommandResult:
         """Run a command, on record."""
         number = next(self._numbers)
         self._recorder.append(CommandStarted(number, text[:_TEXT]), LEAD)
-        result = await self.sandbox.run(command, on_output)
+        result = await self.sandbox.run(command, on_output, on_terminal)
         self._recorder.append(
             CommandEnded(
                 command=number,

@@ -15,6 +15,7 @@ from typing import Any
 
 from gearcase.agent.loop import AgentEnd
 from gearcase.allowance import refuse_above
+from gearcase.box.tools import find_tools
 from gearcase.brake import Brake, Level
 from gearcase.doors.files import give
 from gearcase.doors.gear import GearDoor
@@ -122,7 +123,8 @@ class Supervisor:
             books.pace,
             books.ending,
         )
-        sandbox = await open_sandbox(self._driver, box, folder.id)
+        tools = find_tools(box.sandbox.tools, os.environ)
+        sandbox = await open_sandbox(self._driver, box, tools, folder.id)
         room = Room(sandbox, journal, brake, clock, pace)
         try:
             await brake.add_sandbox(sandbox)
@@ -164,7 +166,7 @@ class Supervisor:
             if not self._options.program and (route := routing.lead()) is not None:
                 agent = operations.agent = lead.agent(route, journal)
             gear = GearDoor(operations.table(), journal)
-            room.furnish(gear)
+            room.furnish(gear, tools)
             await room.open_doors(door, gear)
             work = agent.run() if agent is not None else self._program(room)
             ending.end = await self._until_end(work, room, brake, pace)
@@ -183,10 +185,22 @@ class Supervisor:
 
     async def _program(self, room: Room) -> End:
         """`gearcase exec`: the program's output is this process's own."""
-        program = self._options.program
-        command = Command(program, merge_stderr=False, deadline=self._box.limits.wall, stdin=b"")
-        result = await room.run(command, " ".join(program), lambda data: _write_all(self._options.program_output, data))
-        _write_all(2, result.stderr.head + result.stderr.tail)
+        options, link = self._options, self._options.terminal
+        await room.furnish_home(options.home)
+        command = Command(
+            options.program,
+            environment=options.program_environment,
+            cwd=options.program_folder,
+            merge_stderr=False,
+            deadline=self._box.limits.wall,
+            terminal=link.size if link else None,
+        )
+        text = " ".join(options.program)
+        if link is not None:
+            result = await room.run(command, text, on_terminal=link.hand_over)
+        else:
+            result = await room.run(command, text, lambda data: _write_all(options.program_output, data))
+            _write_all(2, result.stderr.head + result.stderr.tail)
         return End("done", exit=result.exit_code)
 
     async def _until_end(self, work: Awaitable[Any], room: Room, brake: Brake, pace: Pace) -> End:

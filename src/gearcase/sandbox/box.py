@@ -75,20 +75,27 @@ class Box:
 
     # --- commands ----------------------------------------------------------------------------------------------------------
 
-    async def run(self, command: Command, on_output: Callable[[bytes], None] | None = None) -> CommandResult:
+    async def run(
+        self,
+        command: Command,
+        on_output: Callable[[bytes], None] | None = None,
+        on_terminal: Callable[[int], None] | None = None,
+    ) -> CommandResult:
         """See `Sandbox`."""
         async with self._slots:
             self._live.must_live()
-            result, suspicious = await self._run(command, on_output)
+            result, suspicious = await self._run(command, on_output, on_terminal)
             if suspicious and not self._live.closing and not self._live.lost.done():
                 health = await self._health()
                 if health:
                     result = replace(result, health=health)
             return result
 
-    async def _run(self, command: Command, on_output: Callable[[bytes], None] | None) -> tuple[CommandResult, bool]:
+    async def _run(
+        self, command: Command, on_output: Callable[[bytes], None] | None, on_terminal: Callable[[int], None] | None = None
+    ) -> tuple[CommandResult, bool]:
         self._live.commands += 1
-        running = Running(self._live, command, self._live.commands, on_output)
+        running = Running(self._live, command, self._live.commands, on_output, on_terminal)
         try:
             await running.start()
             return await running.finish()

@@ -13,6 +13,8 @@ import fcntl
 import os
 import resource
 import signal
+import struct
+import termios
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,6 +60,8 @@ def _become(request: Mapping[str, Any], wire: Wire, streams: list[int], program:
         syscalls.prctl(PR_SET_DUMPABLE, 0 if "dumpable" not in request["without"] else 1)
         wire = _only_descriptors(wire, streams, request["report"])
         _give_up(request, bool(request["landlock"]), program)
+        if request["terminal"]:
+            _take_terminal(wire, *request["terminal"])
     except BaseException as error:
         wire.send({"kind": "error", "message": f"{type(error).__name__}: {error}"})
         os._exit(125)
@@ -95,6 +99,26 @@ def _give_up(request: Mapping[str, Any], ruled: bool, program: bytes) -> None:
         landlock.apply(_RULES)
     if "seccomp" not in without:
         seccomp.apply(program)
+
+
+def _take_terminal(wire: Wire, rows: int, columns: int) -> None:
+    """A new terminal of the box's own, as what the command reads, writes and is controlled by; its other end goes to the host.
+
+    Made by the box's own user in the box's own devpts, so nothing of the operator's terminal is ever inside.
+    """
+    ours = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    fcntl.ioctl(ours, _TIOCSPTLCK, struct.pack("i", 0))
+    theirs = fcntl.ioctl(ours, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+    wire.send({"kind": "terminal"}, [ours])
+    for target in range(3):
+        os.dup2(theirs, target, inheritable=True)
+    os.close(theirs)
+    os.close(ours)
+
+
+_TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441
 
 
 def become_nobody_special(uid: int, may_set_groups: bool, rlimits: Mapping[str, int], drop: bool) -> None:

@@ -179,6 +179,7 @@ def command(asked: Command, spec: SandboxSpec, number: int, joined: list[int], s
         "environment": {**_ENVIRONMENT, **spec.environment, **asked.environment},
         "cwd": asked.cwd,
         "report": asked.report,
+        "terminal": [asked.terminal.rows, asked.terminal.columns] if asked.terminal else [],
         "join": joined,
         "inner_uid": 1000,
         "setgroups": settings["ranged"],

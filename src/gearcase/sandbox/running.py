@@ -29,11 +29,20 @@ _OUT_OF_MEMORY = (b"MemoryError", b"Cannot allocate memory", b"out of memory")
 class Running:
     """One command on its way through the launcher."""
 
-    def __init__(self, live: Live, command: Command, number: int, on_output: Callable[[bytes], None] | None) -> None:
+    def __init__(
+        self,
+        live: Live,
+        command: Command,
+        number: int,
+        on_output: Callable[[bytes], None] | None,
+        on_terminal: Callable[[int], None] | None,
+    ) -> None:
         self._live = live
         self._command = command
         self._number = number
         self._on_output = on_output
+        self._on_terminal = on_terminal
+        self._terminal = -1
         self._group = ""
         self._pid = 0
         self._pidfd = -1
@@ -91,7 +100,7 @@ class Running:
         self._group, wire = standby.group, standby.wire
         try:
             wire.send_request("join", request, [*join, *streams, *rules])
-            started = await self._hear(wire)
+            started = await self._hear_but_terminal(wire)
             if started is None:
                 remedy = "the kernel may have chosen it when memory was short: see `gear status`, then try again"
                 raise RunError("no_command", "what was to start the command in the box was killed", remedy=remedy)
@@ -102,7 +111,7 @@ class Running:
             live.running[self._number] = self._pid
             if live.frozen and not live.parts.groups.freezes:
                 await processes.stop_all(live.tree, PATIENCE)  # it was not among those that were stopped
-            trouble = await self._hear(wire)  # the socket closes on execve
+            trouble = await self._hear_but_terminal(wire)  # the socket closes on execve
             if trouble is not None:
                 raise RunError(
                     "no_command",
@@ -113,6 +122,17 @@ class Running:
         finally:
             wire.close()
         live.parts.standbys.prepare()
+        if self._terminal >= 0 and self._on_terminal is not None:
+            self._on_terminal(self._terminal)
+            self._terminal = -1
+
+    async def _hear_but_terminal(self, wire: HostWire) -> Message | None:
+        """What the joiner says besides handing out the terminal, which its other half does when it is ready."""
+        message = await self._hear(wire)
+        if message is not None and message.body["kind"] == "terminal":
+            self._terminal = message.descriptors[0]
+            message = await self._hear(wire)
+        return message
 
     async def _hear(self, wire: HostWire) -> Message | None:
         """What the joiner says. A frozen box says nothing, and is not late."""
@@ -224,8 +244,9 @@ class Running:
                 live.drain.add(descriptor)
             elif descriptor >= 0:
                 os.close(descriptor)
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
+        for descriptor in (self._pidfd, self._terminal):
+            if descriptor >= 0:
+                os.close(descriptor)
         if self._group and not live.closing:
             live.parts.groups.end_command(self._group)
             live.parts.groups.tidy_commands()

@@ -263,6 +263,11 @@ class Routing:
             upstream = self._upstreams[key] = Recording(upstream, self._record, _names(self._model))
         return upstream
 
+    def require_key(self, provider: str) -> None:
+        """Nothing where calls to this provider can be made; no connection is prepared. Raises UsageError `missing_key`."""
+        protocol = PROVIDERS[provider][2]
+        self._endpoint(provider, self._model.providers.get(provider, Provider()), protocol)
+
     # --- keys --------------------------------------------------------------------------------------------------------------
 
     def _endpoint(self, provider: str, settings: Provider, protocol: Protocol_) -> Endpoint:

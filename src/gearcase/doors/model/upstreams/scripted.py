@@ -5,7 +5,8 @@ object of `text`, `commands` (bash calls), `usage` (`{"input": 10, "output": 5}`
 the share `cached` of the input was read from a cache), `pieces` and `delay` (a streamed text in so many pieces, seconds apart),
 `fault` and `status`. Faults: drop, stall, garbage, truncated, no_usage, over_cap (reports more output than the ceiling), ignore_cap
 (streams on above it), slow (waits `delay` before the headers), down.
-A `status` of 400 and up answers with that error. Commands are answered only to requests that offer the tool `bash`.
+A `status` of 400 and up answers with that error. Commands are answered as calls of the shell that a request offers, by whatever name
+and form known agents give it; a request that offers none (a title, a summary on the side) is answered `ok` and uses up no such step.
 
 In a run: `scripted:FILE`. As a real server of its own: `python -m gearcase.doors.model.upstreams.scripted --port 0 --log FILE
 --key KEY`.
@@ -18,7 +19,7 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -63,11 +64,13 @@ class Script:
     numbers: int = 0
     entries: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
-    def next(self, path: str) -> Step:
+    def next(self, path: str, body: Mapping[str, Any]) -> Step:
         """The next step; the last one is used for ever. Counting tokens uses none up."""
         if path == COUNT_PATH:
             return Step()
         step = self.steps[min(self.used, len(self.steps) - 1)]
+        if step.commands and not _shell(body):
+            return Step("ok")
         self.used += 1
         return step
 
@@ -96,7 +99,7 @@ class Scripted:
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         """See `Upstream`."""
-        step = self.script.next(request.path)
+        step = self.script.next(request.path, request.parsed)
         if step.fault == "down":
             raise UpstreamDown("the script says that it is down")
         status, chunks = await answer(self.script, step, request.path, request.parsed, len(request.body))
@@ -130,8 +133,10 @@ def _step(row: Any) -> Step:
     return Step(**told)
 
 
-async def answer(script: Script, step: Step, path: str, body: Mapping[str, Any], size: int) -> tuple[int, AsyncIterator[bytes]]:
-    """Status and body for one request. The log entry is written before anything leaves."""
+async def answer(
+    script: Script, step: Step, path: str, body: Mapping[str, Any], size: int, client: str = ""
+) -> tuple[int, AsyncIterator[bytes]]:
+    """Status and body for one request. The log entry is written before anything leaves. `client` is who it says that it is."""
     script.numbers += 1
     number = script.numbers
     if path == COUNT_PATH:
@@ -139,7 +144,7 @@ async def answer(script: Script, step: Step, path: str, body: Mapping[str, Any],
     protocol = BY_PATH[path]
     ceiling = _ceiling(protocol, body)
     entry: dict[str, Any] = {"number": number, "time": time.time(), "path": path, "model": body.get("model"), "ceiling": ceiling}
-    entry |= {"fields": sorted(body), "caller": _caller(body)}
+    entry |= {"fields": sorted(body), "caller": _caller(body), "client": client}
     if step.status >= 400:
         script.witness({**entry, "status": step.status, "billed": {}})
         return step.status, _once(PROTOCOLS[protocol].refusal(step.status, "scripted", f"scripted status {step.status}"))
@@ -154,9 +159,8 @@ async def answer(script: Script, step: Step, path: str, body: Mapping[str, Any],
 
 
 def _answer(step: Step, protocol: Protocol_, body: Mapping[str, Any], ceiling: int, size: int, number: int) -> Answer:
-    calls = tuple(ToolCall(f"call_{number}_{at}", "bash", {"command": text}) for at, text in enumerate(step.commands))
-    if not _offers_bash(body):
-        calls = ()
+    shell = _shell(body)
+    calls = tuple(ToolCall(f"call_{number}_{at}", shell, _SHELLS[shell](text)) for at, text in enumerate(step.commands) if shell)
     bare = Answer(step.text, calls, model=str(body.get("model") or ""), id=f"{number}", pieces=step.pieces)
     usage = _usage(step, bare, ceiling, size)
     return Answer(step.text, calls, None if step.fault == "no_usage" else usage, "end", bare.model, bare.id, step.pieces)
@@ -204,9 +208,22 @@ def _caller(body: Mapping[str, Any]) -> str:
     return str(body.get("user") or table(body.get("metadata")).get("user_id") or "")
 
 
-def _offers_bash(body: Mapping[str, Any]) -> bool:
+_SHELLS: dict[str, Callable[[str], dict[str, Any]]] = {
+    "bash": lambda text: {"command": text},
+    "Bash": lambda text: {"command": text, "description": "scripted"},
+    "shell": lambda text: {"command": ["sh", "-c", text]},
+    "shell_command": lambda text: {"command": text},
+    "exec_command": lambda text: {"cmd": text},
+    "run_shell_command": lambda text: {"command": text, "description": "scripted"},
+}
+"""How agents call their shell, and what they take."""
+
+
+def _shell(body: Mapping[str, Any]) -> str:
+    """The name of the shell that a request offers; empty when it offers none."""
     tools = [table(tool) for tool in items(body.get("tools"))]
-    return any("bash" in (tool.get("name"), table(tool.get("function")).get("name")) for tool in tools)
+    names = [name for tool in tools for name in (tool.get("name"), table(tool.get("function")).get("name"))]
+    return next((name for name in _SHELLS if name in names), "")
 
 
 # --- as a server of its own ----------------------------------------------------------------------------------------------------
@@ -221,8 +238,9 @@ async def serve_script(script: Script, sock: socket.socket, key: str = "") -> An
         if key and key.encode() not in (request.header(b"x-api-key"), request.header(b"authorization").removeprefix(b"Bearer ")):
             protocol = BY_PATH.get(request.path, "anthropic")
             return Reply(401, {"content-type": "application/json"}, PROTOCOLS[protocol].refusal(401, "key", "that is no key"))
-        step, body = script.next(request.path), load(request.body)
-        status, chunks = await answer(script, step, request.path, body, len(request.body))
+        body = load(request.body)
+        step, client = script.next(request.path, body), request.header(b"user-agent").decode("latin-1")
+        status, chunks = await answer(script, step, request.path, body, len(request.body), client)
         streamed = body.get("stream") is True and status == 200
         if not streamed and step.fault not in ("drop", "stall"):
             return Reply(status, {"content-type": content_type(False)}, b"".join([chunk async for chunk in chunks]))
