@@ -108,6 +108,7 @@ OWN = """
 """
 
 
+@pytest.mark.clients
 def test_claude_code_does_a_task(user):
     project = Project(user, CLAUDE)
     with user.provides(*STEPS) as provider:
@@ -117,6 +118,7 @@ def test_claude_code_does_a_task(user):
         assert "ANTHROPIC_API_KEY=only-a-token" in project.done(record)
 
 
+@pytest.mark.clients
 def test_codex_does_a_task(user):
     project = Project(user, CODEX)
     with user.provides(*STEPS) as provider:
@@ -126,6 +128,7 @@ def test_codex_does_a_task(user):
         assert "OPENAI_API_KEY=only-a-token" in project.done(record)
 
 
+@pytest.mark.clients
 def test_opencode_does_a_task(user):
     project = Project(user, OPENCODE)
     settings = {
@@ -142,6 +145,7 @@ def test_opencode_does_a_task(user):
         project.done(record)
 
 
+@pytest.mark.clients
 def test_aider_does_a_task(user):
     project = Project(user, AIDER)
     with user.provides({"text": "OUT.txt\n```\nHELLO\n```\n"}) as provider:
@@ -153,6 +157,7 @@ def test_aider_does_a_task(user):
         project.done(record)
 
 
+@pytest.mark.clients
 def test_claude_code_that_is_out_of_money_says_so_and_the_provider_is_not_asked(user):
     project = Project(user, CLAUDE)
     with user.provides(*STEPS) as provider:

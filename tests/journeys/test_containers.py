@@ -14,7 +14,9 @@ SMALL = "--memory 256MiB --disk 64MiB"
 def contained(user, script, **environment):
     """Run a line as root of a user namespace; exit code and all that it printed."""
     command = ["unshare", "--user", "--map-root-user", "--mount", "--propagation", "private", "bash", "-c", script]
-    around = {**user.environment, **environment, "G": str(COMMAND)}
+    runtime = user.home / "runtime"
+    runtime.mkdir(mode=0o700, exist_ok=True)
+    around = {**user.environment, "XDG_RUNTIME_DIR": str(runtime), **environment, "G": str(COMMAND)}
     ended = subprocess.run(command, cwd=user.folder, env=around, capture_output=True, text=True, timeout=90)
     return ended.returncode, " ".join((ended.stdout + ended.stderr).split())
 
