@@ -157,6 +157,18 @@ def test_spending_too_fast_is_slowed_down(stands, tmp_path):
     assert "were spent in the last minute" in slowed.error("anthropic")[1]
 
 
+def test_many_calls_at_once_do_not_pass_what_a_minute_may_cost(stands, tmp_path):
+    async def whole():
+        steps = (Step("a", usage={"input": 100, "output": 400}, delay=0.05),)  # 6,300,000 nano-dollars, held at more
+        async with stands.Stand(tmp_path, steps, options={"usd_per_minute": 20_000_000}) as stand:
+            answers = await asyncio.gather(*(stand.post("anthropic", stands.ask("anthropic")) for _ in range(20)))
+            return [answer.status for answer in answers], [answer.headers.get("retry-after") for answer in answers]
+
+    statuses, waits = run(whole())
+    assert 1 <= statuses.count(200) <= 3 and statuses.count(429) == 20 - statuses.count(200)
+    assert set(waits) <= {None, "1"}
+
+
 def test_a_latched_door_takes_no_call_and_lets_those_in_flight_end(stands, tmp_path, protocol):
     async def whole():
         async with stands.Stand(tmp_path, (Step("a", fault="slow", delay=0.2),)) as stand:

@@ -59,6 +59,7 @@ class Admission:
         self._waiting: Counter[str] = Counter()
         self._turns: dict[str, asyncio.Lock] = {}
         self._recent: deque[tuple[float, int]] = deque()
+        self._flying = 0  # nano-dollars of holds that have not ended
 
     async def admit(
         self, account: str, request: ModelRequest, price: Price, bound: int, purpose: str, billed: bool = True
@@ -93,10 +94,12 @@ class Admission:
     def release(self, admitted: Admitted) -> None:
         """A call that has cost nothing gives everything back."""
         self._ledger.release(admitted.hold)
+        self._flying -= admitted.amounts["usd"]
         self._settle_day(admitted, 0)
 
     def spent(self, admitted: Admitted, nano: int) -> None:
         """What a call cost, for the limits of the minute and the day."""
+        self._flying -= admitted.amounts["usd"]
         if self._velocity is not None:
             self._recent.append((time.monotonic(), nano))
         self._settle_day(admitted, nano)
@@ -123,11 +126,13 @@ class Admission:
         now = time.monotonic()
         while self._recent and self._recent[0][0] < now - 60:
             self._recent.popleft()
-        if sum(nano for _, nano in self._recent) >= self._velocity:
-            wait = max(1, round(60 - (now - self._recent[0][0])))
+        spent = sum(nano for _, nano in self._recent)
+        if spent + self._flying >= self._velocity:
+            wait = max(1, round(60 - (now - self._recent[0][0]))) if spent >= self._velocity else 1
             raise Refused(
                 "velocity",
-                f"over {format_money(self._velocity)} were spent in the last minute",
+                f"{format_money(spent)} were spent in the last minute and calls in flight may cost {format_money(self._flying)}, "
+                f"of {format_money(self._velocity)} a minute",
                 remedy=f"go on in {wait} s; the operator sets [limits] usd_per_minute",
                 retry_after=wait,
             )
@@ -169,7 +174,9 @@ class Admission:
             "calls": 1,
         }
         try:
-            return Admitted(self._ledger.hold(account, amounts, purpose), output, amounts, day)
+            admitted = Admitted(self._ledger.hold(account, amounts, purpose), output, amounts, day)
+            self._flying += amounts["usd"]
+            return admitted
         except BaseException:
             if self._allowance is not None and day:
                 self._allowance.settle(day, amounts["usd"], 0)
