@@ -127,7 +127,7 @@ def test_colours_come_through_and_nothing_that_reaches_past_the_screen(sits):
 
 def test_the_title_line_says_what_is_spent_and_how_to_freeze(sits):
     person = sits("exec", "--usd", "5", "--", "sleep", "3")
-    person.sees(r"\x1b\]2;\$0.00 of \$5.00 · freeze: gearcase freeze [a-z-]+\x07")
+    person.sees(r"\x1b\]2;\$0.00 of \$5.00 · today \$0.00 of \$20.00 · freeze: gearcase freeze [a-z-]+\x07")
     person.sees(r"\x1b\[23;2t")
     assert person.leaves() == 0
 

@@ -21,9 +21,11 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+from gearcase.allowance import day_total, today, user_limits
 from gearcase.cli.screen import LEAVE, Screen
 from gearcase.cli.text import neutral
 from gearcase.cli.view import View, fold
+from gearcase.errors import GearcaseError
 from gearcase.journal import follow
 from gearcase.run.process import Started
 from gearcase.run.terminal import TerminalLink
@@ -35,6 +37,8 @@ NARROW = 40
 _CHUNK = 64 * 1024
 _MOST_TYPED = 256 * 1024
 _POLL = 0.02
+_DAY_LOOK = 2.0
+"""Seconds between two looks at what today has come to."""
 _KEYS_IN, _SCREEN_OUT = 0, 1
 _TERMINFO = ("/usr/share/terminfo", "/lib/terminfo", "/etc/terminfo")
 
@@ -74,6 +78,8 @@ class Attached:
         self._typed = bytearray()
         self._view = View()
         self._title = ""
+        self._today = ""
+        self._looked = -_DAY_LOOK
         self._status = shows_status()
         self._gone = False
 
@@ -175,8 +181,17 @@ class Attached:
         money = format_money(self._view.spent.get("usd", 0)) + (f" of {format_money(limit)}" if limit is not None else "")
         name = neutral(self._view.name)
         if self._view.level == "running":
-            return f"{money} · freeze: gearcase freeze {name}"
+            return f"{money} · {self._day()} · freeze: gearcase freeze {name}"
         return f"{money} · {self._view.level} · go on: gearcase resume {name}"
+
+    def _day(self) -> str:
+        """What today has come to, looked at now and then."""
+        if time.monotonic() >= self._looked + _DAY_LOOK:
+            self._looked = time.monotonic()
+            with contextlib.suppress(GearcaseError):  # whoever starts a run is told of it; a title need not
+                day, most = day_total(today()).spent, user_limits().usd_per_day
+                self._today = f"today {format_money(day)} of {format_money(most)}"
+        return self._today
 
 
 async def _first(future: asyncio.Future[None], wanted: asyncio.Event) -> None:
