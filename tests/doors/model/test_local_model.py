@@ -66,14 +66,14 @@ def played(stands, tmp_path_factory):
             stack.push_async_callback(lent.driver.close)
             stand.routing.house(lent.housing)
 
-            async def post(protocol, text="Say yes.", cap=6, **more):
+            async def post(protocol, text="Count from one to twenty.", cap=6, **more):
                 before = stand.balance().spent
                 answer = await stand.post(protocol, {**stands.ask(protocol, text, cap, **more), "model": "local"})
                 return answer, stand.balance().spent - before
 
             for protocol in PROTOCOLS:
                 for stream in (False, True):
-                    found[protocol, stream] = await post(protocol, stream=stream)
+                    found[protocol, stream] = await post(protocol, stream=stream, temperature=0)
             for protocol, stream in TOOL_CALLS:
                 tool, choice = TOOLS[protocol]
                 wish, more = "Show the names of all files.", {"tools": [tool], "tool_choice": choice, "temperature": 0}
@@ -90,7 +90,7 @@ def played(stands, tmp_path_factory):
             found["write"] = await lent.sandboxes[0].run(Command(write, deadline=10))
 
             # Frozen, it stands still in the middle of a call, which ends once it is thawed.
-            call = asyncio.create_task(post("chat", "Count to twenty.", 12))
+            call = asyncio.create_task(post("chat", "Count from one to a hundred.", 150, temperature=0))
             await asyncio.sleep(0.3)
             await lent.sandboxes[0].freeze()
             stood = (await lent.sandboxes[0].usage()).cpu
@@ -100,7 +100,7 @@ def played(stands, tmp_path_factory):
             found["thawed"], _ = await call
 
             # Killed in the middle of a call: that one fails, the next one is answered by a new server, once.
-            call = asyncio.create_task(post("chat", "Count to a hundred.", 300))
+            call = asyncio.create_task(post("chat", "Count from one to a hundred.", 300, temperature=0))
             await asyncio.sleep(0.3)
             await lent.sandboxes[0].run(Command(("/bin/sh", "-c", KILL), deadline=10))
             found["killed"] = await call
