@@ -62,16 +62,18 @@ def test_the_day_holds_over_ten_runs_at_once_three_of_which_are_killed(user):
         ]
         while len(provider.calls()) < 12:
             time.sleep(0.01)
-        runs = {one["name"]: one["id"] for one in json.loads(user.types("ps", "--json", code=0).out)}
-        for number in range(3):
-            owner = json.loads((user.home / "state/gearcase/runs" / runs[f"run-{number}"] / "owner").read_text())
+        three = []
+        while len(three) < 3:
+            three = [one for one in json.loads(user.types("ps", "--json", code=0).out) if one["state"] == "running"][:3]
+        for one in three:
+            owner = json.loads((user.home / "state/gearcase/runs" / one["id"] / "owner").read_text())
             os.kill(owner["pid"], signal.SIGKILL)
         told = [one.communicate(timeout=90)[0] for one in running]
         billed = provider.billed("anthropic")
         assert 0.3 * 600_000_000 < billed <= 600_000_000  # the killed ones' leases count as spent
         assert sum("a day" in one for one in told) == 7, told
-        for number in range(3):
-            user.types("report", f"run-{number}")  # puts it in order
+        for one in three:
+            user.types("report", one["name"])  # puts it in order
         day = today(user)
         assert billed <= day["spent"] <= 600_000_000 and day["leased"] == 0
         refused = user.types(*calls(user, provider, 200, "--name", "one-more"), code=0, **user.keys)
