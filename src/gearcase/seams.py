@@ -7,7 +7,7 @@ Each has a real, small implementation in the package that tests use, so nothing 
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -187,6 +187,10 @@ class Sandbox(Protocol):
     @property
     def sockets(self) -> Mapping[Listener, socket.socket]:
         """The listening sockets, born inside, owned by the caller from `open` on."""
+        ...
+
+    async def listen(self, listeners: Sequence[Listener]) -> None:
+        """More listening sockets, born inside now; they join `sockets`. Raises RunError when an address is taken."""
         ...
 
     @property
