@@ -101,7 +101,10 @@ async def resolve(name: str, *, private: bool) -> Sequence[str]:
     except (OSError, TimeoutError) as error:
         cause = f"no answer within {RESOLVE_WITHIN:g} s" if isinstance(error, TimeoutError) else str(error)
         raise Refused(
-            "unresolved", f"{name} has no address", cause=cause, remedy="look whether the name exists and DNS works outside of the box"
+            "unresolved",
+            f"{name} has no address",
+            cause=cause,
+            remedy="look whether the name exists and DNS works outside of the box",
         ) from error
     addresses = list(dict.fromkeys(str(one[4][0]).partition("%")[0] for one in found))
     if not private:
