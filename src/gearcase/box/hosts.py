@@ -56,7 +56,7 @@ def parse_rule(text: str) -> HostRule:
     """A rule. Raises UsageError `bad_host`."""
     found = _RULE.fullmatch(text.strip())
     if found is None:
-        raise _wrong(text, "is no rule", "write NAME, *.NAME, NAME:PORT or tcp://NAME:PORT")
+        raise _wrong(text, "is no rule", "write NAME, *.NAME, NAME:PORT or tcp://NAME:PORT, without https:// and path")
     name, raw = found["name"], bool(found["raw"])
     port = int(found["port"] or 0)
     if name.startswith("*"):

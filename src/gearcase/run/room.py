@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 
@@ -12,6 +13,8 @@ from gearcase.box.crossing import git_identity
 from gearcase.box.tools import Tool
 from gearcase.brake import BoxClock, Brake
 from gearcase.doors.gear import GearDoor
+from gearcase.doors.http import HttpDoor, Seat
+from gearcase.doors.metering import EgressMeter
 from gearcase.doors.model.door import Caller, ModelDoor
 from gearcase.doors.resolver import Resolver
 from gearcase.doors.server import Server, serve
@@ -98,6 +101,7 @@ class Room:
         self._numbers = itertools.count(1)
         self._servers: list[Server] = []
         self._resolver: Resolver | None = None
+        self._seat: Seat | None = None
         profile = sandbox.profile
         facts = {name: {"strength": g.strength, "by": g.by, "bound": g.bound} for name, g in profile.guarantees.items()}
         recorder.append(SandboxOpened(sandbox.id, {"driver": profile.driver, "guarantees": facts, "notes": list(profile.notes)}))
@@ -109,13 +113,18 @@ class Room:
         write_file(self.sandbox.box, b"openapi.json", gear.openapi())
         furnish(self.sandbox.box, tools)
 
-    async def open_doors(self, model: ModelDoor, gear: GearDoor) -> None:
+    async def open_doors(self, model: ModelDoor, gear: GearDoor, http: HttpDoor, meter: EgressMeter) -> None:
         """Serve the doors on the sockets that were born inside."""
+        self._seat = http.seat(LEAD, meter, self._listen)
         sockets = self.sandbox.sockets
         self._servers.append(await serve(sockets[MODEL], model.handler(Caller(LEAD, LEAD)), cancel=True))
         self._servers.append(await serve(sockets[GEAR], gear.handler(LEAD)))
-        self._resolver = Resolver(NAMES, self._recorder, LEAD)
+        self._resolver = Resolver(NAMES, self._recorder, LEAD, self._seat.find)
         await self._resolver.serve(sockets[RESOLVER_UDP], sockets[RESOLVER_TCP])
+
+    async def _listen(self, listeners: Sequence[Listener]) -> Mapping[Listener, socket.socket]:
+        await self.sandbox.listen(listeners)
+        return self.sandbox.sockets
 
     async def require(self, programs: tuple[str, ...]) -> None:
         """Raises UsageError `packages` when a program that the box declares is not inside."""
@@ -193,6 +202,8 @@ class Room:
             await server.close()
         if self._resolver is not None:
             await self._resolver.close()
+        if self._seat is not None:
+            await self._seat.close()
 
     async def close(self) -> tuple[str, ...]:
         """Tear the sandbox down; returns the residue."""

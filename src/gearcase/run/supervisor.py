@@ -19,6 +19,8 @@ from gearcase.box.tools import find_tools
 from gearcase.brake import Brake, Level
 from gearcase.doors.files import give
 from gearcase.doors.gear import GearDoor
+from gearcase.doors.http import HttpDoor, rules_of
+from gearcase.doors.metering import EgressMeter
 from gearcase.doors.model.door import ModelDoor
 from gearcase.doors.model.local.places import Housing
 from gearcase.doors.model.routing import Routing
@@ -26,7 +28,7 @@ from gearcase.doors.model.upstreams.cassette import Cassette
 from gearcase.doors.repositories import remember
 from gearcase.errors import GearcaseError, RunError, UsageError
 from gearcase.events import Failure
-from gearcase.run.accounts import Pace
+from gearcase.run.accounts import LEAD, Pace
 from gearcase.run.books import Books, open_books
 from gearcase.run.ending import End
 from gearcase.run.handover import Acceptance, unless_killed
@@ -167,7 +169,9 @@ class Supervisor:
                 agent = operations.agent = lead.agent(route, journal)
             gear = GearDoor(operations.table(), journal)
             room.furnish(gear, tools)
-            await room.open_doors(door, gear)
+            http = HttpDoor(rules_of(box.doors.http), journal)
+            brake.add_door(http)
+            await room.open_doors(door, gear, http, EgressMeter(ledger, LEAD))
             work = agent.run() if agent is not None else self._program(room)
             ending.end = await self._until_end(work, room, brake, pace)
             ending.warnings += routing.warnings()
