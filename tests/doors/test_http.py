@@ -20,6 +20,10 @@ GET = f"GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode()
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
+def place_of(server):
+    return f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
 class Facts:
     """A recorder that keeps what it is told."""
 
@@ -49,7 +53,7 @@ class Outside:
 
     async def __aenter__(self):
         self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
-        self.place = "127.0.0.1:%d" % self.server.sockets[0].getsockname()[1]
+        self.place = place_of(self.server)
         return self
 
     async def __aexit__(self, *_):
@@ -74,7 +78,8 @@ class Stand:
         self.ledger.open("lead", {} if egress is None else {"egress": egress})
         self.door = HttpDoor(HttpRules(tuple(map(parse_rule, rules)), frozenset(private), hosts), self.facts)
         self.bound = {}
-        self.seat = self.door.seat("lead", EgressMeter(self.ledger, "lead"), self.listen)
+        self.meter = EgressMeter(self.ledger, "lead")
+        self.seat = self.door.seat("lead", self.meter, self.listen)
 
     async def listen(self, listeners):
         for one in listeners:
@@ -110,6 +115,7 @@ class Stand:
 
     async def close(self):
         await self.door.close()
+        self.meter.close()
         for one in self.bound.values():
             one.close()
 
@@ -214,7 +220,7 @@ def test_a_server_that_speaks_first_is_heard_where_the_port_is_unread():
             writer.close()
 
         server = await asyncio.start_server(banner, "127.0.0.1", 0)
-        place = "127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+        place = place_of(server)
         stand = Stand(f"tcp://{NAME}:22", hosts={NAME: place})
         async with stand.client(22) as (reader, writer):
             assert await reader.readline() == b"SSH-2.0-server\r\n"
@@ -250,10 +256,10 @@ def test_a_name_that_leads_to_this_machine_is_refused_unless_the_operator_means_
 def test_a_host_that_is_down_is_an_error_that_says_so():
     async def scenario():
         with socket.create_server(("127.0.0.1", 0)) as taken:
-            place = "127.0.0.1:%d" % taken.getsockname()[1]
+            place = f"127.0.0.1:{taken.getsockname()[1]}"
         stand = Stand(NAME, hosts={NAME: place})
         heard, _ = await stand.says(GET)
-        assert b"403" in heard and b"cannot be reached" in heard
+        assert b"502" in heard and b"cannot be reached" in heard
         assert stand.refusals() == ["unreachable"]
         await stand.close()
 
@@ -366,7 +372,9 @@ def test_names_without_end_are_refused():
     async def scenario():
         stand = Stand("*.example.org:80", hosts={})
         found = [await stand.seat.find(f"n{number}.example.org") for number in range(258)]
-        assert None not in found[:256] and found[256:] == [None, None] and stand.refusals() == ["too_many_names", "too_many_names"]
+        assert (
+            None not in found[:256] and found[256:] == [None, None] and stand.refusals() == ["too_many_names", "too_many_names"]
+        )
         await stand.close()
 
     run(scenario)

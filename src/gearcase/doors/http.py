@@ -319,7 +319,6 @@ class Seat:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._meter.close()
 
 
 class _Connection:
@@ -361,7 +360,6 @@ def _told(first: bytes, error: GearcaseError) -> bytes:
     if first[:1] == bytes([_TLS]):
         return bytes([21, 3, 1, 0, 2, 2, 112])
     body = f"gearcase: {error.message}. {error.remedy}\n".encode()
-    return b"HTTP/1.1 403 Forbidden\r\ncontent-type: text/plain\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s" % (
-        len(body),
-        body,
-    )
+    status = b"502 Bad Gateway" if error.code in ("unreachable", "unresolved") else b"403 Forbidden"
+    head = b"HTTP/1.1 %s\r\ncontent-type: text/plain\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+    return head % (status, len(body)) + body

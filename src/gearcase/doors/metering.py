@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from gearcase.ledger import Ledger
 
-LEASE = 4 * 2**20
-"""Bytes."""
+SMALLEST, LARGEST = 256 * 2**10, 64 * 2**20
+"""Bytes of a lease. Between them it is a sixteenth of what is free."""
 
 
 class EgressMeter:
@@ -31,7 +31,8 @@ class EgressMeter:
     def _renew(self, count: int) -> None:
         self.close()
         free = self._ledger.balance(self._account, "egress").free
-        wanted = max(LEASE, count) if free is None else max(min(LEASE, free), count)
+        lease = LARGEST if free is None else min(free, max(SMALLEST, min(LARGEST, free // 16)))
+        wanted = max(lease, count)
         self._hold = self._ledger.hold(self._account, {"egress": wanted}, "egress")
         self._ledger.sent(self._hold)
         self._held = wanted

@@ -21,6 +21,7 @@ from gearcase.doors.server import Server, serve
 from gearcase.errors import RunError, UnsafeError, UsageError
 from gearcase.events import CommandEnded, CommandStarted, SandboxClosed, SandboxLost, SandboxOpened, Tick
 from gearcase.run.accounts import LEAD, Pace
+from gearcase.run.doors import Doors
 from gearcase.run.tools import furnish
 from gearcase.sandbox.trees import write_file
 from gearcase.seams import Command, CommandResult, Driver, Limits, Listener, Mount, Profile, Recorder, Sandbox, SandboxSpec
@@ -68,16 +69,16 @@ def demand(box: Box, profile: Profile) -> None:
         )
 
 
-async def open_sandbox(driver: Driver, box: Box, tools: Sequence[Tool], identity: str) -> Sandbox:
+async def open_sandbox(driver: Driver, box: Box, tools: Sequence[Tool], doors: Doors, identity: str) -> Sandbox:
     """The lead's sandbox, with the listeners of its doors and what it sees of the host."""
     given = [Mount(path, f"/given/{path.name}") for path in box.files.see]
     spec = SandboxSpec(
         id=identity,
         limits=sandbox_limits(box),
         mounts=(*given, *(mount for tool in tools for mount in tool.mounts)),
-        listeners=(MODEL, GEAR, RESOLVER_UDP, RESOLVER_TCP),
-        names=NAMES,
-        environment={**ENVIRONMENT, **_signature(box)},
+        listeners=(MODEL, GEAR, RESOLVER_UDP, RESOLVER_TCP, *doors.listeners),
+        names={**NAMES, **doors.names},
+        environment={**ENVIRONMENT, **doors.environment, **_signature(box)},
     )
     return await driver.open(spec)
 
@@ -102,6 +103,7 @@ class Room:
         self._servers: list[Server] = []
         self._resolver: Resolver | None = None
         self._seat: Seat | None = None
+        self._meter: EgressMeter | None = None
         profile = sandbox.profile
         facts = {name: {"strength": g.strength, "by": g.by, "bound": g.bound} for name, g in profile.guarantees.items()}
         recorder.append(SandboxOpened(sandbox.id, {"driver": profile.driver, "guarantees": facts, "notes": list(profile.notes)}))
@@ -113,13 +115,15 @@ class Room:
         write_file(self.sandbox.box, b"openapi.json", gear.openapi())
         furnish(self.sandbox.box, tools)
 
-    async def open_doors(self, model: ModelDoor, gear: GearDoor, http: HttpDoor, meter: EgressMeter) -> None:
+    async def open_doors(self, model: ModelDoor, gear: GearDoor, http: HttpDoor, doors: Doors, meter: EgressMeter) -> None:
         """Serve the doors on the sockets that were born inside."""
+        self._meter = meter
         self._seat = http.seat(LEAD, meter, self._listen)
+        await doors.serve(LEAD, self.sandbox, meter)
         sockets = self.sandbox.sockets
         self._servers.append(await serve(sockets[MODEL], model.handler(Caller(LEAD, LEAD)), cancel=True))
         self._servers.append(await serve(sockets[GEAR], gear.handler(LEAD)))
-        self._resolver = Resolver(NAMES, self._recorder, LEAD, self._seat.find)
+        self._resolver = Resolver({**NAMES, **doors.names}, self._recorder, LEAD, self._seat.find)
         await self._resolver.serve(sockets[RESOLVER_UDP], sockets[RESOLVER_TCP])
 
     async def _listen(self, listeners: Sequence[Listener]) -> Mapping[Listener, socket.socket]:
@@ -204,6 +208,8 @@ class Room:
             await self._resolver.close()
         if self._seat is not None:
             await self._seat.close()
+        if self._meter is not None:
+            self._meter.close()
 
     async def close(self) -> tuple[str, ...]:
         """Tear the sandbox down; returns the residue."""
