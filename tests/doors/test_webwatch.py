@@ -55,7 +55,9 @@ def test_the_bytes_of_a_head_wait_until_it_is_judged():
         b"POST / HTTP/1.1\r\nHost: files.example.org\r\nContent-Length: +5\r\n\r\nhello",
         b"POST / HTTP/1.1\r\nHost: files.example.org\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: files.example.org\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: files.example.org\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+        GET.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n")
+        + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        POST + GET.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"),
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"SSH-2.0-OpenSSH\r\n",
         b"\x16\x03\x01\x02\x00",
@@ -94,3 +96,12 @@ def test_no_bytes_whatever_are_more_than_refused(data):
         made.feed(data)
     except Refused:
         return
+
+
+@pytest.mark.parametrize("first", [GET, POST, CHUNKED])
+def test_the_offer_of_another_protocol_is_taken_out_and_http_goes_on(first):
+    offering = first.replace(b"\r\n", b"\r\nConnection: Upgrade, HTTP2-Settings\r\nUPGRADE: h2c\r\nHTTP2-Settings: AAE\r\n", 1)
+    for cut in (1, 20, 60, len(offering) - 1, len(offering)):
+        made = watch()
+        assert made.feed(offering[:cut]) + made.feed(offering[cut:] + GET) == first + GET
+        assert made.feed(POST) == POST
