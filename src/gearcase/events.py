@@ -297,6 +297,30 @@ class NameAsked(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionOpened(Event):
+    """A connection leads from the box to `name`, at `address` outside. `connection` counts those of the run."""
+
+    door: str
+    connection: int
+    name: str
+    port: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionClosed(Event):
+    """It ended. Bytes out and in; `why` is done, or what cut it."""
+
+    door: str
+    connection: int
+    name: str
+    sent: int
+    received: int
+    seconds: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class GearUsed(Event):
     """An operation of the gear door."""
 

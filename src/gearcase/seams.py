@@ -7,7 +7,7 @@ Each has a real, small implementation in the package that tests use, so nothing 
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -189,6 +189,10 @@ class Sandbox(Protocol):
         """The listening sockets, born inside, owned by the caller from `open` on."""
         ...
 
+    async def listen(self, listeners: Sequence[Listener]) -> None:
+        """More listening sockets, born inside now; they join `sockets`. Raises RunError when an address is taken."""
+        ...
+
     @property
     def workspace(self) -> int:
         """Directory descriptor of /workspace, for host code that walks it without following links."""
@@ -259,7 +263,75 @@ class Driver(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Housing:
+    """What a run lends to a server that lives in a sandbox of its own: a driver, its record, its brake.
+
+    `adopt` puts a sandbox under the brake, `release` takes it away with what stayed of it.
+    """
+
+    driver: Driver
+    recorder: Recorder
+    adopt: Callable[[Sandbox], Awaitable[None]]
+    release: Callable[[Sandbox, tuple[str, ...]], None]
+
+
 # --- doors -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A name and a port at which a door is reached inside."""
+
+    name: str
+    port: int
+
+
+class Door(Protocol):
+    """A door that a box declares, beside model, gear and http: opened before the agent begins, closed after the hand-over."""
+
+    @property
+    def id(self) -> str:
+        """How the box calls it: `api.github`, `postgres.orders`."""
+        ...
+
+    @property
+    def places(self) -> Sequence[Place]:
+        """Where it is reached inside; no two doors share one."""
+        ...
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Variables that tell unmodified programs inside where it is. Never a secret."""
+        ...
+
+    async def open(self, housing: Housing) -> None:
+        """Make what stands behind it. Raises what makes the run end before money is spent."""
+        ...
+
+    async def serve(self, agent: str, place: Place, sock: socket.socket, pay: Callable[[int], None]) -> None:
+        """Serve one of its places in an agent's box, on a socket that was born there, until `close`.
+
+        `pay` is told the bytes that pass to the outside and back; it raises Refused `budget`.
+        """
+        ...
+
+    def describe(self) -> Mapping[str, Any]:
+        """What `gear doors` tells of it: `address`, `purpose`, and what is left of its own limits."""
+        ...
+
+    def latch(self) -> None:
+        """Refuse or hold what is new; what is in flight finishes."""
+        ...
+
+    def unlatch(self) -> None:
+        """Undo `latch`."""
+        ...
+
+    async def close(self) -> tuple[str, ...]:
+        """Stop serving, end and remove what stands behind it; returns what stayed. Idempotent."""
+        ...
+
 
 Protocol_ = Literal["anthropic", "chat", "responses"]
 

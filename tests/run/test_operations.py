@@ -20,7 +20,7 @@ def test_status_tells_every_limit_and_what_is_left(stage):
     told = answer(played, "a")
     assert set(told) == {"phase", "budget", "time", "answers", "memory", "disk", "processes", "deliverables", "checks"}
     assert told["phase"] == "work" and told["deliverables"] == ["out/**"]
-    assert set(told["budget"]) == {"usd", "tokens"}
+    assert set(told["budget"]) == {"usd", "tokens", "egress"}
     assert told["budget"]["usd"]["limit"] == "$0.95", "5 % are kept for the hand-over"
     assert told["answers"]["limit"] == 400
     assert told["checks"] == [{"name": "check-1", "verdict": "not run yet"}]

@@ -43,9 +43,9 @@ def _table(model: BaseModel, path: tuple[str, ...], comment: Callable[[str], str
         key = field.alias or name
         if value is None:
             continue
-        if isinstance(value, BaseModel | Mapping) or _holds_tables(value):
+        if isinstance(value, BaseModel) or _holds_tables(value):
             below.append((key, cast(Any, value)))
-        elif path or value != ():
+        elif value != {} and (path or value != ()):
             yield _pair(key, _written(path, key, value), comment(_dotted(path, key)))
     for key, value in below:
         yield from _below((*path, key), value, comment)
@@ -66,6 +66,8 @@ def _below(path: tuple[str, ...], value: Any, comment: Callable[[str], str]) -> 
 
 
 def _holds_tables(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        value = tuple(cast(Mapping[str, Any], value).values())
     return isinstance(value, tuple) and any(isinstance(item, BaseModel) for item in cast(tuple[Any, ...], value))
 
 
@@ -89,7 +91,7 @@ def _written(path: tuple[str, ...], key: str, value: Any) -> str:
     """A value in the unit in which people write that key."""
     if path == ("limits",) and key in ("usd", "usd_per_minute", "usd_per_day"):
         return _decimal(Decimal(value) / NANO)
-    if key in ("memory", "disk", "take_max"):
+    if key in ("memory", "disk", "egress", "take_max"):
         return _size(value)
     if key in ("wall", "cpu_time", "deadline"):
         return _duration(value)
@@ -104,6 +106,11 @@ def _plain(path: tuple[str, ...], key: str, value: Any) -> str:
         if sum(map(len, items)) > _WIDE:
             return "[\n" + "".join(f"  {item},\n" for item in items) + "]"
         return f"[{', '.join(items)}]"
+    if isinstance(value, Mapping):
+        pairs = [f"{_key((name,))} = {_plain(path, key, item)}" for name, item in cast(Mapping[str, Any], value).items()]
+        return f"{{ {', '.join(pairs)} }}"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, Path):
         return toml_string(escape(str(value)))
     if isinstance(value, Decimal):

@@ -1,7 +1,8 @@
 """The box's resolver: it knows the names of the box, and no query ever leaves.
 
-Served from outside on the sockets that were born at the box's own 127.0.0.1:53. A name of the box has its address (A); every other
-question about it is answered empty, so that nothing falls back to a search elsewhere; every other name does not exist.
+Served from outside on the sockets that were born at the box's own 127.0.0.1:53. A name of the box has its address (A), and so has one
+that the http door finds, which is resolved outside only when somebody connects; every other question about it is answered empty, so that
+nothing falls back to a search elsewhere; every other name does not exist.
 
 Threat: names as a way out (labels that carry data), parser confusion (NUL, case, trailing dot, pointers), floods. So: one question
 a packet, strict letters-digits-hyphen names, no compression in questions, no recursion, counted and capped journal entries.
@@ -13,7 +14,7 @@ import asyncio
 import re
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import cast
 
 from gearcase.events import NameAsked
@@ -23,6 +24,8 @@ TTL = 30
 """Seconds that a client may remember an address; a fake address is never used twice in a run."""
 MOST_NAMES = 10_000
 MOST_CONNECTIONS = 32
+MOST_PENDING = 256
+"""Questions that are being answered at once; more are dropped, and a client asks again."""
 DEADLINE = 5.0
 """Seconds in which a TCP client must send its query."""
 
@@ -45,11 +48,21 @@ _KINDS = {
 }
 
 
-class Resolver:
-    """Answers for one box. `names` maps a lower-case name without a trailing dot to its IPv4 address."""
+Find = Callable[[str], Awaitable[str | None]]
 
-    def __init__(self, names: Mapping[str, str], recorder: Recorder, agent: str) -> None:
+
+async def find_nothing(name: str) -> str | None:
+    """The http door of a box that has none."""
+    return None
+
+
+class Resolver:
+    """Answers for one box. `names` maps a lower-case name without a trailing dot to its IPv4 address; `find` knows the others."""
+
+    def __init__(self, names: Mapping[str, str], recorder: Recorder, agent: str, find: Find = find_nothing) -> None:
         self._names = dict(names)
+        self._find = find
+        self._pending: set[asyncio.Task[None]] = set()
         self._recorder = recorder
         self._agent = agent
         self._counts: dict[tuple[str, str], int] = {}
@@ -73,9 +86,23 @@ class Resolver:
             self._server.close()
         for writer in self._connections.values():
             writer.transport.abort()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        for task in self._pending:
+            task.cancel()
+        await asyncio.gather(*self._connections, *self._pending, return_exceptions=True)
 
-    def answer(self, packet: bytes) -> bytes | None:
+    def ask(self, packet: bytes, send: Callable[[bytes], None]) -> None:
+        """Answer one datagram, soon."""
+
+        async def reply() -> None:
+            if (message := await self.answer(packet)) is not None:
+                send(message)
+
+        if len(self._pending) < MOST_PENDING:
+            task = asyncio.create_task(reply())
+            self._pending.add(task)
+            task.add_done_callback(self._pending.discard)
+
+    async def answer(self, packet: bytes) -> bytes | None:
         """The reply to one DNS message; None for what is no query at all and deserves none."""
         if len(packet) < 12 or packet[2] & 0x80:
             return None
@@ -86,7 +113,9 @@ class Resolver:
         if question is None:
             return _reply(packet, _FORMAT_ERROR)
         name, kind, where, end = question
-        address = self._names.get(name) if where in (_IN, _ANY_CLASS) else None
+        address = None
+        if where in (_IN, _ANY_CLASS):
+            address = self._names.get(name) or await self._find(name)
         self._count(name, kind, address is not None)
         if address is None:
             return _reply(packet, _NO_SUCH_NAME, packet[12:end])
@@ -111,7 +140,7 @@ class Resolver:
             while len(self._connections) <= MOST_CONNECTIONS:
                 async with asyncio.timeout(DEADLINE):
                     length = struct.unpack(">H", await reader.readexactly(2))[0]
-                    reply = self.answer(await reader.readexactly(length))
+                    reply = await self.answer(await reader.readexactly(length))
                     if reply is None:
                         break
                     writer.write(struct.pack(">H", len(reply)) + reply)
@@ -132,9 +161,9 @@ class _Datagrams(asyncio.DatagramProtocol):
         self._transport = cast(asyncio.DatagramTransport, transport)  # uvloop's is no subclass of it
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        reply = self._resolver.answer(data)
-        if reply is not None and self._transport is not None:
-            self._transport.sendto(reply, addr)
+        transport = self._transport
+        assert transport is not None
+        self._resolver.ask(data, lambda reply: None if transport.is_closing() else transport.sendto(reply, addr))
 
 
 def _question(packet: bytes) -> tuple[str, int, int, int] | None:

@@ -70,10 +70,11 @@ class Pace:
 def open_accounts(ledger: Ledger, box: Box) -> None:
     """The run's account with the box's limits, the lead's and the reserve's carved out of it."""
     limits = box.limits
-    declared = {"usd": limits.usd, "tokens": limits.tokens, "calls": limits.calls}
+    declared = {"usd": limits.usd, "tokens": limits.tokens, "calls": limits.calls, "egress": limits.egress}
     whole: Amounts = {name: amount for name, amount in declared.items() if amount is not None}
     reserve: Amounts = {name: int(amount * limits.wind_down_reserve) for name, amount in whole.items()}
     whole["wall"], reserve["wall"] = round(limits.wall * 1000), 0  # the hand-over's own time is booked past the limit
+    reserve["egress"] = 0  # a hand-over reaches nothing outside
     ledger.open(RUN, whole)
     ledger.open(RESERVE, reserve, parent=RUN)
     ledger.open(LEAD, {name: amount - reserve[name] for name, amount in whole.items()}, parent=RUN, agent=LEAD)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gearcase.agent.loop import Agent
 from gearcase.box import Box
 from gearcase.brake import BoxClock
 from gearcase.doors.gear import Operation
+from gearcase.doors.http import HttpDoor
 from gearcase.doors.model.door import Caller, ModelDoor
 from gearcase.doors.model.routing import Route
 from gearcase.errors import Refused
 from gearcase.ledger import Ledger
 from gearcase.run.accounts import LEAD, RESERVE, Pace
 from gearcase.run.asking import ask
+from gearcase.run.doors import Doors
 from gearcase.run.handover import Acceptance
 from gearcase.run.lead import Lead
 from gearcase.run.workspace import Workspace
@@ -41,6 +43,8 @@ class Operations:
         workspace: Workspace,
         acceptance: Acceptance,
         lead: Lead,
+        http: HttpDoor,
+        doors: Doors,
     ) -> None:
         self._box = box
         self._sandbox = sandbox
@@ -52,6 +56,8 @@ class Operations:
         self._workspace = workspace
         self._acceptance = acceptance
         self._lead = lead
+        self._http = http
+        self._doors = doors
         self.agent: Agent | None = None
 
     def table(self) -> dict[str, Operation]:
@@ -84,9 +90,9 @@ class Operations:
         limits, usage = self._box.limits, await self._sandbox.usage()
         account = LEAD if self._pace.phase == "work" else RESERVE
         budget: dict[str, Any] = {}
-        for resource in ("usd", "tokens", "calls"):
-            balance = self._ledger.balance(account, resource)
-            show = format_money if resource == "usd" else str
+        shown: dict[str, Callable[[int], str]] = {"usd": format_money, "tokens": str, "calls": str, "egress": format_bytes}
+        for resource, show in shown.items():
+            balance = self._ledger.balance(LEAD if resource == "egress" else account, resource)
             if balance.limit is not None:
                 budget[resource] = {"limit": show(balance.limit), "spent": show(balance.spent), "free": show(balance.free or 0)}
         return {
@@ -111,7 +117,9 @@ class Operations:
                     "purpose": "language models: Anthropic API, OpenAI API below /v1",
                 },
                 {"name": "gear.box", "address": "http://gear.box", "purpose": "this API; described in /box/openapi.json"},
+                *self._doors.describe(),
             ],
+            "hosts": [str(rule) for rule in self._http.rules],
             "note": "Nothing else can be reached. Port 80 of each door's own address is taken; every other port is yours.",
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 
@@ -12,12 +13,15 @@ from gearcase.box.crossing import git_identity
 from gearcase.box.tools import Tool
 from gearcase.brake import BoxClock, Brake
 from gearcase.doors.gear import GearDoor
+from gearcase.doors.http import HttpDoor, Seat
+from gearcase.doors.metering import EgressMeter
 from gearcase.doors.model.door import Caller, ModelDoor
 from gearcase.doors.resolver import Resolver
 from gearcase.doors.server import Server, serve
 from gearcase.errors import RunError, UnsafeError, UsageError
 from gearcase.events import CommandEnded, CommandStarted, SandboxClosed, SandboxLost, SandboxOpened, Tick
 from gearcase.run.accounts import LEAD, Pace
+from gearcase.run.doors import Doors
 from gearcase.run.tools import furnish
 from gearcase.sandbox.trees import write_file
 from gearcase.seams import Command, CommandResult, Driver, Limits, Listener, Mount, Profile, Recorder, Sandbox, SandboxSpec
@@ -65,16 +69,16 @@ def demand(box: Box, profile: Profile) -> None:
         )
 
 
-async def open_sandbox(driver: Driver, box: Box, tools: Sequence[Tool], identity: str) -> Sandbox:
+async def open_sandbox(driver: Driver, box: Box, tools: Sequence[Tool], doors: Doors, identity: str) -> Sandbox:
     """The lead's sandbox, with the listeners of its doors and what it sees of the host."""
     given = [Mount(path, f"/given/{path.name}") for path in box.files.see]
     spec = SandboxSpec(
         id=identity,
         limits=sandbox_limits(box),
         mounts=(*given, *(mount for tool in tools for mount in tool.mounts)),
-        listeners=(MODEL, GEAR, RESOLVER_UDP, RESOLVER_TCP),
-        names=NAMES,
-        environment={**ENVIRONMENT, **_signature(box)},
+        listeners=(MODEL, GEAR, RESOLVER_UDP, RESOLVER_TCP, *doors.listeners),
+        names={**NAMES, **doors.names},
+        environment={**ENVIRONMENT, **doors.environment, **_signature(box)},
     )
     return await driver.open(spec)
 
@@ -98,6 +102,8 @@ class Room:
         self._numbers = itertools.count(1)
         self._servers: list[Server] = []
         self._resolver: Resolver | None = None
+        self._seat: Seat | None = None
+        self._meter: EgressMeter | None = None
         profile = sandbox.profile
         facts = {name: {"strength": g.strength, "by": g.by, "bound": g.bound} for name, g in profile.guarantees.items()}
         recorder.append(SandboxOpened(sandbox.id, {"driver": profile.driver, "guarantees": facts, "notes": list(profile.notes)}))
@@ -109,13 +115,20 @@ class Room:
         write_file(self.sandbox.box, b"openapi.json", gear.openapi())
         furnish(self.sandbox.box, tools)
 
-    async def open_doors(self, model: ModelDoor, gear: GearDoor) -> None:
+    async def open_doors(self, model: ModelDoor, gear: GearDoor, http: HttpDoor, doors: Doors, meter: EgressMeter) -> None:
         """Serve the doors on the sockets that were born inside."""
+        self._meter = meter
+        self._seat = http.seat(LEAD, meter, self._listen)
+        await doors.serve(LEAD, self.sandbox, meter)
         sockets = self.sandbox.sockets
         self._servers.append(await serve(sockets[MODEL], model.handler(Caller(LEAD, LEAD)), cancel=True))
         self._servers.append(await serve(sockets[GEAR], gear.handler(LEAD)))
-        self._resolver = Resolver(NAMES, self._recorder, LEAD)
+        self._resolver = Resolver({**NAMES, **doors.names}, self._recorder, LEAD, self._seat.find)
         await self._resolver.serve(sockets[RESOLVER_UDP], sockets[RESOLVER_TCP])
+
+    async def _listen(self, listeners: Sequence[Listener]) -> Mapping[Listener, socket.socket]:
+        await self.sandbox.listen(listeners)
+        return self.sandbox.sockets
 
     async def require(self, programs: tuple[str, ...]) -> None:
         """Raises UsageError `packages` when a program that the box declares is not inside."""
@@ -193,6 +206,10 @@ class Room:
             await server.close()
         if self._resolver is not None:
             await self._resolver.close()
+        if self._seat is not None:
+            await self._seat.close()
+        if self._meter is not None:
+            self._meter.close()
 
     async def close(self) -> tuple[str, ...]:
         """Tear the sandbox down; returns the residue."""

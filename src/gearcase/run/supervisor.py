@@ -19,15 +19,17 @@ from gearcase.box.tools import find_tools
 from gearcase.brake import Brake, Level
 from gearcase.doors.files import give
 from gearcase.doors.gear import GearDoor
+from gearcase.doors.http import HttpDoor, rules_of
+from gearcase.doors.metering import EgressMeter
 from gearcase.doors.model.door import ModelDoor
-from gearcase.doors.model.local.places import Housing
 from gearcase.doors.model.routing import Routing
 from gearcase.doors.model.upstreams.cassette import Cassette
 from gearcase.doors.repositories import remember
 from gearcase.errors import GearcaseError, RunError, UsageError
 from gearcase.events import Failure
-from gearcase.run.accounts import Pace
+from gearcase.run.accounts import LEAD, Pace
 from gearcase.run.books import Books, open_books
+from gearcase.run.doors import Doors, declared
 from gearcase.run.ending import End
 from gearcase.run.handover import Acceptance, unless_killed
 from gearcase.run.lead import Lead
@@ -40,7 +42,7 @@ from gearcase.runs import RunFolder, create
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.namespaces import NamespacesDriver
 from gearcase.sandbox.threads import in_thread
-from gearcase.seams import Command, Driver, Sandbox
+from gearcase.seams import Command, Driver, Housing, Sandbox
 
 _HEARD = 1.0
 """Seconds in which the end of a box is told after a command in it failed of it."""
@@ -100,10 +102,11 @@ class Supervisor:
             books.brake.remove_sandbox(sandbox)
             stayed.extend(residue)
 
-        routing.house(Housing(self._driver, books.journal, books.brake.add_sandbox, release))
+        housing = Housing(self._driver, books.journal, books.brake.add_sandbox, release)
+        routing.house(housing)
         self._began(folder)
         try:
-            await self._in_box(folder, routing, books)
+            await self._in_box(folder, routing, books, housing)
         except GearcaseError as error:
             books.journal.append(Failure(error.envelope()))
             books.ending.failed(error)
@@ -113,7 +116,7 @@ class Supervisor:
             shutil.copyfile(self._options.record, folder.cassette)  # so that the run can be replayed by its name, too
         return await books.close()
 
-    async def _in_box(self, folder: RunFolder, routing: Routing, books: Books) -> None:
+    async def _in_box(self, folder: RunFolder, routing: Routing, books: Books, housing: Housing) -> None:
         box = self._box
         journal, clock, brake, ledger, pace, ending = (
             books.journal,
@@ -124,7 +127,8 @@ class Supervisor:
             books.ending,
         )
         tools = find_tools(box.sandbox.tools, os.environ)
-        sandbox = await open_sandbox(self._driver, box, tools, folder.id)
+        doors = Doors(declared(box))
+        sandbox = await open_sandbox(self._driver, box, tools, doors, folder.id)
         room = Room(sandbox, journal, brake, clock, pace)
         try:
             await brake.add_sandbox(sandbox)
@@ -147,7 +151,10 @@ class Supervisor:
                 hosted_tools=box.model.hosted_tools,
                 allowance=books.allowance,
             )
-            brake.add_door(door)
+            http = HttpDoor(rules_of(box.doors.http), journal)
+            for one in (door, http, *doors.doors):
+                brake.add_door(one)
+            await unless_killed(brake, doors.open(housing))
             acceptance = Acceptance(box, self._driver, sandbox_limits(box), workspace, folder, ledger, journal, brake)
             lead = Lead(box, sandbox, door, ledger, brake, clock, pace, room.run, books.questions, self._sleep)
             operations = Operations(
@@ -161,13 +168,15 @@ class Supervisor:
                 workspace=workspace,
                 acceptance=acceptance,
                 lead=lead,
+                http=http,
+                doors=doors,
             )
             agent = None
             if not self._options.program and (route := routing.lead()) is not None:
                 agent = operations.agent = lead.agent(route, journal)
             gear = GearDoor(operations.table(), journal)
             room.furnish(gear, tools)
-            await room.open_doors(door, gear)
+            await room.open_doors(door, gear, http, doors, EgressMeter(ledger, LEAD))
             work = agent.run() if agent is not None else self._program(room)
             ending.end = await self._until_end(work, room, brake, pace)
             ending.warnings += routing.warnings()
@@ -177,7 +186,8 @@ class Supervisor:
             await door.close()
         finally:
             brake.remove_sandbox(sandbox)
-            ending.residue = list(await room.close())
+            stayed = await doors.close()
+            ending.residue = [*stayed, *await room.close()]
 
     async def _sleep(self, seconds: float) -> None:
         """Between attempts to reach a model. What a cassette plays comes at once: nobody waits out again what was waited then."""

@@ -7,11 +7,12 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from gearcase.errors import GearcaseError, RunError
 from gearcase.sandbox import processes
+from gearcase.sandbox.hostwire import PATIENCE
 from gearcase.sandbox.live import Live
 from gearcase.sandbox.parts import give_back
 from gearcase.sandbox.running import Running
@@ -113,6 +114,23 @@ class Box:
         if answer.exit_code != 0:
             found.append(f"`true` ends with {answer.exit_code}")
         return "; ".join(found)
+
+    async def listen(self, listeners: Sequence[Listener]) -> None:
+        """See `Sandbox`."""
+        self._live.must_live()
+        joined, flags = self._live.joining([name for name in ("user", "net") if name in self._live.parts.namespaces])
+        wanted = [{"address": one.address, "port": one.port, "kind": one.kind} for one in listeners]
+        wire = await self._live.launcher.ask("listen", {"join": flags, "listeners": wanted}, joined)
+        try:
+            heard = await wire.receive("listening", PATIENCE)
+        finally:
+            wire.close()
+        made = [socket.socket(fileno=descriptor) for descriptor in heard.descriptors]
+        if self._live.closing:
+            for one in made:
+                one.close()
+            self._live.must_live()
+        self._live.parts.sockets.update(zip(listeners, made, strict=True))
 
     # --- the brake ---------------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from collections import deque
 from types import FrameType
 from typing import Any
 
-from gearcase.sandbox import boxinit, disks, etcfiles, joiner, seccomp, syscalls
+from gearcase.sandbox import boxinit, disks, etcfiles, joiner, network, seccomp, syscalls
 from gearcase.sandbox.channel import MESSAGE_BYTES, MOST_DESCRIPTORS, Wire, encode, read_all
 
 SOCKET = 3
@@ -111,6 +111,8 @@ class _Launcher:
                 boxinit.run(request, wire, rest, self._program, self._seen)
             elif kind == "command":
                 joiner.run(request, wire, self._program)
+            elif kind == "listen":
+                network.listen_within(request, wire, rest)
             else:
                 disks.run(request, wire)
         except BaseException as error:

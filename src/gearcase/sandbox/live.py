@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gearcase.errors import RunError
-from gearcase.sandbox import processes
+from gearcase.sandbox import processes, syscalls
 from gearcase.sandbox.command import Drain
 from gearcase.sandbox.hostwire import Launcher
 from gearcase.sandbox.parts import Parts
@@ -55,6 +55,13 @@ class Live:
         """Host uid and gid of the box's user."""
         ids = self.parts.ids
         return (ids.agent, ids.agent) if ids else (os.getuid(), os.getgid())
+
+    def joining(self, names: Sequence[str]) -> tuple[list[int], list[int]]:
+        """The descriptors with which these of its namespaces are joined, and the flags of each."""
+        if self.joined:
+            every = dict(zip(self.parts.namespaces, self.joined, strict=True))
+            return [every[name] for name in names], [syscalls.NAMESPACES[name] for name in names]
+        return [self.parts.pidfd], [sum(syscalls.NAMESPACES[name] for name in names)]
 
     def tree(self) -> list[processes.Process]:
         """Every process of the box, by descent."""

@@ -14,6 +14,9 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gearcase.sandbox import syscalls
+from gearcase.sandbox.channel import Wire
+
 FAKE_NET, FAKE_BITS = "198.18.0.0", 15
 _SIOCSIFFLAGS, _IFF_UP, _IFF_RUNNING = 0x8914, 0x1, 0x40
 _RTM_NEWROUTE, _CREATE_EXCLUSIVE_ACK = 24, 0x1 | 0x4 | 0x200 | 0x400
@@ -48,3 +51,15 @@ def listen(wanted: Sequence[Mapping[str, Any]]) -> list[socket.socket]:
             made.listen(_BACKLOG)
         sockets.append(made)
     return sockets
+
+
+def listen_within(request: Mapping[str, Any], wire: Wire, joined: Sequence[int]) -> None:
+    """Bind listeners in the network of a box that lives already. Descriptors: those to join, its user and network namespaces only.
+
+    Runs in a child of the launcher that stays outside of the box's processes and files, so nothing in the box can see it.
+    """
+    for descriptor, flags in zip(joined, request["join"], strict=True):
+        syscalls.setns(descriptor, flags)
+    sockets = listen(request["listeners"])
+    wire.send({"kind": "listening"}, [one.fileno() for one in sockets])
+    os._exit(0)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from gearcase.errors import RunError
-from gearcase.sandbox import plan, processes, syscalls
+from gearcase.sandbox import plan, processes
 from gearcase.sandbox.command import Pipe, Reader, Writer
 from gearcase.sandbox.hostwire import PATIENCE, Ended, HostWire, Message, refusal
 from gearcase.sandbox.live import Live
@@ -90,10 +90,7 @@ class Running:
         theirs = [pipe.theirs for pipe in pipes]
         streams = [theirs[0], theirs[1], theirs[1] if command.merge_stderr else theirs[2]]
         streams += [theirs[-1]] if command.report else []
-        if live.joined:
-            join, flags = live.joined, [syscalls.NAMESPACES[name] for name in live.parts.namespaces]
-        else:
-            join, flags = [live.parts.pidfd], [sum(syscalls.NAMESPACES[name] for name in live.parts.namespaces)]
+        join, flags = live.joining(live.parts.namespaces)
         request = plan.command(command, live.spec, self._number, flags, live.settings)
         rules = [live.rules] if live.rules >= 0 else []
         standby = await live.parts.standbys.take()

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from gearcase.doors.model.local.places import Housing
 from gearcase.doors.model.local.server import CONTEXT, find_package
 from gearcase.doors.model.price import TokenUsage
 from gearcase.errors import RunError
 from gearcase.sandbox.namespaces import NamespacesDriver
-from gearcase.seams import Command
+from gearcase.seams import Command, Housing
 from tests.local_model import small
 
 PROTOCOLS = ("anthropic", "chat", "responses")

@@ -20,7 +20,6 @@ from urllib.parse import urlsplit
 from gearcase.box import Model, Provider
 from gearcase.doors.model import pricing
 from gearcase.doors.model.local import weights
-from gearcase.doors.model.local.places import Housing
 from gearcase.doors.model.local.server import CONTEXT, MAX_OUTPUT, find_package
 from gearcase.doors.model.price import Price
 from gearcase.doors.model.upstreams.cassette import Cassette, Recording
@@ -29,7 +28,7 @@ from gearcase.doors.model.upstreams.local import Local
 from gearcase.doors.model.upstreams.manual import Manual
 from gearcase.doors.model.upstreams.scripted import Scripted
 from gearcase.errors import Refused, UsageError
-from gearcase.seams import Protocol_, Upstream
+from gearcase.seams import Housing, Protocol_, Upstream
 
 PROVIDERS: dict[str, tuple[str, str, Protocol_]] = {
     "anthropic": ("https://api.anthropic.com/v1", "ANTHROPIC_API_KEY", "anthropic"),

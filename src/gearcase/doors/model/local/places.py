@@ -14,40 +14,26 @@ import contextlib
 import json
 import os
 import shutil
-import stat
 import sys
 import tempfile
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
+from gearcase.doors.housed import Housed, last_words
 from gearcase.errors import GearcaseError
 from gearcase.sandbox.trees import write_file
-from gearcase.seams import Command, Driver, Limits, Mount, Recorder, Sandbox, SandboxSpec
+from gearcase.seams import Command, Housing, Limits, Mount
 
 _SPARE = 2 << 30
 """Bytes of memory beside the weights: the context's state and what the server works with."""
 _THREADS = 64
-_THAWED = 0.1
-"""Seconds between two looks whether the run goes on."""
 _SOCKET = "model.sock"
 _PACKAGE = "/opt/local/xllamacpp"
 _WEIGHTS = "/opt/local/weights.gguf"
 _ENVIRONMENT = {"GOMP_SPINCOUNT": "10000", "LANG": "C.UTF-8", "PATH": "/usr/bin:/bin"}
 """Threads that spin while they wait starve each other beside other busy programs; it must be said before the process starts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Housing:
-    """What a run lends to a server: a driver, its record, its brake (`adopt`, `release` with what stayed of a sandbox)."""
-
-    driver: Driver
-    recorder: Recorder
-    adopt: Callable[[Sandbox], Awaitable[None]]
-    release: Callable[[Sandbox, tuple[str, ...]], None]
 
 
 class Place(ABC):
@@ -74,33 +60,23 @@ class Place(ABC):
 class Boxed(Place):
     """In a sandbox of its own."""
 
-    def __init__(self, housing: Housing, sandbox: Sandbox) -> None:
-        self._housing = housing
-        self._sandbox = sandbox
-        self._descriptor = -1
+    def __init__(self, housed: Housed) -> None:
+        self._housed = housed
 
     @classmethod
     async def open(cls, housing: Housing, weights: Path, package: Path) -> Boxed:
         """A sandbox for this server, under the run's brake. Raises what the driver raises."""
         size = weights.stat().st_size
         cores = float(os.cpu_count() or 1)
-        spec = SandboxSpec(
-            id=f"local-{os.getpid()}-{time.monotonic_ns()}",
-            limits=Limits(memory=size + size // 2 + _SPARE, cpus=cores, disk=16 << 20, processes=_THREADS),
-            mounts=(Mount(package, _PACKAGE), Mount(weights, _WEIGHTS, executable=False)),
-        )
-        sandbox = await housing.driver.open(spec)
+        limits = Limits(memory=size + size // 2 + _SPARE, cpus=cores, disk=16 << 20, processes=_THREADS)
+        mounts = (Mount(package, _PACKAGE), Mount(weights, _WEIGHTS, executable=False))
+        housed = await Housed.open(housing, "local", limits, mounts)
         try:
-            write_file(sandbox.box, b"modelserver.py", _program())
+            write_file(housed.sandbox.box, b"modelserver.py", _program())
         except BaseException:
-            await sandbox.close()
+            await housed.close()
             raise
-        try:
-            await housing.adopt(sandbox)
-        except BaseException:
-            housing.release(sandbox, await sandbox.close())
-            raise
-        return cls(housing, sandbox)
+        return cls(housed)
 
     async def live(self, wanted: Mapping[str, object]) -> str:
         """See `Place`."""
@@ -114,42 +90,26 @@ class Boxed(Place):
         command = Command(
             ("/usr/bin/python3", "-I", "/box/modelserver.py", json.dumps(told)), environment=_ENVIRONMENT, output_cap=8192
         )
-        while True:
-            try:
-                result = await self._sandbox.run(command)
-            except GearcaseError as error:
-                if error.code != "frozen":
-                    return f"{error.message}; {error.cause}"
-                await asyncio.sleep(_THAWED)
-            else:
-                break
-        struck = f", limits that struck: {', '.join(result.limits)}" if result.limits else ""
-        return f"{result.stdout.text()}\n{result.ended} with {result.exit_code}{struck}"
+        try:
+            return last_words(await self._housed.run(command))
+        except GearcaseError as error:
+            return f"{error.message}; {error.cause}"
 
     @property
     def stands(self) -> bool:
         """See `Place`."""
-        return self._sandbox.frozen
+        return self._housed.sandbox.frozen
 
     def socket(self) -> str:
         """See `Place`."""
-        if self._descriptor < 0:
-            try:
-                found = os.open(_SOCKET, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._sandbox.workspace)
-            except FileNotFoundError:
-                return ""
-            if not stat.S_ISSOCK(os.fstat(found).st_mode):
-                os.close(found)
-                return ""
-            self._descriptor = found
-        return f"/proc/self/fd/{self._descriptor}"
+        try:
+            return self._housed.path_of(_SOCKET)
+        except OSError:
+            return ""
 
     async def close(self) -> None:
         """See `Place`."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-        self._housing.release(self._sandbox, await self._sandbox.close())
+        await self._housed.close()
 
 
 class Child(Place):

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gearcase.doors.model.local.places import Boxed, Child, Housing, Place
+from gearcase.doors.model.local.places import Boxed, Child, Place
 from gearcase.errors import RunError, UsageError
 from gearcase.events import Failure
-from gearcase.seams import UpstreamDown
+from gearcase.seams import Housing, UpstreamDown
 
 if TYPE_CHECKING:
     import aiohttp

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 import orjson
 
 from gearcase.doors.model.local import shim
-from gearcase.doors.model.local.places import Housing
 from gearcase.doors.model.local.server import Server
 from gearcase.doors.model.protocols import PROTOCOLS, content_type
 from gearcase.doors.model.protocols.anthropic import COUNT_PATH
 from gearcase.doors.model.protocols.stream import load, table
-from gearcase.seams import UpstreamRequest, UpstreamResponse
+from gearcase.seams import Housing, UpstreamRequest, UpstreamResponse
 
 if TYPE_CHECKING:
     import aiohttp

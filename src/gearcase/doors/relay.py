@@ -1,0 +1,161 @@
+"""Bytes between two sockets, both ways, as fast as this process can: read once, written once, nothing copied in between.
+
+`judge` sees every chunk of one way before it passes, and may hold, pass or refuse it. Memory of a connection is bounded: as long as a
+sink has not taken a chunk, nothing more is read from its source.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+
+from gearcase.errors import Refused
+
+CHUNK = 128 * 1024
+"""Bytes read at once, and at most kept for a sink that is slow, each way."""
+_TURNS = 4
+"""Chunks in a row before others have their turn."""
+
+Judge = Callable[[bytes], bytes]
+_buffer = memoryview(bytearray(CHUNK))  # used only between a read and the write that follows it, so all relays share it
+
+
+class Relay:
+    """One pair of connected, non-blocking sockets. `meter` is told the bytes of every chunk and may raise Refused."""
+
+    def __init__(self, inner: socket.socket, outer: socket.socket, meter: Callable[[int], None], judge: Judge | None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[str] = self._loop.create_future()
+        self._meter = meter
+        self.out = _Way(self, inner, outer, judge)
+        self.back = _Way(self, outer, inner, None)
+
+    async def run(self) -> str:
+        """Relay until both ways have ended; returns why it ended: `done`, or what broke it. Both sockets are the caller's to close."""
+        for way in (self.out, self.back):
+            way.go()
+        try:
+            return await self._ended
+        finally:
+            for way in (self.out, self.back):
+                way.halt()
+
+    def end(self, why: str) -> None:
+        """End it, now."""
+        if not self._ended.done():
+            self._ended.set_result(why)
+
+    def pause(self) -> None:
+        """Nothing new leaves; what is on its way back comes."""
+        self.out.pause()
+
+    def resume(self) -> None:
+        """Undo `pause`."""
+        self.out.resume()
+
+    def pay(self, count: int) -> None:
+        """Pay for a chunk."""
+        self._meter(count)
+
+    def way_ended(self) -> None:
+        """One way has nothing more to say."""
+        if self.out.over and self.back.over:
+            self.end("done")
+
+
+class _Way:
+    """One direction."""
+
+    def __init__(self, relay: Relay, source: socket.socket, sink: socket.socket, judge: Judge | None) -> None:
+        self._relay = relay
+        self._loop = asyncio.get_running_loop()
+        self._source = source
+        self._sink = sink
+        self._judge = judge
+        self._left = b""  # what the sink has not taken
+        self._reading = self._writing = self._paused = False
+        self.over = False
+        self.passed = 0
+
+    def go(self) -> None:
+        if not (self._reading or self._paused or self._left or self.over):
+            self._reading = True
+            self._loop.add_reader(self._source, self._readable)
+
+    def halt(self) -> None:
+        self._rest()
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._sink)
+
+    def pause(self) -> None:
+        self._paused = True
+        self._rest()
+
+    def resume(self) -> None:
+        self._paused = False
+        self.go()
+
+    def _rest(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._source)
+
+    def _readable(self) -> None:
+        try:
+            for _ in range(_TURNS):
+                count = self._source.recv_into(_buffer)
+                if count == 0:
+                    return self._end()
+                chunk = _buffer[:count]
+                if self._judge is not None:
+                    chunk = memoryview(self._judge(bytes(chunk)))
+                self._relay.pay(len(chunk))
+                if not self._send(chunk) or count < CHUNK:
+                    return None
+        except BlockingIOError:
+            return None
+        except Refused as error:
+            self._relay.end(error.code)
+        except OSError as error:
+            self._relay.end(type(error).__name__)
+
+    def _send(self, chunk: memoryview) -> bool:
+        """Whether the sink took it all; else the rest is kept and nothing is read until it has."""
+        try:
+            sent = self._sink.send(chunk) if chunk else 0
+        except BlockingIOError:
+            sent = 0
+        self.passed += sent
+        if sent == len(chunk):
+            return True
+        self._left = bytes(chunk[sent:])
+        self._rest()
+        self._writing = True
+        self._loop.add_writer(self._sink, self._writable)
+        return False
+
+    def _writable(self) -> None:
+        try:
+            sent = self._sink.send(self._left)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._relay.end(type(error).__name__)
+            return
+        self.passed += sent
+        self._left = self._left[sent:]
+        if not self._left:
+            self._writing = False
+            self._loop.remove_writer(self._sink)
+            self.go()
+
+    def _end(self) -> None:
+        """The source says no more: the sink is told, and the other way goes on."""
+        self.over = True
+        self._rest()
+        with contextlib.suppress(OSError):  # the other side may be gone already
+            self._sink.shutdown(socket.SHUT_WR)
+        self._relay.way_ended()

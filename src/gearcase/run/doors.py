@@ -1,0 +1,66 @@
+"""The doors that a box declares, as a run has them: where each is reached inside, opened, served, closed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gearcase.box import Box
+from gearcase.doors.metering import EgressMeter
+from gearcase.errors import UsageError
+from gearcase.seams import Door, Housing, Listener, Sandbox
+
+_FIRST = 3
+"""198.18.0.1 and .2 are the model and gear doors; names outside begin at 198.18.1.0."""
+
+
+def declared(box: Box) -> list[Door]:
+    """The doors of a box, not open yet."""
+    return []
+
+
+class Doors:
+    """The declared doors of one run. Raises UsageError `two_doors` where two want the same place."""
+
+    def __init__(self, doors: Sequence[Door]) -> None:
+        self.doors = tuple(doors)
+        self.names: dict[str, str] = {}
+        self._listeners: dict[Listener, Door] = {}
+        for door in doors:
+            for place in door.places:
+                address = self.names.setdefault(place.name, f"198.18.0.{_FIRST + len(self.names)}")
+                listener = Listener(place.name, address, place.port)
+                if listener in self._listeners:
+                    other = self._listeners[listener].id
+                    remedy = "give one of them another name"
+                    raise UsageError("two_doors", f"{other} and {door.id} are both {place.name}:{place.port}", remedy=remedy)
+                self._listeners[listener] = door
+
+    @property
+    def listeners(self) -> tuple[Listener, ...]:
+        """The sockets to be born in an agent's box."""
+        return tuple(self._listeners)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of all of them."""
+        return {name: value for door in self.doors for name, value in door.environment.items()}
+
+    async def open(self, housing: Housing) -> None:
+        """Make what stands behind each, in the box's order. Raises what stopped one."""
+        for door in self.doors:
+            await door.open(housing)
+
+    async def serve(self, agent: str, sandbox: Sandbox, meter: EgressMeter) -> None:
+        """Serve them in one agent's box."""
+        for listener, door in self._listeners.items():
+            place = next(one for one in door.places if (one.name, one.port) == (listener.name, listener.port))
+            await door.serve(agent, place, sandbox.sockets[listener], meter.take)
+
+    def describe(self) -> list[Mapping[str, Any]]:
+        """What `gear doors` tells of them."""
+        return [{"name": door.id, **door.describe()} for door in self.doors]
+
+    async def close(self) -> list[str]:
+        """Close them, the last one first; returns what stayed."""
+        return [one for door in reversed(self.doors) for one in await door.close()]

@@ -1,0 +1,133 @@
+"""Real clients in a box, unmodified, through its doors."""
+
+import http.server
+import json
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+
+class Files(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        """Nobody reads it."""
+
+
+@contextmanager
+def serving(folder):
+    """A web server outside, of this folder; gives its place."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), lambda *a: Files(*a, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+
+
+def box(user, allow, hosts, **limits):
+    file = user.folder / "box.toml"
+    listed = ", ".join(f'"{name}" = "{place}"' for name, place in hosts.items())
+    written = "".join(f'{name} = "{value}"\n' for name, value in limits.items())
+    file.write_text(f"[limits]\n{written}[doors.http]\nallow = {json.dumps(allow)}\nhosts = {{ {listed} }}\n")
+    return file
+
+
+def executes(user, file, *command):
+    return user.types("exec", "-f", file, "--", *command, code=0)
+
+
+def test_curl_reaches_what_is_allowed_and_nothing_else(user):
+    (user.folder / "hello.txt").write_text("from outside\n")
+    with serving(user.folder) as place:
+        file = box(user, ["files.example.org", "later.example.org:80"], {"files.example.org": place, "later.example.org": place})
+        script = (
+            "curl -sS http://files.example.org/hello.txt; curl -sS http://evil.example/ 2>&1; "
+            "curl -sS -m 5 https://later.example.org/ 2>&1; curl -sS -H 'Host: evil.example' http://files.example.org/; gear doors"
+        )
+        told = executes(user, file, "sh", "-c", script).out
+    assert told.startswith("from outside\n")
+    assert "Could not resolve host: evil.example" in told
+    assert "Failed to connect to later.example.org port 443" in told
+    assert "gearcase: the request is for 'evil.example'" in told
+    assert "later.example.org:80" in told
+    contacts = [one for one in user.journal() if one["type"] == "connection_opened"]
+    assert [(one["name"], one["port"]) for one in contacts] == [("files.example.org", 80)]
+
+
+def test_pip_installs_from_an_index_outside(user):
+    index = user.home / "index"
+    (index / "simple/gadget").mkdir(parents=True)
+    source = user.home / "gadget"
+    source.mkdir()
+    (source / "gadget.py").write_text("VALUE = 42\n")
+    wheel = index / "simple/gadget/gadget-1.0-py3-none-any.whl"
+    make = (
+        "import zipfile, sys\n"
+        "with zipfile.ZipFile(sys.argv[1], 'w') as z:\n"
+        "    z.writestr('gadget.py', 'VALUE = 42\\n')\n"
+        "    z.writestr('gadget-1.0.dist-info/METADATA', 'Metadata-Version: 2.1\\nName: gadget\\nVersion: 1.0\\n')\n"
+        "    z.writestr('gadget-1.0.dist-info/WHEEL', 'Wheel-Version: 1.0\\nGenerator: x\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n')\n"
+        "    z.writestr('gadget-1.0.dist-info/RECORD', '')\n"
+    )
+    subprocess.run([sys.executable, "-c", make, wheel], check=True)
+    with serving(index) as place:
+        file = box(user, ["packages.example.org"], {"packages.example.org": place})
+        script = (
+            "python3 -m venv v && v/bin/pip install -q --disable-pip-version-check --trusted-host packages.example.org "
+            "--index-url http://packages.example.org/simple gadget && v/bin/python -c 'import gadget; print(gadget.VALUE)'"
+        )
+        told = executes(user, file, "sh", "-c", script).out
+    assert told.strip().endswith("42")
+
+
+def test_git_clones_over_http(user):
+    repository = user.home / "project"
+    git = ["git", "-C", repository, "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "init", "-q", repository], check=True)
+    (repository / "a.txt").write_text("content\n")
+    subprocess.run([*git, "add", "a.txt"], check=True)
+    subprocess.run([*git, "commit", "-qm", "first"], check=True)
+    subprocess.run(["git", "-C", repository, "update-server-info"], check=True)
+    with serving(repository) as place:
+        file = box(user, ["git.example.org"], {"git.example.org": place})
+        told = executes(user, file, "sh", "-c", "git clone -q http://git.example.org/.git c && cat c/a.txt").out
+    assert told == "content\n"
+
+
+FETCH = "fetch('http://files.example.org/hello.txt').then(r => r.text()).then(t => process.stdout.write(t))"
+JAVA = """
+import java.net.URI; import java.net.http.*;
+public class Get { public static void main(String[] a) throws Exception {
+  var r = HttpClient.newHttpClient().send(HttpRequest.newBuilder(URI.create("http://files.example.org/hello.txt")).build(),
+                                          HttpResponse.BodyHandlers.ofString());
+  System.out.print(r.body()); } }
+"""
+
+
+@pytest.mark.parametrize("client", ["node", "python", "java"])
+def test_other_clients_need_no_proxy_variable(user, client):
+    (user.folder / "hello.txt").write_text("from outside\n")
+    command = {
+        "node": ("node", "-e", FETCH),
+        "python": (
+            "python3",
+            "-c",
+            "import urllib.request as u; print(u.urlopen('http://files.example.org/hello.txt').read().decode(), end='')",
+        ),
+        "java": ("sh", "-c", f"cat > Get.java <<'E'\n{JAVA}\nE\njava -Xmx256m Get.java"),
+    }[client]
+    with serving(user.folder) as place:
+        file = box(user, ["files.example.org"], {"files.example.org": place})
+        assert executes(user, file, *command).out == "from outside\n"
+
+
+def test_the_limit_of_bytes_cuts_and_says_so(user):
+    (user.folder / "big.bin").write_bytes(bytes(4 << 20))
+    with serving(user.folder) as place:
+        file = box(user, ["files.example.org"], {"files.example.org": place}, egress="2MiB")
+        ended = user.types("exec", "--json", "-f", file, "--", "curl", "-sS", "http://files.example.org/big.bin", "-o", "x")
+    assert ended.record["exit"] != 0
+    assert [one["why"] for one in user.journal() if one["type"] == "connection_closed"] == ["budget"]
+    assert 1 << 20 < ended.record["spent"]["egress"] <= 2 << 20
