@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +55,19 @@ def test_curl_reaches_what_is_allowed_and_nothing_else(user):
     assert "later.example.org:80" in told
     contacts = [one for one in user.journal() if one["type"] == "connection_opened"]
     assert [(one["name"], one["port"]) for one in contacts] == [("files.example.org", 80)]
+
+
+def test_the_example_does_what_its_page_says(user):
+    example = Path(__file__).parents[2] / "examples/doors/http"
+    with serving(example / "packages") as place:
+        text = (example / "box.toml").read_text().replace("127.0.0.1:8765", place)  # the port may be taken here
+        (user.folder / "box.toml").write_text(text)
+        assert (
+            executes(user, "box.toml", "curl", "-sS", "http://packages.example.org/hello.txt").out
+            == "a file outside of the box\n"
+        )
+        ended = user.types("exec", "-f", "box.toml", "--", "curl", "-sS", "http://example.com/", code=6)
+        assert "Could not resolve host" in ended.err
 
 
 def test_pip_installs_from_an_index_outside(user):
