@@ -14,6 +14,7 @@ from rich.console import Console, RenderableType
 from gearcase import events
 from gearcase.box import Limits
 from gearcase.cli import lines, summary
+from gearcase.cli.aspects import HostView
 from gearcase.cli.history import DIED, History
 from gearcase.cli.live import LivePanel
 from gearcase.cli.ps import _table
@@ -316,3 +317,18 @@ def test_the_live_panel_fits_its_width(tmp_path: Path) -> None:
         rows = rendered(LivePanel(Limits(), view, view.now, "Ctrl-C freezes and asks"), width).splitlines()
         assert all(len(row) <= width for row in rows)
         assert len(rows) < 14
+
+
+def test_what_was_reached_outside_and_what_was_asked_for_in_vain_is_told_once_each(tmp_path: Path) -> None:
+    happened = [
+        STARTED,
+        events.NameAsked("telemetry.example", "A", False, 1),
+        events.NameAsked("telemetry.example", "A", False, 10),
+        events.NameAsked("telemetry.example", "AAAA", False, 1),
+        events.NameAsked("files.example", "A", True, 1),
+        events.ConnectionClosed("http", 1, "files.example", 10, 300, 0.1, "done"),
+        events.ConnectionClosed("http", 2, "files.example", 10, 300, 0.1, "done"),
+    ]
+    outside = view_of(tmp_path, *happened).outside
+    assert summary.denied_names(outside) == "telemetry.example (10+ times)"
+    assert outside.hosts["files.example"] == HostView(2, 20, 600)

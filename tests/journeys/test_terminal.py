@@ -141,8 +141,8 @@ def test_there_is_no_status_where_there_is_no_room_or_no_wish_for_it(sits, more)
 
 def test_a_command_that_is_killed_leaves_the_terminal_as_it_was_and_hangs_up(user, sits):
     person = shell(sits)
-    person.types("printf '\\033[?1049h\\033[?25lin'\r")
-    person.sees("in")
+    person.types("printf '\\033[?1049h\\033[?25lin'side\r")
+    person.sees("inside")
     assert not person.terminal_is_as_before()
     person.process.kill()
     person.sees(r"\x1b\[\?47l.*\x1b\[\?25h")
@@ -153,8 +153,8 @@ def test_a_command_that_is_killed_leaves_the_terminal_as_it_was_and_hangs_up(use
 
 def test_a_request_to_end_kills_the_box_and_restores_the_terminal(user, sits):
     person = shell(sits)
-    person.types("printf '\\033[?1049h\\033[?2004hin'\r")
-    person.sees("in")
+    person.types("printf '\\033[?1049h\\033[?2004hin'side\r")
+    person.sees("inside")
     person.process.send_signal(signal.SIGTERM)
     person.leaves()
     assert person.terminal_is_as_before() and "\x1b[?1049l" in person.seen

@@ -13,6 +13,8 @@ from gearcase.brake import command
 from gearcase.cli import options as o
 from gearcase.cli import terminal
 from gearcase.cli.console import err, print_json
+from gearcase.cli.history import history
+from gearcase.cli.summary import denied_names
 from gearcase.cli.text import neutral
 from gearcase.errors import GearcaseError, UsageError
 from gearcase.run.options import RunOptions
@@ -97,6 +99,8 @@ def follow_to_the_end(settings: RunOptions, *, as_json: bool, quiet: bool) -> No
         _complain(ended)
         if not quiet:
             _summary(ended)
+            if denied := denied_names(history(started.folder).view.outside):
+                err().print(Text(f"gearcase: asked for and denied: {denied}", "dim"))
     raise typer.Exit(ended.exit_code)
 
 

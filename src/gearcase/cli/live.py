@@ -10,9 +10,10 @@ from rich.panel import Panel
 from rich.text import Text
 
 from gearcase.box import Limits
+from gearcase.cli.aspects import CommandView
 from gearcase.cli.shapes import STATE_STYLE, VERDICT_MARK, Bar, amount, counted, grid, share, state_text
 from gearcase.cli.text import first_line, neutral
-from gearcase.cli.view import ROOT_LIMITS, CommandView, View
+from gearcase.cli.view import ROOT_LIMITS, View
 from gearcase.units import format_duration
 
 _LINES_SHOWN = 6

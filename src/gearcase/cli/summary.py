@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gearcase.allowance import day_total, today, user_limits
+from gearcase.cli.aspects import CheckView, ModelView, Outside
 from gearcase.cli.history import DIED, History
 from gearcase.cli.shapes import (
     STATE_STYLE,
@@ -24,7 +25,7 @@ from gearcase.cli.shapes import (
     share,
 )
 from gearcase.cli.text import first_line, neutral
-from gearcase.cli.view import ROOT_LIMITS, CheckView, ModelView
+from gearcase.cli.view import ROOT_LIMITS
 from gearcase.doors.repositories import has_change
 from gearcase.errors import GearcaseError
 from gearcase.run.record import EndRecord
@@ -63,6 +64,13 @@ def as_json(run: History, record: EndRecord | None) -> dict[str, Any]:
         "failed_commands": view.failed_commands,
         "limits": {**view.limits, "wall": int(run.limits.wall * 1000), "steps": run.limits.steps},
         "limits_reached": list(view.struck),
+        "outside": {
+            "hosts": {
+                name: {"connections": host.connections, "sent": host.sent, "received": host.received}
+                for name, host in view.outside.hosts.items()
+            },
+            "denied": dict(view.outside.denied),
+        },
         "refusals": [{"door": d, "code": c, "count": n} for (d, c), n in view.refusals.items()],
         "edits": view.edits,
         "enforced_by": view.profile,
@@ -85,6 +93,8 @@ def report(run: History, record: EndRecord | None) -> RenderableType:
         parts.append(section("Checks", _checks(run.view.checks)))
     parts.append(section("Spent", *_spent(run)))
     parts.append(section("Work", *_work(run)))
+    if run.view.outside.hosts or run.view.outside.denied:
+        parts.append(section("Outside", *_outside(run.view.outside)))
     parts.append(section("Box", *_box(run)))
     warnings = list(_warnings(run, record))
     if warnings:
@@ -165,6 +175,8 @@ def _spent(run: History) -> Iterator[RenderableType]:
         held = view.held.get(resource, 0)
         waiting = f"  ({amount(resource, held)} held)" if held else ""
         name = "money" if resource == "usd" else resource
+        if resource == "egress" and not spent:
+            continue
         if limit is not None:
             bar = Bar(share(spent, limit), share(held, limit))
             table.add_row(name, bar, f"{amount(resource, spent)} of {amount(resource, limit)}{waiting}")
@@ -224,6 +236,25 @@ def _work(run: History) -> Iterator[RenderableType]:
         yield Text.assemble(("✗ ", "red"), first_line(command.text, 100), (f"  {neutral(how)}{neutral(struck)}", "dim"))
     if view.agent_end:
         yield Text(f"the agent ended: {first_line(view.agent_end)}", "dim")
+
+
+def _outside(outside: Outside) -> Iterator[RenderableType]:
+    if outside.hosts:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        table.add_column("host", overflow="fold")
+        for heading in ("connections", "sent", "received"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for name, host in sorted(outside.hosts.items(), key=lambda item: -item[1].sent - item[1].received):
+            table.add_row(neutral(name), str(host.connections), format_bytes(host.sent), format_bytes(host.received))
+        yield table
+    if outside.denied:
+        yield Text.assemble(("denied  ", "yellow"), denied_names(outside))
+
+
+def denied_names(outside: Outside) -> str:
+    """The names that were asked for in vain, each once, the most wanted first."""
+    ordered = sorted(outside.denied.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{neutral(name)} ({count}+ times)" if count > 1 else neutral(name) for name, count in ordered)
 
 
 def _box(run: History) -> Iterator[RenderableType]:

@@ -12,56 +12,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from gearcase import events
+from gearcase.cli.aspects import CheckView, CommandView, ModelView, Outside
 from gearcase.events import Amounts
 from gearcase.journal import Record
 from gearcase.run.accounts import RUN
 
 E = TypeVar("E", bound=events.Event)
 
-ROOT_LIMITS = ("usd", "tokens", "calls")
+ROOT_LIMITS = ("usd", "tokens", "calls", "egress")
 _LINES = 8
 _LIST = 20
-
-
-@dataclass(frozen=True, slots=True)
-class CommandView:
-    """One command of the agent. `ended` is empty while it runs; times are unix seconds."""
-
-    number: int
-    text: str
-    started: float
-    ended: str = ""
-    exit_code: int = 0
-    seconds: float = 0.0
-    limits: tuple[str, ...] = ()
-    lines: tuple[str, ...] = ()
-
-    @property
-    def failed(self) -> bool:
-        """Whether it ended otherwise than with exit 0."""
-        return bool(self.ended) and (self.ended != "exited" or self.exit_code != 0)
-
-
-@dataclass(frozen=True, slots=True)
-class CheckView:
-    """The last verdict of a check, and its best score."""
-
-    verdict: str
-    score: float | None
-    best: float | None
-    final: bool
-    runs: int
-    output: str
-
-
-@dataclass(frozen=True, slots=True)
-class ModelView:
-    """What went to one model. `usd` is in nano-dollars."""
-
-    calls: int = 0
-    failed: int = 0
-    usd: int = 0
-    tokens: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +64,7 @@ class View:
     compactions: int = 0
     refusals: Mapping[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     edits: Mapping[str, int] = field(default_factory=dict[str, int])
+    outside: Outside = field(default_factory=Outside)
     struck: tuple[str, ...] = ()
     errors: tuple[dict[str, Any], ...] = ()
     profile: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -351,6 +312,16 @@ def _(view: View, event: events.DoorRefused, record: Record) -> View:
     if key not in view.refusals and len(view.refusals) >= _LIST:
         key = ("other", "more")
     return replace(view, refusals={**view.refusals, key: view.refusals.get(key, 0) + 1})
+
+
+@_on(events.NameAsked)
+def _(view: View, event: events.NameAsked, record: Record) -> View:
+    return view if event.allowed else replace(view, outside=view.outside.asked(event.name, event.count))
+
+
+@_on(events.ConnectionClosed)
+def _(view: View, event: events.ConnectionClosed, record: Record) -> View:
+    return replace(view, outside=view.outside.ended(event.name, event.sent, event.received))
 
 
 @_on(events.RequestEdited)
