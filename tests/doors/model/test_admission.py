@@ -147,12 +147,16 @@ def test_who_waits_too_long_is_told_to_come_again(stands, tmp_path, protocol):
 def test_spending_too_fast_is_slowed_down(stands, tmp_path):
     async def whole():
         steps = (Step("a", usage={"input": 100, "output": 100}),)  # 1,800,000 nano-dollars
-        async with stands.Stand(tmp_path, steps, options={"usd_per_minute": 3_000_000}) as stand:
-            return [await stand.post("anthropic", stands.ask("anthropic")) for _ in range(3)]
+        async with stands.Stand(tmp_path, steps, options={"usd_per_minute": 24_000_000}) as stand:
+            answers = [await stand.post("anthropic", stands.ask("anthropic", cap=1000)) for _ in range(8)]
+            return answers, stand.balance().spent
 
-    *before, slowed = run(whole())
-    assert [answer.status for answer in before] == [200, 200]
-    assert slowed.status == 429
+    answers, spent = run(whole())
+    statuses = [answer.status for answer in answers]
+    fits = statuses.count(200)
+    assert 2 <= fits < 8 and statuses == [200] * fits + [429] * (8 - fits)
+    assert spent == fits * 1_800_000
+    slowed = answers[-1]
     assert 1 <= int(slowed.headers["retry-after"]) <= 60
     assert "were spent in the last minute" in slowed.error("anthropic")[1]
 
@@ -167,6 +171,27 @@ def test_many_calls_at_once_do_not_pass_what_a_minute_may_cost(stands, tmp_path)
     statuses, waits = run(whole())
     assert 1 <= statuses.count(200) <= 3 and statuses.count(429) == 20 - statuses.count(200)
     assert set(waits) <= {None, "1"}
+
+
+def test_callers_who_waited_in_line_are_bound_by_the_minute_too(stands, tmp_path):
+    async def whole():
+        steps = (Step("a", usage={"input": 100, "output": 1000}, delay=0.02),)  # 15,300,000 nano-dollars
+        options = {"usd_per_minute": 100_000_000}
+        async with stands.Stand(tmp_path, steps, options=options, limits={"tokens": 100_000, "usd": 10**10}) as stand:
+            asked = (stand.post("anthropic", stands.ask("anthropic", cap=30_000)) for _ in range(30))
+            return [answer.status for answer in await asyncio.gather(*asked)], stand.balance().spent
+
+    statuses, spent = run(whole())
+    assert statuses.count(429) >= 20 and 0 < spent <= 100_000_000
+
+
+def test_a_call_that_no_minute_pays_is_refused_for_good(stands, tmp_path):
+    async def whole():
+        async with stands.Stand(tmp_path, options={"usd_per_minute": 1_000_000}) as stand:
+            return await stand.post("anthropic", stands.ask("anthropic", cap=1000)), stand.balance().spent
+
+    answer, spent = run(whole())
+    assert answer.status == 402 and "of a whole minute" in answer.error("anthropic")[1] and spent == 0
 
 
 def test_a_latched_door_takes_no_call_and_lets_those_in_flight_end(stands, tmp_path, protocol):

@@ -68,7 +68,6 @@ class Admission:
 
         What is `billed` is set aside in the user's day, too.
         """
-        self._slow_down()
         wanted = min(request.asked or price.max_output, price.max_output)
         floor = min(wanted, FLOOR if wanted > FLOOR else SMALL_FLOOR)
         self._waiting[account] += 1
@@ -77,6 +76,7 @@ class Admission:
                 while True:
                     output = self._output(account, request, price, bound, wanted)
                     if output >= floor:
+                        output = self._of_minute(request, price, bound, output, floor)
                         output, day = self._of_day(request, price, bound, output, floor) if billed else (output, "")
                         return self._hold(account, request, price, bound, output, purpose, day)
                     self._refuse_if_hopeless(account, request, price, bound, floor)
@@ -120,22 +120,35 @@ class Admission:
                 raise
             return smaller, self._allowance.hold(self._worst(request, price, bound, smaller))
 
-    def _slow_down(self) -> None:
+    def _of_minute(self, request: ModelRequest, price: Price, bound: int, output: int, floor: int) -> int:
+        """The output that the rest of this minute's money pays. Raises Refused `velocity` where that is too little for an answer."""
         if self._velocity is None:
-            return
+            return output
         now = time.monotonic()
         while self._recent and self._recent[0][0] < now - 60:
             self._recent.popleft()
         spent = sum(nano for _, nano in self._recent)
-        if spent + self._flying >= self._velocity:
-            wait = max(1, round(60 - (now - self._recent[0][0]))) if spent >= self._velocity else 1
+        free = self._velocity - spent - self._flying
+        least = self._worst(request, price, bound, floor)
+        if least <= free:
+            return min(output, self._affordable(free, request, price, bound))
+        if least > self._velocity:
             raise Refused(
-                "velocity",
-                f"{format_money(spent)} were spent in the last minute and calls in flight may cost {format_money(self._flying)}, "
-                f"of {format_money(self._velocity)} a minute",
-                remedy=f"go on in {wait} s; the operator sets [limits] usd_per_minute",
-                retry_after=wait,
+                "budget",
+                f"this call needs up to {format_money(least)}, more than the {format_money(self._velocity)} of a whole minute",
+                remedy="a shorter prompt or a cheaper model may fit; the operator sets [limits] usd_per_minute",
+                resource="usd_per_minute",
+                needed=least,
+                free=max(0, free),
             )
+        wait = max(1, round(60 - (now - self._recent[0][0]))) if self._recent else 1
+        raise Refused(
+            "velocity",
+            f"this call needs up to {format_money(least)}; {format_money(spent)} were spent in the last minute and calls in flight may "
+            f"cost {format_money(self._flying)}, of {format_money(self._velocity)} a minute",
+            remedy=f"go on in {wait} s; the operator sets [limits] usd_per_minute",
+            retry_after=wait,
+        )
 
     def _output(self, account: str, request: ModelRequest, price: Price, bound: int, wanted: int) -> int:
         """The most output tokens that this caller's share of the free room pays; -1 when not even the input fits."""
