@@ -77,7 +77,8 @@ def answer(protocol, text="", calls=(), stop=None, usage=(100, 20), extra=()):
 
 def error(status, message="no", kind="api_error", **headers):
     body = json.dumps({"type": "error", "error": {"type": kind, "message": message}}).encode()
-    return Reply(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
+    refused = {"x-gearcase-refused": "budget"} if status == 402 else {}  # as the door says it of its own refusals
+    return Reply(status, {**refused, **{name.replace("_", "-"): value for name, value in headers.items()}}, body)
 
 
 def check_pairing(protocol, body):

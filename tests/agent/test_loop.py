@@ -450,3 +450,9 @@ def test_a_message_from_outside_arrives_with_the_next_turn_and_never_inside_a_pa
     any_stage.hands_in().play()
     assert b"the check fails" not in any_stage.bodies[0]
     assert b"the check fails" in any_stage.bodies[1]
+
+
+def test_a_provider_that_wants_to_be_paid_is_no_limit_of_ours(any_stage, play):
+    any_stage.script.append(play.error(402, "insufficient balance", x_gearcase_refused=""))
+    ended = any_stage.play()
+    assert ended.reason == "failed" and "insufficient balance" in ended.detail and "pay in at the provider" in ended.detail

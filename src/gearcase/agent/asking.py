@@ -14,6 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import Literal
 
 from gearcase.agent.transcript import Answer, BadAnswer, Dialect, read_object, table
+from gearcase.doors.model.headers import is_out_of_budget
 from gearcase.doors.server import Reply
 
 Ask = Callable[[str, bytes], Awaitable[Reply]]
@@ -40,9 +41,10 @@ _TOO_LONG = (
 )
 _NEVER = ("insufficient_quota", "billing_hard_limit")
 _REMEDIES = {
-    401: "check the key of this provider: `gearcase models list` says where it is looked for",
+    402: "pay in at the provider, or choose another; nothing was charged here",
+    401: "check the key of this provider: the environment variable, key file or keyring entry that the box names",
     403: "the key may not use this model, or the box does not allow it: check [model] and the provider's console",
-    404: "check the model's name: `gearcase models list`",
+    404: "check the model's name at the provider",
 }
 
 
@@ -108,7 +110,7 @@ def _miss(status: int, headers: Mapping[str, str], body: bytes) -> _Miss:
     told = _told(body)
     detail = f"status {status}: {told}"
     lowered = told.lower()
-    if status == 402:
+    if is_out_of_budget(headers):
         return _Miss(Fault("budget", detail), again=False)
     if status in (400, 413) and any(sign in lowered for sign in _TOO_LONG):
         return _Miss(Fault("too_long", f"{detail}. Remedy: a model with a larger window, or a shorter goal"), again=False)

@@ -9,6 +9,7 @@ from typing import Any
 from gearcase.agent.dialects import DIALECTS
 from gearcase.agent.transcript import BadAnswer
 from gearcase.doors.model.door import Caller, ModelDoor
+from gearcase.doors.model.headers import is_out_of_budget
 from gearcase.doors.model.routing import Route
 from gearcase.doors.server import HttpRequest, Reply
 from gearcase.errors import GearcaseError, Refused, RunError
@@ -26,7 +27,7 @@ async def ask(door: ModelDoor, caller: Caller, route: Route, arguments: Mapping[
     reply = await door.exchange(caller, HttpRequest("POST", dialect.path, b"", _HEADERS, json.dumps(body).encode()))
     received = await _whole(reply)
     if reply.status != 200:
-        raise _refused(reply.status, received)
+        raise _refused(reply, received)
     try:
         answer = dialect.parse(received)
     except BadAnswer as error:
@@ -85,14 +86,15 @@ async def _whole(reply: Reply) -> bytes:
     return b"".join([chunk async for chunk in reply.chunks])
 
 
-def _refused(status: int, body: bytes) -> GearcaseError:
+def _refused(reply: Reply, body: bytes) -> GearcaseError:
+    status = reply.status
     text = body[:500].decode("utf-8", "replace")
     try:
         error = json.loads(body).get("error", {})
         text = str(error.get("message", text))
     except (ValueError, AttributeError):
         text = text or f"status {status}"
-    if status == 402:
+    if is_out_of_budget(reply.headers):
         return Refused("budget", text, remedy="see `gear status`; a smaller prompt or --max-output may fit", status=402)
     return Refused(
         "model", f"the model door answered {status}: {text}", remedy="see `gear doors` and `gear status`", status=status

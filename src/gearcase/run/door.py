@@ -17,6 +17,7 @@ from gearcase.box import DEFAULT, Box, Files, LoadedBox
 from gearcase.brake import Level
 from gearcase.doors.model.door import Caller, ModelDoor
 from gearcase.doors.model.guard import Guard, new_token
+from gearcase.doors.model.headers import is_out_of_budget
 from gearcase.doors.model.protocols import speech_of
 from gearcase.doors.model.routing import Routing
 from gearcase.doors.server import HttpRequest, Reply, serve
@@ -91,7 +92,7 @@ class DoorAlone:
             self._shut()
             text = f"{error.message}. {error.remedy}."
             return Reply(503, {"content-type": "application/json"}, speech_of(request.path).refusal(503, error.code, text))
-        if reply.status == 402:
+        if is_out_of_budget(reply.headers):
             self._books.pace.wind_down("budget", "a call did not fit into what is left")
         return reply
 

@@ -14,6 +14,7 @@ from gearcase.agent.transcript import Model
 from gearcase.box import Box
 from gearcase.brake import BoxClock, Brake, Level
 from gearcase.doors.model.door import Caller, ModelDoor
+from gearcase.doors.model.headers import RESOURCE, is_out_of_budget
 from gearcase.doors.model.routing import Route
 from gearcase.doors.server import HttpRequest, Reply
 from gearcase.ledger import Ledger
@@ -72,9 +73,9 @@ class Lead:
             winding_down = self.pace.phase != "work"
             caller = Caller(LEAD, RESERVE if winding_down else LEAD, lead=True)
             reply = await self.door.exchange(caller, HttpRequest("POST", path, b"", _HEADERS, body))
-            if reply.status != 402 or winding_down:
+            if not is_out_of_budget(reply.headers) or winding_down:
                 break
-            if not await self.questions.more_money(reply.chunks if isinstance(reply.chunks, bytes) else b""):
+            if not await self.questions.more_money(reply.headers.get(RESOURCE, "")):
                 self.pace.wind_down("budget")
                 break
         await self.brake.wait_for(lambda level: level < Level.FROZEN)

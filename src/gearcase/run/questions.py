@@ -34,12 +34,12 @@ class Questions:
     unanswered: Unanswered = "wind-down"
     after: float = 1800.0
 
-    async def more_money(self, refusal: bytes) -> bool:
-        """Ask where the lead's next call was refused, with this body. True: it may be tried again."""
+    async def more_money(self, resource: str) -> bool:
+        """Ask where the lead's next call was refused for want of this. True: it may be tried again."""
         if not self.answered or self.pace.box.limits.on_exhausted != "ask":
             return False
         before = self.ledger.balance(RUN, "usd").limit or 0
-        of_day = b"may spend a day" in refusal
+        of_day = resource == "usd_per_day"
         if of_day:
             reason = f"the day's money is used up: gearcase limits set --usd-per-day, then gearcase resume {self.name}"
         else:

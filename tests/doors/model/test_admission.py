@@ -259,3 +259,14 @@ def test_nearly_all_of_a_small_budget_can_be_used_by_many_agents_at_once(stands,
     assert used >= 0.95
     assert most <= balance.limit
     assert balance.spent == len(stand.asked) * (900 * 3_000 + 500 * 15_000)
+
+
+def test_a_provider_s_own_402_costs_nothing_and_does_not_pose_as_a_limit_of_ours(stands, tmp_path, protocol):
+    async def whole():
+        async with stands.Stand(tmp_path, (Step("a", status=402),)) as stand:
+            answer = await stand.post(protocol, stands.ask(protocol))
+            return answer, stand.balance()
+
+    answer, balance = run(whole())
+    assert answer.status == 402 and "x-gearcase-refused" not in answer.headers
+    assert (balance.spent, balance.held) == (0, 0)

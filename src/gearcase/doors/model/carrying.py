@@ -36,7 +36,7 @@ OVERRUN = 1.05
 """An upstream that streams more deltas than its ceiling by this factor ignores the ceiling, and is cut."""
 MOST_ANSWER = 256 * 1024 * 1024
 _AHEAD = 16  # chunks that may wait for a client that reads slowly
-_FREE = frozenset({400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 503, 529})
+_FREE = frozenset({400, 401, 402, 403, 404, 405, 409, 413, 415, 422, 429, 503, 529})
 """Statuses of an error answer that prove that nothing was generated, so nothing is charged."""
 
 

@@ -23,7 +23,7 @@ import orjson
 from gearcase.doors.model.admission import Admission, Patience
 from gearcase.doors.model.bounds import Bounds
 from gearcase.doors.model.carrying import Answered, Call, Caller, Carrier
-from gearcase.doors.model.headers import request_headers, response_headers
+from gearcase.doors.model.headers import REFUSED, RESOURCE, request_headers, response_headers
 from gearcase.doors.model.protocols import BY_PATH, PROTOCOLS, Speech, content_type, speech_of
 from gearcase.doors.model.protocols.anthropic import COUNT_PATH
 from gearcase.doors.model.protocols.request import ModelRequest, bad_request, denied, read_body
@@ -210,6 +210,9 @@ class ModelDoor:
         status = _STATUS.get(refused.code, 403)
         self._recorder.append(DoorRefused("model", refused.code, refused.message, _plain(refused.context)), caller.agent)
         headers = {"content-type": "application/json", "x-should-retry": "true" if status in (429, 503) else "false"}
+        headers[REFUSED] = refused.code
+        if "resource" in refused.context:
+            headers[RESOURCE] = str(refused.context["resource"])
         if "retry_after" in refused.context:
             headers["retry-after"] = str(refused.context["retry_after"])
         headers |= self._remaining(caller)

@@ -60,3 +60,12 @@ def request_headers(headers: Iterable[tuple[bytes, bytes]], edits: list[str]) ->
 def response_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """The headers that come back from an upstream."""
     return {name.lower(): value for name, value in headers.items() if name.lower().startswith(RESPONSE)}
+
+
+REFUSED, RESOURCE = "x-gearcase-refused", "x-gearcase-resource"
+"""Headers that only the door's own refusals carry: the code, and which limit. A provider's answer never has them."""
+
+
+def is_out_of_budget(headers: Mapping[str, str]) -> bool:
+    """Whether the door refused because an account of ours cannot pay. A provider's own 402 is its own affair."""
+    return headers.get(REFUSED) in ("budget", "no_account")
