@@ -124,3 +124,53 @@ def test_kill_ends_a_supervisor_that_does_not_answer(tmp_path, monkeypatch):
         folder = runs.find(hung.stdout.readline().strip())
         assert command(folder, "kill") == {"level": "killed", "by": "signal"}
         assert hung.wait(10) == -9
+
+
+class Slow:
+    """A sandbox that takes its time to go on."""
+
+    def __init__(self):
+        self.frozen = False
+        self.may_go = asyncio.Event()
+        self.thawing = asyncio.Event()
+
+    async def freeze(self):
+        self.frozen = True
+        return 0.0
+
+    async def thaw(self):
+        self.thawing.set()
+        await self.may_go.wait()
+        self.frozen = False
+
+
+def test_a_freeze_holds_where_its_level_cannot_be_written_and_says_so(folder, journal):
+    async def scenario():
+        door, sandbox, brake = Door(), Slow(), Brake(folder, journal, BoxClock())
+        brake.add_door(door)
+        await brake.add_sandbox(sandbox)
+        (folder.path / "level").mkdir()  # stands for a disk that takes nothing
+        (folder.path / "level/x").touch()
+        with pytest.raises(RunError) as error:
+            await brake.pull(Level.FROZEN, "operator")
+        assert error.value.code == "level_not_written"
+        assert brake.level is Level.FROZEN and sandbox.frozen and door.latched
+
+    asyncio.run(scenario())
+
+
+def test_a_freeze_that_overtakes_a_resume_leaves_the_doors_shut(folder, journal):
+    async def scenario():
+        door, sandbox, brake = Door(), Slow(), Brake(folder, journal, BoxClock())
+        brake.add_door(door)
+        await brake.add_sandbox(sandbox)
+        await brake.pull(Level.FROZEN, "operator")
+        resuming = asyncio.create_task(brake.pull(Level.RUNNING, "operator"))
+        await sandbox.thawing.wait()
+        freezing = asyncio.create_task(brake.pull(Level.FROZEN, "operator"))
+        await asyncio.sleep(0)
+        sandbox.may_go.set()
+        await asyncio.gather(resuming, freezing)
+        assert brake.level is Level.FROZEN and sandbox.frozen and door.latched
+
+    asyncio.run(scenario())

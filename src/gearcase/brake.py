@@ -123,14 +123,22 @@ class Brake:
             if level is Level.RUNNING:
                 del self._sources[by]
             after = self.level
-            self._persist()
+            unwritten = self._persist()
             await self._enforce(before, after)
             milliseconds = (time.perf_counter() - began) * 1000
             event = BrakeChanged(level=after.name.lower(), by=by, reason=reason, milliseconds=round(milliseconds, 2))
             self._recorder.append(event)
-            self._recorder.flush()
+            if unwritten is None:
+                self._recorder.flush()
         async with self._changed:
             self._changed.notify_all()
+        if unwritten is not None:  # said after it is in force: a full disk must not keep anybody from braking
+            raise RunError(
+                "level_not_written",
+                f"the run is {after.name.lower()}, and that could not be written down",
+                cause=str(unwritten),
+                remedy="see that the disk of the run's folder has room and is writable, then say it again",
+            )
         return milliseconds
 
     async def wait_for(self, wanted: Callable[[Level], bool]) -> Level:
@@ -140,6 +148,9 @@ class Brake:
             return self.level
 
     async def _enforce(self, before: Level, after: Level) -> None:
+        if after > Level.RUNNING:
+            for door in self._doors:  # again: one who resumed meanwhile may have opened them
+                door.latch()
         if after >= Level.FROZEN:
             self._clock.stop()
             await asyncio.gather(*(sandbox.freeze() for sandbox in self._sandboxes))
@@ -150,9 +161,14 @@ class Brake:
             for door in self._doors:
                 door.unlatch()
 
-    def _persist(self) -> None:
+    def _persist(self) -> OSError | None:
+        """Write the level down; returns what stood in the way."""
         levels = {source: level.name.lower() for source, level in self._sources.items()}
-        write_atomically(self._folder.path / "level", json.dumps(levels).encode())
+        try:
+            write_atomically(self._folder.path / "level", json.dumps(levels).encode())
+        except OSError as error:
+            return error
+        return None
 
 
 # --- the control socket ----------------------------------------------------------------------------------------------------

@@ -31,6 +31,8 @@ class Box:
         self._live = live
         self._profile = profile
         self._slots = asyncio.Semaphore(_MOST_COMMANDS)
+        self._braking = asyncio.Lock()
+        self._stands = False  # a freeze is in force
         self._closing: asyncio.Task[tuple[str, ...]] | None = None
         self.on_closed: Callable[[Box], None] = lambda _: None
         live.launcher.ended(live.parts.first).add_done_callback(lambda _: self._died("its first process ended"))
@@ -136,8 +138,12 @@ class Box:
 
     async def freeze(self) -> float:
         """See `Sandbox`."""
+        async with self._braking:  # whoever asks while a freeze is on its way waits until it is in force
+            return await self._freeze()
+
+    async def _freeze(self) -> float:
         began = time.monotonic()
-        if self._live.frozen:
+        if self._stands:
             return 0.0
         self._live.must_live()
         self._live.frozen = True
@@ -151,13 +157,18 @@ class Box:
                 await asyncio.sleep(0.0005)
         else:
             await processes.stop_all(self._live.tree, _FREEZE_DEADLINE)
+        self._stands = True
         return (time.monotonic() - began) * 1000
 
     async def thaw(self) -> None:
         """See `Sandbox`."""
+        async with self._braking:
+            self._thaw()
+
+    def _thaw(self) -> None:
         if not self._live.frozen:
             return
-        self._live.frozen = False
+        self._live.frozen = self._stands = False
         self._live.thawed = time.monotonic()
         groups = self._live.parts.groups
         if groups.freezes:
