@@ -30,7 +30,7 @@ async def main() -> None:
     model = Model.model_validate({"lead": "openai/gpt-5-mini", "providers": {"openai": {"base": options.upstream}}})
     door = ModelDoor(ledger, journal, Routing(model), durability=options.durability)
     sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    await serve(sock, door.handler(Caller("lead", "lead")), limits=ServerLimits(connections=1024))
+    await serve(sock, door.handler(Caller("lead", "lead"), print), limits=ServerLimits(connections=1024))
     print(f"http://127.0.0.1:{sock.getsockname()[1]}", flush=True)
     await asyncio.Event().wait()
 

@@ -139,6 +139,8 @@ class DailyAllowance:
         self._now = now
         self._leases: dict[str, _Lease] = {}
         self._chunk = 0
+        self.trouble = ""
+        """What stood in the way of giving money back. It counts as spent then, which takes no other run above the day."""
 
     def free(self) -> int:
         """Nano-dollars that a hold could take at this moment."""
@@ -209,9 +211,14 @@ class DailyAllowance:
         return lease
 
     def _give_back(self, lease: _Lease) -> None:
-        lease.leased -= lease.free
-        with _book() as book:
-            book.execute("update leases set usd = ?, spent = ? where id = ?", (lease.leased, lease.spent, lease.row))
+        kept = lease.leased - lease.free
+        try:
+            with _book() as book:
+                book.execute("update leases set usd = ?, spent = ? where id = ?", (kept, lease.spent, lease.row))
+        except RunError as error:
+            self.trouble = f"{error.message}: {error.cause}"
+        else:
+            lease.leased = kept
 
     def _limit(self) -> int:
         limit = user_limits().usd_per_day

@@ -57,7 +57,7 @@ async def main() -> None:
     routing = Routing(model, environment={})
     door = ModelDoor(ledger, journal, routing, durability=options.durability)
     servers = [
-        await serve(socket.socket(fileno=descriptor), door.handler(Caller(account, account)), cancel=True)
+        await serve(socket.socket(fileno=descriptor), door.handler(Caller(account, account), print), cancel=True)
         for account, descriptor in plan["listeners"].items()
     ]
     print("ready", flush=True)

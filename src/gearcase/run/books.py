@@ -49,6 +49,10 @@ class Books:
     async def close(self) -> EndRecord:
         """Close the accounts and write the ending; returns it. Raises RunError when the disk refuses."""
         self.allowance.close()
+        if self.allowance.trouble:
+            self.ending.warnings.append(
+                f"money of the day could not be given back, it counts as spent ({self.allowance.trouble})"
+            )
         close_agent_accounts(self.ledger)
         charge_time(self.ledger, self.clock.now())
         record = self.ending.record(self.brake.level)

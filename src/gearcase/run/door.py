@@ -18,7 +18,6 @@ from gearcase.brake import Level
 from gearcase.doors.model.door import Caller, ModelDoor
 from gearcase.doors.model.guard import Guard, new_token
 from gearcase.doors.model.headers import is_out_of_budget
-from gearcase.doors.model.protocols import speech_of
 from gearcase.doors.model.routing import Routing
 from gearcase.doors.server import HttpRequest, Reply, serve
 from gearcase.errors import GearcaseError, UsageError
@@ -57,6 +56,7 @@ class DoorAlone:
         self.record: EndRecord | None = None  # once it is closed
         self._books = books
         self._model = model
+        self._handle = model.handler(_CALLER, self._fail)
         self._over = asyncio.Event()
 
     @property
@@ -85,16 +85,15 @@ class DoorAlone:
 
     async def answer(self, request: HttpRequest) -> Reply:
         """One request that the guard let in."""
-        try:
-            reply = await self._model.exchange(_CALLER, request)
-        except GearcaseError as error:  # what ends a run: the journal or the ledger failed
-            self._books.ending.failed(error)
-            self._shut()
-            text = f"{error.message}. {error.remedy}."
-            return Reply(503, {"content-type": "application/json"}, speech_of(request.path).refusal(503, error.code, text))
+        reply = await self._handle(request)
         if is_out_of_budget(reply.headers):
             self._books.pace.wind_down("budget", "a call did not fit into what is left")
         return reply
+
+    def _fail(self, error: GearcaseError) -> None:
+        """What ends a run: the journal or the ledger failed."""
+        self._books.ending.failed(error)
+        self._shut()
 
     async def watch(self) -> None:
         """Shut the door when it is killed or its time is over; runs beside it until cancelled."""

@@ -29,7 +29,7 @@ from gearcase.ledger import Ledger
 from gearcase.run.accounts import RUN, charge_time
 from gearcase.run.record import EndRecord
 from gearcase.runs import RunFolder, boot_id, own
-from gearcase.sandbox import owners, processes
+from gearcase.sandbox import cgroups, owners, processes
 
 _DYING = 5.0
 """Seconds until a process of a dead run's box that has not gone is called residue."""
@@ -148,10 +148,7 @@ def recover(folder: RunFolder) -> bool:
     except OSError as error:
         raise not_recovered(folder, error) from error
     try:
-        recovered = _recover(folder)
-        if recovered:
-            forfeit(folder.id)
-        return recovered
+        return _recover(folder)
     except OSError as error:
         raise not_recovered(folder, error) from error
     finally:
@@ -195,6 +192,7 @@ def _recover(folder: RunFolder) -> bool:
     if story.ended or not story.records:
         return False
     residue = _sweep(folder)
+    forfeit(folder.id)  # before the ending is written: what fails here is tried again
     journal = Journal.reopen(folder.journal)
     try:
         journal.append(RunResumed(boot_id(), journal.repaired))
@@ -286,11 +284,14 @@ def _sweep(folder: RunFolder) -> list[str]:
         groups += found.get("cgroups", [])
     owners.sweep()
     deadline = time.monotonic() + _DYING
-    while left := [pid for pid, started in begun.items() if _lives(pid, started)]:
-        if time.monotonic() > deadline:
-            break
+    while True:
+        living = [f"process {pid}" for pid, started in begun.items() if _lives(pid, started)]
+        stayed = living + [group for group in groups if Path(group).exists()]
+        if not stayed or time.monotonic() > deadline:
+            return stayed
         time.sleep(0.01)
-    return [f"process {pid}" for pid in left] + [group for group in groups if Path(group).exists()]
+        for group in groups:  # one whose last process was still dying could not be removed
+            cgroups.remove_tree(group)
 
 
 def _owner_record(file: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from gearcase.doors.metering import EgressMeter
 from gearcase.doors.model.door import Caller, ModelDoor
 from gearcase.doors.resolver import Resolver
 from gearcase.doors.server import Server, serve
-from gearcase.errors import RunError, UnsafeError, UsageError
+from gearcase.errors import GearcaseError, RunError, UnsafeError, UsageError
 from gearcase.events import CommandEnded, CommandStarted, SandboxClosed, SandboxLost, SandboxOpened, Tick
 from gearcase.run.accounts import LEAD, Pace
 from gearcase.run.doors import Doors
@@ -101,6 +101,8 @@ class Room:
         self._pace = pace
         self._numbers = itertools.count(1)
         self._servers: list[Server] = []
+        self.failed: asyncio.Future[GearcaseError] = asyncio.get_running_loop().create_future()
+        """What ended the run at a door, while a program in the box was asking."""
         self._resolver: Resolver | None = None
         self._seat: Seat | None = None
         self._meter: EgressMeter | None = None
@@ -121,10 +123,14 @@ class Room:
         self._seat = http.seat(LEAD, meter, self._listen)
         await doors.serve(LEAD, self.sandbox, meter)
         sockets = self.sandbox.sockets
-        self._servers.append(await serve(sockets[MODEL], model.handler(Caller(LEAD, LEAD)), cancel=True))
+        self._servers.append(await serve(sockets[MODEL], model.handler(Caller(LEAD, LEAD), self._fail), cancel=True))
         self._servers.append(await serve(sockets[GEAR], gear.handler(LEAD)))
         self._resolver = Resolver({**NAMES, **doors.names}, self._recorder, LEAD, self._seat.find)
         await self._resolver.serve(sockets[RESOLVER_UDP], sockets[RESOLVER_TCP])
+
+    def _fail(self, error: GearcaseError) -> None:
+        if not self.failed.done():
+            self.failed.set_result(error)
 
     async def _listen(self, listeners: Sequence[Listener]) -> Mapping[Listener, socket.socket]:
         await self.sandbox.listen(listeners)

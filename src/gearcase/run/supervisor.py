@@ -217,6 +217,7 @@ class Supervisor:
         """Wait for the work, the box's death, the wall clock or a kill, whichever is first."""
         tasks: dict[str, asyncio.Task[Any]] = {
             "work": asyncio.ensure_future(work),  # type: ignore[arg-type]
+            "failed": asyncio.ensure_future(room.failed),  # type: ignore[dict-item]
             "lost": asyncio.create_task(room.sandbox.died()),
             "killed": asyncio.create_task(brake.wait_for(lambda level: level is Level.KILLED)),
             "wall": asyncio.create_task(self._wall(pace)),
@@ -228,6 +229,8 @@ class Supervisor:
                 await asyncio.wait({tasks["lost"]}, timeout=_HEARD)  # the agent may have heard of it first
                 if tasks["lost"].done():
                     return self._end("lost", tasks["lost"].result(), room, pace)
+            if tasks["failed"].done():
+                raise tasks["failed"].result()
             for name in ("work", "killed", "lost", "wall"):
                 if tasks[name].done():
                     return self._end(name, tasks[name].result(), room, pace)

@@ -78,6 +78,7 @@ class Stand:
     keep: bool = False  # a provider that keeps every request, and answers each in a word
     served: str = ""  # the model that it says it served
     closed: bool = False
+    failures: list = field(default_factory=list)  # what would end a run
 
     async def __aenter__(self):
         self.stack = AsyncExitStack()
@@ -103,7 +104,7 @@ class Stand:
         self.routing = Routing(Model.model_validate(settings), environment=self.environment)
         self.door = ModelDoor(self.ledger, self.journal, self.routing, patience=self.patience, **self.options)
         inside = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.server = await serve(inside, self.door.handler(Caller("lead", "lead")), cancel=True)
+        self.server = await serve(inside, self.door.handler(Caller("lead", "lead"), self.failures.append), cancel=True)
         self.session = aiohttp.ClientSession(f"http://127.0.0.1:{inside.getsockname()[1]}")
         self.stack.push_async_callback(self.routing.close)
         self.stack.push_async_callback(self.server.close)

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from gearcase.doors.model.upstreams.scripted import Step
+from gearcase.errors import RunError
 
 SMALL = {"input": 50, "output": 40}
 
@@ -270,3 +271,18 @@ def test_a_provider_s_own_402_costs_nothing_and_does_not_pose_as_a_limit_of_ours
     answer, balance = run(whole())
     assert answer.status == 402 and "x-gearcase-refused" not in answer.headers
     assert (balance.spent, balance.held) == (0, 0)
+
+
+def test_what_ends_a_run_is_told_to_it_and_to_the_program_that_asked(stands, tmp_path, protocol, monkeypatch):
+    async def whole():
+        async with stands.Stand(tmp_path) as stand:
+
+            async def full():
+                raise RunError("journal_failed", "the journal cannot be written", remedy="make room")
+
+            monkeypatch.setattr(stand.journal, "durable", full)
+            return await stand.post(protocol, stands.ask(protocol)), list(stand.failures)
+
+    answer, failures = run(whole())
+    assert answer.status == 503 and "the journal cannot be written" in answer.error(protocol)[1]
+    assert [one.code for one in failures] == ["journal_failed"]

@@ -179,7 +179,7 @@ class Carrier:
                 self._finish(call, None, "failed", release=True)
                 _answer(answered, Answered(502, failed=str(down)))
             except GearcaseError as error:  # a cassette that does not match, a person who is not there: the run's affair
-                self._finish(call, None, "failed", release=call.status == 0)
+                self._finish(call, follower.usage(), "failed", follower, release=call.status == 0)
                 self._fail(call, answered, error)
             except Exception as error:  # whatever a client library raises after the request left may have been billed
                 self._finish(call, follower.usage(), "failed", follower)
@@ -204,7 +204,7 @@ class Carrier:
         call.status = response.status
         call.first_byte = time.monotonic() - call.started
         kind = {name.lower(): value for name, value in response.headers.items()}.get("content-type", "")
-        async with _closing(response.chunks) as chunks:
+        async with closing_stream(response.chunks) as chunks:
             if response.status == 200 and call.request.stream and "json" not in kind:
                 call.passage = Passage(lambda: self._leave(call))
                 _answer(answered, Answered(200, dict(response.headers), call.passage))
@@ -246,6 +246,8 @@ class Carrier:
                     self._finish(call, None, "clamped", follower)
                     self._stop(call, "ignores_ceiling", "goes on above the ceiling that was written into the request")
                     return await self._end(passage, follower.ending("length"))
+        except GearcaseError:  # ours: the journal, the ledger or a cassette cannot go on
+            raise
         except Exception as error:  # the upstream broke off in the middle, or sent what is no stream
             self._finish(call, follower.usage(), "failed", follower)
             return await self._end(passage, follower.ending(f"the upstream broke off: {type(error).__name__}"))
@@ -352,7 +354,7 @@ class Carrier:
 
 
 @asynccontextmanager
-async def _closing(chunks: AsyncIterator[bytes]) -> AsyncGenerator[AsyncIterator[bytes]]:
+async def closing_stream(chunks: AsyncIterator[bytes]) -> AsyncGenerator[AsyncIterator[bytes]]:
     """Let go of the upstream's connection, however the reading ends."""
     try:
         yield chunks

@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import orjson
 
 from gearcase.doors.model.admission import Admission, Patience
 from gearcase.doors.model.bounds import Bounds
-from gearcase.doors.model.carrying import Answered, Call, Caller, Carrier
+from gearcase.doors.model.carrying import Answered, Call, Caller, Carrier, closing_stream
 from gearcase.doors.model.headers import REFUSED, RESOURCE, request_headers, response_headers
 from gearcase.doors.model.protocols import BY_PATH, PROTOCOLS, Speech, content_type, speech_of
 from gearcase.doors.model.protocols.anthropic import COUNT_PATH
@@ -99,11 +101,20 @@ class ModelDoor:
 
     # --- a call ------------------------------------------------------------------------------------------------------------
 
-    def handler(self, caller: Caller) -> Handler:
-        """The handler for the listener of one agent."""
+    def handler(self, caller: Caller, on_failure: Callable[[GearcaseError], None]) -> Handler:
+        """The handler for the listener of one agent. What ends a run is told to `on_failure`, and the client that it is over."""
 
         async def handle(request: HttpRequest) -> Reply:
-            return await self.exchange(caller, request)
+            try:
+                reply = await self.exchange(caller, request)
+            except GearcaseError as error:
+                on_failure(error)
+                text = f"{error.message}. {error.remedy}."
+                speech = speech_of(request.path)
+                return Reply(503, {"content-type": "application/json"}, speech.refusal(503, error.code, text))
+            if isinstance(reply.chunks, bytes):
+                return reply
+            return replace(reply, chunks=_telling(reply.chunks, on_failure))
 
         return handle
 
@@ -287,3 +298,14 @@ def _settle_tier(asked: ModelRequest, route: Route) -> None:
 
 def _plain(context: dict[str, Any]) -> dict[str, Any]:
     return {name: value if isinstance(value, int | float | str) else str(value) for name, value in context.items()}
+
+
+async def _telling(chunks: AsyncIterator[bytes], on_failure: Callable[[GearcaseError], None]) -> AsyncGenerator[bytes]:
+    """The chunks of a stream; what ends a run in the middle of it is told, and the stream breaks off."""
+    async with closing_stream(chunks) as stream:
+        try:
+            async for chunk in stream:
+                yield chunk
+        except GearcaseError as error:
+            on_failure(error)
+            raise ConnectionError(error.message) from error
