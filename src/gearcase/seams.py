@@ -102,6 +102,10 @@ class Command:
     terminal: TerminalSize | None = None  # a terminal of the box's own in place of its streams, of which nothing is kept
 
 
+OnOutput = Callable[[bytes], Awaitable[None] | None]
+"""Sees a stream as it comes. What it returns is waited for before more is read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     """What was kept of a stream: all of it in `head` when `total` fits, else head and tail."""
@@ -211,8 +215,9 @@ class Sandbox(Protocol):
     async def run(
         self,
         command: Command,
-        on_output: Callable[[bytes], None] | None = None,
+        on_output: OnOutput | None = None,
         on_terminal: Callable[[int], None] | None = None,
+        on_error: OnOutput | None = None,
     ) -> CommandResult:
         """Run to the end, the deadline, or the box's death; background children may go on. Cancelling kills the command.
 

@@ -178,3 +178,21 @@ def test_two_runs_at_once_do_not_meet(user):
         out, err = run.communicate(timeout=60)
         assert run.returncode == 0, out + err
     assert (user.folder / "one/out/ls").exists() and (user.folder / "two/out/ls").exists()
+
+
+def test_every_byte_that_a_program_prints_arrives_on_both_streams(user):
+    script = "import sys\nfor n in range(60000): print('out', n); print('err', n, file=sys.stderr)"
+    ended = user.types("exec", "--quiet", "--", "python3", "-c", script, code=0)
+    assert ended.out == "".join(f"out {n}\n" for n in range(60000))
+    assert ended.err == "".join(f"err {n}\n" for n in range(60000))
+
+
+def test_output_that_nobody_takes_holds_up_neither_the_clock_nor_the_brake(user):
+    run = user.starts("exec", "--name", "talks", "--wall", "2s", "--", "yes")
+    waits = user.starts("exec", "--name", "waits", "--", "yes")
+    assert run.wait(timeout=30) != 0  # its wall clock ended it, though nobody reads what it prints
+    user.types("freeze", "waits", code=0)
+    user.types("kill", "waits", "--yes", code=0)
+    waits.wait(timeout=30)
+    for process in (run, waits):
+        process.communicate()

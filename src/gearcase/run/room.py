@@ -24,7 +24,19 @@ from gearcase.run.accounts import LEAD, Pace
 from gearcase.run.doors import Doors
 from gearcase.run.tools import furnish
 from gearcase.sandbox.trees import write_file
-from gearcase.seams import Command, CommandResult, Driver, Limits, Listener, Mount, Profile, Recorder, Sandbox, SandboxSpec
+from gearcase.seams import (
+    Command,
+    CommandResult,
+    Driver,
+    Limits,
+    Listener,
+    Mount,
+    OnOutput,
+    Profile,
+    Recorder,
+    Sandbox,
+    SandboxSpec,
+)
 
 MODEL = Listener("model.box", "198.18.0.1", 80)
 GEAR = Listener("gear.box", "198.18.0.2", 80)
@@ -163,13 +175,14 @@ class Room:
         self,
         command: Command,
         text: str,
-        on_output: Callable[[bytes], None] | None = None,
+        on_output: OnOutput | None = None,
         on_terminal: Callable[[int], None] | None = None,
+        on_error: OnOutput | None = None,
     ) -> CommandResult:
         """Run a command, on record."""
         number = next(self._numbers)
         self._recorder.append(CommandStarted(number, text[:_TEXT]), LEAD)
-        result = await self.sandbox.run(command, on_output, on_terminal)
+        result = await self.sandbox.run(command, on_output, on_terminal, on_error)
         self._recorder.append(
             CommandEnded(
                 command=number,

@@ -10,7 +10,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from typing import Any
 
 from gearcase.agent.loop import AgentEnd
@@ -35,6 +35,7 @@ from gearcase.run.handover import Acceptance, unless_killed
 from gearcase.run.lead import Lead
 from gearcase.run.operations import Operations
 from gearcase.run.options import RunOptions
+from gearcase.run.outlet import Outlet
 from gearcase.run.record import EndRecord
 from gearcase.run.room import Room, demand, open_sandbox, sandbox_limits
 from gearcase.run.workspace import Snapshot, Workspace
@@ -209,8 +210,10 @@ class Supervisor:
         if link is not None:
             result = await room.run(command, text, on_terminal=link.hand_over)
         else:
-            result = await room.run(command, text, lambda data: _write_all(options.program_output, data))
-            _write_all(2, result.stderr.head + result.stderr.tail)
+            outlet, errors = Outlet(options.program_output), Outlet(2)
+            result = await room.run(command, text, outlet, on_error=errors)
+            await outlet.flush()
+            await errors.flush()
         return End("done", exit=result.exit_code)
 
     async def _until_end(self, work: Awaitable[Any], room: Room, brake: Brake, pace: Pace) -> End:
@@ -256,13 +259,6 @@ class Supervisor:
             await asyncio.sleep(0.25)
         if pace.limit not in ("wall", "cpu_time"):
             await asyncio.Event().wait()  # the agent's loop ends itself on the other limits
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    """Write to a terminal or pipe of the operator; one that was closed takes nothing more."""
-    with suppress(BrokenPipeError):
-        while data:
-            data = data[os.write(descriptor, data) :]
 
 
 def _lost(end: AgentEnd | End) -> bool:

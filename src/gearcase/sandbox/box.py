@@ -16,7 +16,7 @@ from gearcase.sandbox.hostwire import PATIENCE
 from gearcase.sandbox.live import Live
 from gearcase.sandbox.parts import give_back
 from gearcase.sandbox.running import Running
-from gearcase.seams import Command, CommandResult, Listener, Profile, Usage
+from gearcase.seams import Command, CommandResult, Listener, OnOutput, Profile, Usage
 
 _FREEZE_DEADLINE = 2.0
 _PROBE_DEADLINE = 5.0
@@ -81,13 +81,14 @@ class Box:
     async def run(
         self,
         command: Command,
-        on_output: Callable[[bytes], None] | None = None,
+        on_output: OnOutput | None = None,
         on_terminal: Callable[[int], None] | None = None,
+        on_error: OnOutput | None = None,
     ) -> CommandResult:
         """See `Sandbox`."""
         async with self._slots:
             self._live.must_live()
-            result, suspicious = await self._run(command, on_output, on_terminal)
+            result, suspicious = await self._run(command, on_output, on_terminal, on_error)
             if suspicious and not self._live.closing and not self._live.lost.done():
                 health = await self._health()
                 if health:
@@ -95,10 +96,14 @@ class Box:
             return result
 
     async def _run(
-        self, command: Command, on_output: Callable[[bytes], None] | None, on_terminal: Callable[[int], None] | None = None
+        self,
+        command: Command,
+        on_output: OnOutput | None = None,
+        on_terminal: Callable[[int], None] | None = None,
+        on_error: OnOutput | None = None,
     ) -> tuple[CommandResult, bool]:
         self._live.commands += 1
-        running = Running(self._live, command, self._live.commands, on_output, on_terminal)
+        running = Running(self._live, command, self._live.commands, on_output, on_terminal, on_error)
         try:
             await running.start()
             return await running.finish()
@@ -110,7 +115,7 @@ class Box:
         found = ["/workspace is full"] * self._live.full()
         probe_command = Command(("/usr/bin/env", "true"), deadline=_PROBE_DEADLINE)
         try:
-            answer, _ = await self._run(probe_command, None)
+            answer, _ = await self._run(probe_command)
         except GearcaseError as error:
             return "; ".join([*found, f"no command can be started: {error.message}"])
         if answer.exit_code != 0:

@@ -12,9 +12,9 @@ import asyncio
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable
 
-from gearcase.seams import Output
+from gearcase.seams import OnOutput, Output
 
 _CHUNK = 64 * 1024
 _PIPE_BYTES = 256 * 1024
@@ -51,25 +51,22 @@ class Keeper:
         return Output(bytes(self._head), tail[max(0, len(tail) - self._cap) :], self._total)
 
 
-def _ignore(_: bytes) -> None:
-    """Nobody wants to see the stream as it comes."""
-
-
 class Reader:
     """The host's end of one pipe out of a command."""
 
-    def __init__(self, descriptor: int, cap: int, on_data: Callable[[bytes], None] | None = None) -> None:
+    def __init__(self, descriptor: int, cap: int, on_data: OnOutput | None = None) -> None:
         os.set_blocking(descriptor, False)
         self._descriptor = descriptor
         self._keeper = Keeper(cap)
-        self._on_data = on_data or _ignore
+        self._on_data = on_data
+        self._pause: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self.at_end = False
         self._loop.add_reader(descriptor, self._read)
 
     def _read(self) -> None:
         for _ in range(_AT_ONCE):
-            if not self._read_once():
+            if self._pause is not None or not self._read_once():
                 return
 
     def _read_once(self) -> bool:
@@ -82,8 +79,16 @@ class Reader:
             self._loop.remove_reader(self._descriptor)
             return False
         self._keeper.add(data)
-        self._on_data(data)
+        later = self._on_data(data) if self._on_data is not None else None
+        if later is not None and self._pause is None:
+            self._loop.remove_reader(self._descriptor)
+            self._pause = asyncio.create_task(self._go_on_after(later))
         return True
+
+    async def _go_on_after(self, later: Awaitable[None]) -> None:
+        await later
+        self._pause = None
+        self._loop.add_reader(self._descriptor, self._read)
 
     def finish(self) -> Output:
         """The command has ended: take what lies in the pipe, at most what a pipe can hold, and no more."""
@@ -95,6 +100,8 @@ class Reader:
 
     def release(self) -> int:
         """Stop reading; the descriptor is the caller's now, -1 when the stream has ended."""
+        if self._pause is not None:
+            self._pause.cancel()
         self._loop.remove_reader(self._descriptor)
         if self.at_end:
             os.close(self._descriptor)

@@ -18,7 +18,7 @@ from gearcase.sandbox import plan, processes
 from gearcase.sandbox.command import Pipe, Reader, Writer
 from gearcase.sandbox.hostwire import PATIENCE, Ended, HostWire, Message, refusal
 from gearcase.sandbox.live import Live
-from gearcase.seams import Command, CommandResult, Output
+from gearcase.seams import Command, CommandResult, OnOutput, Output
 
 _DYING = 30
 """Looks, 10 ms apart, until the first process of a box that dies is gone."""
@@ -34,14 +34,16 @@ class Running:
         live: Live,
         command: Command,
         number: int,
-        on_output: Callable[[bytes], None] | None,
+        on_output: OnOutput | None,
         on_terminal: Callable[[int], None] | None,
+        on_error: OnOutput | None,
     ) -> None:
         self._live = live
         self._command = command
         self._number = number
         self._on_output = on_output
         self._on_terminal = on_terminal
+        self._on_error = on_error
         self._terminal = -1
         self._group = ""
         self._pid = 0
@@ -76,7 +78,7 @@ class Running:
         ours = [pipe.handed_over() for pipe in pipes]
         self._writer = Writer(ours[0], command.stdin)
         caps = [command.output_cap] * (1 if command.merge_stderr else 2) + [_REPORT_BYTES] * command.report
-        listeners = [self._on_output] + [None] * (len(caps) - 1)
+        listeners = [self._on_output, *([] if command.merge_stderr else [self._on_error]), *([None] * command.report)]
         self._readers = [Reader(fd, cap, hear) for fd, cap, hear in zip(ours[1:], caps, listeners, strict=True)]
 
     async def _tell_lost(self) -> None:
