@@ -11,7 +11,7 @@ import pytest
 
 from gearcase import runs
 from gearcase.brake import BoxClock, Brake, Control, Level, command
-from gearcase.errors import RunError
+from gearcase.errors import RunError, UsageError
 from gearcase.journal import Journal, read
 
 
@@ -103,7 +103,7 @@ def test_the_control_socket_answers_its_user_and_works_below_a_very_long_path(fo
         assert told == {"level": "running", "told": "hello"}
         with pytest.raises(RunError, match="it is lost"):
             await asyncio.to_thread(command, folder, "broken")
-        with pytest.raises(RunError, match="no verb"):
+        with pytest.raises(UsageError, match="no verb"):
             await asyncio.to_thread(command, folder, "explode")
         await control.close()
         with pytest.raises(RunError) as caught:

@@ -25,7 +25,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, Protocol
 
-from gearcase.errors import GearcaseError, RunError, UsageError
+from gearcase.errors import GearcaseError, RunError, UsageError, unpack
 from gearcase.events import BrakeChanged
 from gearcase.runs import RunFolder, write_atomically
 from gearcase.seams import Recorder, Sandbox
@@ -223,7 +223,7 @@ class Control:
                 )
             return {"ok": await verb(request)}
         except GearcaseError as error:
-            return {"error": error.envelope()}
+            return {"error": error.packed()}
 
 
 def command(folder: RunFolder, verb: str, *, timeout: float = 30.0, **arguments: Any) -> dict[str, Any]:
@@ -257,7 +257,7 @@ def command(folder: RunFolder, verb: str, *, timeout: float = 30.0, **arguments:
         ) from error
     if "error" in answer:
         told = answer["error"]
-        raise RunError(told["code"], told["message"], remedy=told["remedy"], cause=told["cause"], **told["context"])
+        raise unpack(told)
     return answer["ok"]
 
 

@@ -13,6 +13,7 @@ door and for a parent agent.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
@@ -39,6 +40,10 @@ class GearcaseError(Exception):
             "context": self.context,
         }
 
+    def packed(self) -> dict[str, Any]:
+        """The envelope with what `unpack` needs in another process of ours: of which class of this module it is."""
+        return {"kind": next(kind.__name__ for kind in type(self).__mro__ if kind.__module__ == __name__), **self.envelope()}
+
 
 class UsageError(GearcaseError):
     """Wrong arguments, a wrong box file, a run that does not exist."""
@@ -62,3 +67,10 @@ class Refused(GearcaseError):
     """A guard said no to one request. The run goes on."""
 
     exit_code = 11
+
+
+def unpack(told: Mapping[str, Any]) -> GearcaseError:
+    """The error that another process of ours packed."""
+    kinds = {kind.__name__: kind for kind in (UsageError, UnsafeError, RunError, Refused)}
+    kind = kinds.get(str(told.get("kind")), RunError)
+    return kind(told["code"], told["message"], remedy=told["remedy"], cause=told["cause"], **told["context"])

@@ -111,5 +111,11 @@ def _unknown(name: str) -> UsageError:
 
 
 def _wants_json(arguments: list[str]) -> bool:
-    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    return "--json" in own
+    """Whether `--json` is asked of us: what follows the first word of a program, an agent or `--` is not ours."""
+    takes_program = arguments[:1] and arguments[0] in ("exec", "claude", "codex")
+    for place, word in enumerate(arguments[1:]):
+        if word == "--" or (takes_program and not word.startswith("-") and not arguments[place].startswith("-")):
+            return False
+        if word == "--json":
+            return True
+    return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -140,7 +141,7 @@ def _made(change: Change, made: Branch) -> Text:
 
 def _next(change: Change, made: Branch, ahead: int | None) -> list[Text]:
     name, agent = neutral(made.name), made.commit[:12]
-    told = [f"look    git -C {neutral(change.repository.path)} show {agent}"]
+    told = [f"look    git -C {shlex.quote(neutral(change.repository.path))} show {agent}"]
     if made.uncommitted:
         told.append(f"note    your uncommitted work as given is the commit before it, {made.uncommitted[:12]}")
         told.append(f"take    git cherry-pick {agent}   (onto your own commits, without that one)")

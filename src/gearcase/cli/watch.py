@@ -131,9 +131,13 @@ class _Watch:
     async def _ask(self) -> bool:
         """Freeze where the person asked for it, and do what they choose. False: they go away."""
         if self.interrupts:
-            answer = await self._command("freeze")
-            if answer is None:
-                return True  # it ended meanwhile
+            try:
+                await self._command("freeze")
+            except GearcaseError as error:
+                if error.code == "not_running":
+                    return True  # it ended meanwhile
+                err().print(Text(f"{neutral(error.message)}: {neutral(error.remedy)}", "red"))
+                return False
         self.asked = str(self.view.frozen_since)
         self.interrupts = 0
         reason = neutral(self.view.brake_reason) or "by Ctrl-C"
@@ -148,10 +152,11 @@ class _Watch:
         choice = await self._choice(f"{added}[r]esume   [w]ind down: let it hand in   [k]ill   [d]etach: leave it frozen ")
         if choice == "detach":
             return self._leave()
-        if choice == "add":
-            await self._command("resume", add_usd=more)
-        else:
-            await self._command(choice)
+        try:
+            await self._command("resume", add_usd=more) if choice == "add" else await self._command(choice)
+        except GearcaseError as error:
+            if error.code != "not_running":
+                err().print(Text(f"{neutral(error.message)}: {neutral(error.remedy)}", "red"))
         self.interrupts = 0
         return True
 
@@ -160,13 +165,8 @@ class _Watch:
         err().print(Text(f"left frozen. Go on: gearcase resume {name}    end it: gearcase kill {name}"))
         return False
 
-    async def _command(self, verb: str, **arguments: int) -> dict[str, object] | None:
-        try:
-            return await asyncio.to_thread(command, self.folder, verb, timeout=30.0, by="operator", **arguments)
-        except GearcaseError as error:
-            if error.code != "not_running":
-                err().print(Text(f"{neutral(error.message)}: {neutral(error.remedy)}", "red"))
-            return None
+    async def _command(self, verb: str, **arguments: int) -> None:
+        await asyncio.to_thread(command, self.folder, verb, timeout=30.0, by="operator", **arguments)
 
     async def _choice(self, question: str) -> str:
         """One key. A second Ctrl-C, the end of input, or the end of the run detaches."""

@@ -14,11 +14,12 @@ import pickle
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from gearcase.errors import GearcaseError, RunError, UnsafeError, UsageError
+from gearcase.errors import GearcaseError, RunError, unpack
 from gearcase.journal import read
 from gearcase.run.options import RunOptions
 from gearcase.run.record import EndRecord
@@ -76,20 +77,24 @@ def spawn(options: RunOptions) -> Started:
     finally:
         os.close(given)
         os.close(send)
+    return _began(pid, receive, lambda: _give(giving, options))
+
+
+def _give(giving: int, options: RunOptions) -> None:
+    with os.fdopen(giving, "wb") as pipe, suppress(BrokenPipeError):
+        pickle.dump(options, pipe)
+
+
+def _began(pid: int, receive: int, first: Callable[[], None] = lambda: None) -> Started:
+    """Wait until the run exists, once `first` is done. Who is interrupted meanwhile leaves no run that goes on alone."""
     try:
-        with os.fdopen(giving, "wb") as pipe, suppress(BrokenPipeError):
-            pickle.dump(options, pipe)
-        return _began(pid, receive)
-    except BaseException as error:
-        if not isinstance(error, GearcaseError):  # interrupted while it began: it must not go on alone
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+        first()
+        with os.fdopen(receive, "rb") as pipe:
+            told = pipe.read()
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
         raise
-
-
-def _began(pid: int, receive: int) -> Started:
-    with os.fdopen(receive, "rb") as pipe:
-        told = pipe.read()
     if not told:
         _pid, status = os.waitpid(pid, 0)
         code = os.waitstatus_to_exitcode(status)
@@ -97,7 +102,7 @@ def _began(pid: int, receive: int) -> Started:
     answer: dict[str, Any] = json.loads(told)
     if "error" in answer:
         os.waitpid(pid, 0)
-        raise _from_envelope(answer["kind"], answer["error"])
+        raise unpack(answer["error"])
     return Started(find(answer["run"]), pid)
 
 
@@ -134,9 +139,9 @@ def drive(options: RunOptions, pipe: int) -> int:
         os.close(pipe)
         told = True
 
-    def tell(kind: str, error: GearcaseError) -> None:
+    def tell(error: GearcaseError) -> None:
         """To whoever waits; once the run has begun its log keeps it, and the pipe's number may mean another file."""
-        answer = json.dumps({"kind": kind, "error": error.envelope()}, default=str)
+        answer = json.dumps({"error": error.packed()}, default=str)
         if told:
             print(answer, file=sys.stderr)
         else:
@@ -154,14 +159,13 @@ def drive(options: RunOptions, pipe: int) -> int:
         gc.enable()
         record = uvloop.run(Supervisor(options, began).execute())
     except GearcaseError as error:
-        kind = next(k.__name__ for k in type(error).__mro__ if k.__module__ == "gearcase.errors")
-        tell(kind, error)
+        tell(error)
         return error.exit_code
     except BaseException as error:  # the last line of this process: it must say what it died of, whatever it was
         traceback.print_exc()
         cause = f"{type(error).__name__}: {error}"
         failed = RunError("internal", "Gearcase itself failed", cause=cause, remedy="report this, with the run's supervisor.log")
-        tell("RunError", failed)
+        tell(failed)
         return failed.exit_code
     return record.exit_code & 0xFF
 
@@ -175,8 +179,3 @@ def _detach_streams(folder: RunFolder) -> None:
     os.dup2(log, 2)
     os.close(nothing)
     os.close(log)
-
-
-def _from_envelope(kind: str, error: dict[str, Any]) -> GearcaseError:
-    made = {"UsageError": UsageError, "UnsafeError": UnsafeError}.get(kind, RunError)
-    return made(error["code"], error["message"], remedy=error["remedy"], cause=error["cause"], **error["context"])

@@ -140,9 +140,9 @@ def failure(error: BaseException) -> dict[str, Any]:
     from gearcase.errors import GearcaseError
 
     if isinstance(error, GearcaseError):
-        return {"kind": "error", "of": type(error).__name__, **error.envelope()}
+        return {"kind": "error", "error": error.packed()}
     errno = error.errno if isinstance(error, OSError) else 0
-    return {"kind": "error", "of": "", "message": f"{type(error).__name__}: {error}", "errno": errno}
+    return {"kind": "error", "message": f"{type(error).__name__}: {error}", "errno": errno}
 
 
 def _namespaces(plan: Mapping[str, Any]) -> list[str]:

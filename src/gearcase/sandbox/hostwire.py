@@ -51,9 +51,8 @@ class Ended:
 
 def refusal(body: Mapping[str, Any]) -> errors.GearcaseError:
     """The error that a child of the launcher reported."""
-    kind = getattr(errors, body.get("of") or "", None)
-    if isinstance(kind, type) and issubclass(kind, errors.GearcaseError):
-        return kind(body["code"], body["message"], cause=body["cause"], remedy=body["remedy"], **body["context"])
+    if "error" in body:
+        return errors.unpack(body["error"])
     return errors.RunError(
         "sandbox_failed",
         "the sandbox could not be set up",
@@ -68,7 +67,7 @@ def gone() -> errors.RunError:
     return errors.RunError(
         "sandbox_lost",
         "the process that starts sandboxes has died",
-        remedy="start the run again with `gearcase recover`; look for an out-of-memory kill in the kernel's log",
+        remedy="start the run again; look for an out-of-memory kill in the kernel's log",
     )
 
 

@@ -72,7 +72,7 @@ class OwnerFile:
             raise RunError(
                 "sandbox_exists",
                 f"a box with the id {name!r} exists",
-                remedy="close it, or use another id; `gearcase prune` removes what a dead process left",
+                remedy="close it, or use another id",
             ) from None
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         mine = cls(path, descriptor)

@@ -385,6 +385,6 @@ def _not_removed(name: bytes) -> RunError:
     return RunError(
         "not_removed",
         f"{shown(name)} could not be removed: it is a mount, or something keeps putting files back",
-        remedy="stop what writes there and unmount what is mounted there, then run gearcase prune",
+        remedy="stop what writes there, unmount what is mounted there, then remove the folder",
         path=shown(name),
     )

@@ -58,6 +58,7 @@ class Server:
         self._life: asyncio.Task[str] | None = None
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
+        self._final: RunError | None = None
 
     async def reach(self) -> aiohttp.ClientSession:
         """A client whose every connection goes to the server, which is up and has loaded the model.
@@ -67,6 +68,8 @@ class Server:
         async with self._starting:
             if self._closed:
                 raise RunError("local_model", "the local model was closed", remedy="start the run again")
+            if self._final is not None:
+                raise self._final
             if self._life is not None and self._life.done():
                 await self._died(self._life.result())
             if self._session is None:
@@ -114,6 +117,7 @@ class Server:
         if (housing := self._housing()) is not None:
             housing.recorder.append(Failure(error.envelope()))
         if self.deaths > RESTARTS:
+            self._final = error
             raise error
 
     async def _end(self) -> None:
