@@ -7,14 +7,13 @@ import pytest
 from gearcase.doors.model import pricing
 from gearcase.doors.model.bounds import MOST_REMEMBERED, Bounds
 from gearcase.doors.model.price import TokenUsage
-from gearcase.doors.model.protocols import PROTOCOLS
 from gearcase.errors import Refused
 
 PRICE = replace(pricing.nominal("m"), context_window=1_000_000)
 
 
 def read(stands, protocol, *arguments, **more):
-    return PROTOCOLS[protocol].read(stands.ask(protocol, *arguments, **more), frozenset())
+    return stands.reads(protocol, stands.ask(protocol, *arguments, **more))
 
 
 def turns(*texts):
@@ -49,7 +48,7 @@ def test_everything_but_what_adds_nothing_counts(stands, protocol):
     }[protocol]
     bare = Bounds().bound(read(stands, protocol), PRICE)
     for more in places:
-        request = PROTOCOLS[protocol].read({**stands.ask(protocol), **more}, frozenset())
+        request = stands.reads(protocol, {**stands.ask(protocol), **more})
         assert Bounds().bound(request, PRICE) > bare + 8_000, more
 
 

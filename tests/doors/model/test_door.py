@@ -37,7 +37,7 @@ def test_an_answer_is_passed_on_untouched_and_settled_at_its_reported_usage(stan
     assert answer.status == 200
     assert answer.headers["content-type"].startswith("text/event-stream" if stream else "application/json")
     assert b"ok" in answer.body
-    rates = {"anthropic": (3_000, 15_000), "chat": (2_000, 8_000), "responses": (250, 2_000)}[protocol]
+    rates = stands.RATES[protocol]
     [settled] = stand.records("settled")
     assert settled.amounts == {"usd": 11 * rates[0] + 2 * rates[1], "tokens": 13, "calls": 1}
     assert stand.balance().spent == settled.amounts["usd"]
@@ -51,8 +51,8 @@ def test_what_the_provider_receives_is_what_was_priced(stands, tmp_path, protoco
     """Every byte that can become a token is in the bound, the ceiling is in the body, and the hold pays both."""
     _, stand = play(stands, tmp_path, protocol, stands.ask(protocol, "word " * 500, cap=None))
     [body], [held] = stand.bodies, stand.records("held")
-    ceiling = body[stands.CAPS[protocol]]
-    rates = {"anthropic": (3_000, 15_000), "chat": (2_000, 8_000), "responses": (250, 2_000)}[protocol]
+    ceiling = stands.cap_of(protocol, body)
+    rates = stands.RATES[protocol]
     bound = held.amounts["tokens"] - ceiling
     assert bound > len("word " * 500)
     assert held.amounts["usd"] == bound * rates[0] + ceiling * rates[1]
