@@ -24,6 +24,11 @@ def play(stands, folder, protocol, *asked, headers=None, path=None, **options):
     return asyncio.run(whole())
 
 
+def contents(*parts):
+    """Contents of Gemini's."""
+    return [{"role": "user", "parts": list(parts)}]
+
+
 def turn(*parts):
     return [{"role": "user", "content": list(parts)}]
 
@@ -219,6 +224,20 @@ DENIED = {
         {"background": True},
         {"prompt": {"id": "pmpt_1"}},
     ],
+    "gemini": [
+        {"text": contents({"fileData": {"fileUri": ADDRESS, "mimeType": "text/plain"}})},
+        {"text": contents({"file_data": {"file_uri": "https://generativelanguage.googleapis.com/v1beta/files/1"}})},
+        {"text": contents({"functionResponse": {"name": "f", "response": {}, "parts": [{"fileData": {"fileUri": ADDRESS}}]}})},
+        {"text": contents({"inlineData": {"mimeType": "audio/wav", "data": "aa"}})},
+        {"text": contents({"inline_data": {"mime_type": "video/mp4", "data": "aa"}})},
+        {"systemInstruction": {"parts": [{"fileData": {"fileUri": ADDRESS}}]}},
+        {"system_instruction": {"parts": [{"file_data": {"file_uri": ADDRESS}}]}},
+        {"cachedContent": "cachedContents/1"},
+        {"cached_content": "cachedContents/1"},
+        {"generationConfig": {"responseModalities": ["TEXT", "IMAGE"]}},
+        {"generationConfig": {"speechConfig": {"voiceConfig": {}}}},
+        {"generationConfig": {"image_config": {"image_size": "4K"}}},
+    ],
 }
 
 
@@ -238,11 +257,13 @@ INLINE = {
     "anthropic": turn({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}),
     "chat": turn({"type": "image_url", "image_url": {"url": PNG}}),
     "responses": turn({"type": "input_image", "image_url": PNG}),
+    "gemini": contents({"inlineData": {"mimeType": "image/png", "data": "iVBORw0KGgo="}}),
 }
 
 
 def test_content_that_is_in_the_request_itself_passes(stands, tmp_path, protocol):
-    [answer], stand = play(stands, tmp_path, protocol, stands.ask(protocol, INLINE[protocol]))
+    limits = {"usd": 10 * stands.DOLLAR}
+    [answer], stand = play(stands, tmp_path, protocol, stands.ask(protocol, INLINE[protocol]), limits=limits)
     assert answer.status == 200
     assert "iVBORw0KGgo=" in json.dumps(stand.bodies[0])
 

@@ -209,13 +209,14 @@ def leave(stands, folder, protocol, step, *, patience, stream=True, after_first_
 
     async def whole():
         async with stands.Stand(folder, (step,), patience=patience) as stand:
-            body = json.dumps(stands.ask(protocol, stream=stream)).encode()
+            path, asked = stands.place(protocol, stands.ask(protocol, stream=stream))
+            body = json.dumps(asked).encode()
             if after_first_byte:
-                async with stand.session.post(stands.PATHS[protocol], data=body) as response:
+                async with stand.session.post(path, data=body) as response:
                     await response.content.readany()
                     response.close()
             else:
-                asking = asyncio.create_task(stand.post(protocol, body))
+                asking = asyncio.create_task(stand.post(protocol, body, path=path))
                 await stand.until(lambda: stand.asked)
                 asking.cancel()
                 await asyncio.gather(asking, return_exceptions=True)
@@ -278,8 +279,9 @@ def test_a_client_that_leaves_the_line_is_not_served(stands, tmp_path):
 def test_a_client_that_reads_slowly_loses_nothing(stands, tmp_path, protocol):
     async def whole():
         async with stands.Stand(tmp_path, (Step("word " * 40_000, pieces=400),)) as stand:
-            body = json.dumps(stands.ask(protocol, cap=60_000, stream=True)).encode()
-            async with stand.session.post(stands.PATHS[protocol], data=body) as response:
+            path, asked = stands.place(protocol, stands.ask(protocol, cap=60_000, stream=True))
+            body = json.dumps(asked).encode()
+            async with stand.session.post(path, data=body) as response:
                 got = b""
                 while chunk := await response.content.read(20_000):
                     got += chunk
@@ -320,8 +322,9 @@ def test_a_door_that_closes_counts_a_stalled_call_whole_and_breaks_its_stream_of
     async def whole():
         step = Step(TEXT, pieces=4, fault="stall")
         async with stands.Stand(tmp_path, (step,), patience=stands.Patience(closing=0.1)) as stand:
-            body = json.dumps(stands.ask(protocol, stream=True)).encode()
-            async with stand.session.post(stands.PATHS[protocol], data=body) as response:
+            path, asked = stands.place(protocol, stands.ask(protocol, stream=True))
+            body = json.dumps(asked).encode()
+            async with stand.session.post(path, data=body) as response:
                 await response.content.readany()
                 await stand.door.close()
                 with pytest.raises(aiohttp.ClientPayloadError):

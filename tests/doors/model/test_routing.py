@@ -172,7 +172,7 @@ def test_a_person_a_script_and_a_cassette_speak_every_protocol_at_a_nominal_pric
     manual = routing(lead=f"manual:{tmp_path / 'm'}").lead()
     assert isinstance(script.upstream, Scripted)
     assert isinstance(manual.upstream, Manual)
-    assert script.speaks == manual.speaks == {"anthropic", "chat", "responses"}
+    assert script.speaks == manual.speaks == {"anthropic", "chat", "responses", "gemini"}
 
 
 def test_a_person_answers_where_nothing_is_given_to_the_box(tmp_path):
