@@ -84,7 +84,8 @@ def box(user, provider, more=""):
     file = user.folder / "box.toml"
     base = f'base = "{provider.base}"'
     models = (
-        f'[model]\nallow = ["anthropic/*", "openai/*"]\n[model.providers.anthropic]\n{base}\n[model.providers.openai]\n{base}\n'
+        f'[model]\nallow = ["anthropic/*", "openai/*", "google/*"]\n[model.providers.anthropic]\n{base}\n'
+        f"[model.providers.openai]\n{base}\n[model.providers.google]\n{base}\n"
     )
     file.write_text(models + more)
     return file
