@@ -14,8 +14,10 @@ from gearcase.doors.model.protocols import address_of, gemini
 from gearcase.doors.model.protocols.answer import Answer, ToolCall
 from gearcase.doors.model.protocols.request import ModelRequest
 from gearcase.doors.model.protocols.stream import event
-from gearcase.doors.model.upstreams.scripted import Step
-from gearcase.errors import Refused
+from gearcase.doors.model.upstreams.cassette import Cassette, Recording
+from gearcase.doors.model.upstreams.scripted import Script, Scripted, Step
+from gearcase.errors import Refused, RunError
+from gearcase.seams import UpstreamRequest
 
 MODEL = "gemini-2.5-pro"
 PATH = f"/v1beta/models/{MODEL}:generateContent"
@@ -444,3 +446,34 @@ def test_counting_opens_no_other_way_out(stands, tmp_path, body):
     [answer], stand = play(stands, tmp_path, body, path=COUNT)
     assert answer.status == 403
     assert stand.got == []
+
+
+# --- cassettes --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_recorded_call_is_played_back_whatever_its_ceiling_and_the_name_of_its_model(tmp_path, stream):
+    def asked(model, ceiling, text="How many?", budget=500):
+        config = {"temperature": 0.5, "maxOutputTokens": ceiling, "thinkingConfig": {"thinkingBudget": budget}}
+        body = {"contents": [{"role": "user", "parts": [{"text": text}]}], "generationConfig": config}
+        path = gemini.STREAM_PATH if stream else gemini.PATH
+        return UpstreamRequest("gemini", path, model, {}, json.dumps(body).encode(), body, stream, "lead", False, 0)
+
+    async def told(upstream, request):
+        response = await upstream.send(request)
+        return b"".join([chunk async for chunk in response.chunks])
+
+    async def whole():
+        file = tmp_path / "a.cassette"
+        recording = Recording(Scripted(Script((Step("hello", usage={"input": 9, "output": 4}),))), file)
+        first = await told(recording, asked(MODEL, 4_000))
+        await recording.close()
+        cassette = Cassette(file, strict=True)
+        assert await told(cassette, asked("cassette", 70, budget=50)) == first
+        with pytest.raises(RunError) as missing:
+            await told(cassette, asked(MODEL, 4_000, "How few?"))
+        return json.loads(file.read_text().splitlines()[1])["usage"], missing.value.code
+
+    usage, code = asyncio.run(whole())
+    assert usage["promptTokenCount"] == 9 and usage["candidatesTokenCount"] == 4
+    assert code == "cassette_mismatch"

@@ -202,6 +202,7 @@ def test_the_price_of_an_answer_is_that_of_its_usage(played):
 
 def test_tokens_are_counted_for_nothing_and_a_schema_is_kept_to(played):
     assert 5 < played["count"].json["input_tokens"] < 100
+    assert played["count in gemini"].json == {"totalTokens": played["count"].json["input_tokens"]}
     assert json.loads(text_of("chat", played["schema"]))["level"] in ("low", "high")
 
 

@@ -164,7 +164,7 @@ def _told(name: str, tool: Mapping[str, Any]) -> str:
 
 def _schema(tool: Mapping[str, Any]) -> dict[str, Any]:
     schemas = [table(tool.get(key)) for key in ("parameters", "input_schema", "parametersJsonSchema")]
-    return next((schema for schema in schemas if schema), {})
+    return next((schema for schema in schemas if schema), dict[str, Any]())
 
 
 def _forced(request: UpstreamRequest) -> bool:
