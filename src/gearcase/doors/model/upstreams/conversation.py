@@ -117,8 +117,10 @@ def _arguments(value: object) -> str:
 
 def _piece(message: Any) -> Piece:
     told = _dict(message)
+    if "parts" in told:  # Gemini's: who has no role is the user
+        return Piece("assistant" if told.get("role") == "model" else "user", _unmarked(message))
     role = told.get("role") or ("tool" if told.get("type") == "function_call_output" else "assistant")
-    return Piece("assistant" if role == "model" else str(role), _unmarked(message))
+    return Piece(str(role), _unmarked(message))
 
 
 def _unmarked(value: Any) -> Any:
