@@ -338,7 +338,7 @@ class Door(Protocol):
         ...
 
 
-Protocol_ = Literal["anthropic", "chat", "responses"]
+Protocol_ = Literal["anthropic", "chat", "responses", "gemini"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +346,7 @@ class UpstreamRequest:
     """A model call as it will be sent: already priced, capped and serialised again."""
 
     protocol: Protocol_
-    path: str  # "/v1/messages", "/v1/messages/count_tokens", "/v1/chat/completions", "/v1/responses"
+    path: str  # as `protocols.address_of` tells it; `{model}` in it stands for `model`
     model: str
     headers: Mapping[str, str]  # by allow-list; no credential
     body: bytes

@@ -49,7 +49,7 @@ class User:
     """Somebody with a home, a folder to work in, and the command."""
 
     key = "sk-canary-4711-never-inside"
-    keys: ClassVar = {"ANTHROPIC_API_KEY": key, "OPENAI_API_KEY": key}
+    keys: ClassVar = {"ANTHROPIC_API_KEY": key, "OPENAI_API_KEY": key, "GEMINI_API_KEY": key}
 
     def __init__(self, home):
         self.home = home

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 CACHE = Path(__file__).parents[2] / ".cache"
-ANTHROPIC, OPENAI = "claude-haiku-4-5", "gpt-5-mini"
+ANTHROPIC, OPENAI, GOOGLE = "claude-haiku-4-5", "gpt-5-mini", "gemini-2.5-flash"
+PRESETS = Path(__file__).parents[2] / "examples/agents"
 TASK = "Write words.txt in capitals to OUT.txt"
 STEPS = (
     {"text": "I write.", "commands": ["tr a-z A-Z < words.txt > OUT.txt; (env; cat ~/.c*/* ~/.c*json) 2>/dev/null > SEEN.txt"]},
@@ -55,6 +56,7 @@ class Client:
 CLAUDE = Client("claude", "@anthropic-ai/claude-code@2.1.330", "anthropic", "claude-cli/2.1.330")
 CODEX = Client("codex", "@openai/codex@0.169.0", "openai", "codex_exec/0.169.0")
 OPENCODE = Client("opencode", "opencode-ai@1.18.33", "anthropic", "opencode/1.18.33")
+GEMINI = Client("gemini", "@google/gemini-cli@0.61.0", "google", "GeminiCLI-tui/0.61.0/")
 AIDER = Client("aider", "aider-chat==0.86.2", "openai", "OpenAI/Python", python=True)
 
 
@@ -88,6 +90,14 @@ class Project:
         assert record["spent"]["calls"] == len(provider.calls())
         assert all(one["client"].startswith(self.client.says) for one in provider.calls()), provider.calls()
         return record, ended.err
+
+    def refused(self):
+        """What the model door refused."""
+        return [one for one in self.user.journal() if one["type"] == "door_refused"]
+
+    def asked(self):
+        """Names that it asked for, and whether they are allowed."""
+        return {(one["name"], one["allowed"]) for one in self.user.journal() if one["type"] == "name_asked"}
 
     def done(self, record):
         """The delivered file, and what the agent could see."""
@@ -145,6 +155,36 @@ def test_opencode_does_a_task(user):
         project.done(record)
 
 
+def gemini(project, provider, usd=3, statistics=False):
+    """What runs gemini-cli on the task with the settings of its preset."""
+    see = f'see = ["{PRESETS}/gemini-cli/settings.json"]\n'
+    box = project.box(provider, usd=usd, more=OWN.format(program="gemini", folder=project.user.folder) + see)
+    change = f"s/\\(Statistics.*\\)false/\\1{str(statistics).lower()}/"
+    home = f"mkdir -p ~/.gemini && sed '{change}' /given/settings.json > ~/.gemini/settings.json"
+    run = f'{home} && cd project && gemini --yolo --skip-trust -m {GOOGLE} -p "{TASK}"'
+    return ["exec", "--json", "-f", box, "--", "sh", "-c", run]
+
+
+@pytest.mark.clients
+def test_gemini_cli_does_a_task(user):
+    project = Project(user, GEMINI)
+    with user.provides(*STEPS) as provider:
+        record, told = project.does(provider, *gemini(project, provider))
+        assert "All done." in told
+        assert "GEMINI_API_KEY=only-a-token" in project.done(record)
+        assert all(GOOGLE in one["client"] and one["path"].startswith("/v1beta/models/") for one in provider.calls())
+        assert project.asked() == set(), "with the preset it wants nothing of the network besides its model"
+
+
+@pytest.mark.clients
+def test_gemini_cli_that_reports_home_is_told_that_there_is_no_such_name_and_goes_on(user):
+    project = Project(user, GEMINI)
+    with user.provides(*STEPS) as provider:
+        record, _ = project.does(provider, *gemini(project, provider, statistics=True))
+        project.done(record)
+        assert project.asked() == {("play.googleapis.com", False)}
+
+
 @pytest.mark.clients
 def test_aider_does_a_task(user):
     project = Project(user, AIDER)
@@ -165,6 +205,36 @@ def test_claude_code_that_is_out_of_money_says_so_and_the_provider_is_not_asked(
         _, told = project.does(provider, "claude", "--json", "--box", box, "-p", TASK, "--model", ANTHROPIC, code=1)
         assert not provider.calls()
         assert "is left" in told
+
+
+@pytest.mark.clients
+def test_gemini_cli_that_is_out_of_money_says_so_and_the_provider_is_not_asked(user):
+    project = Project(user, GEMINI)
+    with user.provides(*STEPS) as provider:
+        _, told = project.does(provider, *gemini(project, provider, usd="0.001"), code=1)
+        assert not provider.calls()
+        assert "is left" in told
+        assert [one["code"] for one in project.refused()] == ["budget"], "it does not ask again and again"
+
+
+@pytest.mark.clients
+def test_gemini_cli_whose_answer_goes_on_above_its_ceiling_is_stopped_and_ends(user):
+    project = Project(user, GEMINI)
+    with user.provides({"fault": "ignore_cap"}) as provider:
+        ended = user.types(*gemini(project, provider, usd="0.05"), code=1, timeout=200, **user.keys)
+        assert len(provider.calls()) == 1 and 0 < ended.record["spent"]["usd"] <= 50_000_000
+        [refused] = project.refused()  # it has noticed that it repeats itself, and asks before or after the model is stopped
+        assert refused["code"] in ("stopped_model", "budget") and refused["message"] in ended.err
+
+
+@pytest.mark.clients
+def test_gemini_cli_whose_answer_breaks_off_asks_again_and_both_are_paid(user):
+    project = Project(user, GEMINI)
+    with user.provides({"text": "I wr", "pieces": 4, "fault": "drop"}, *STEPS) as provider:
+        ended = user.types(*gemini(project, provider), code=0, timeout=200, **user.keys)
+        project.done(ended.record)
+        assert len(provider.calls()) == ended.record["spent"]["calls"] == 3
+        assert provider.billed("google") <= ended.record["spent"]["usd"]
 
 
 def complaint(user):

@@ -84,7 +84,8 @@ def box(user, provider, more=""):
     file = user.folder / "box.toml"
     base = f'base = "{provider.base}"'
     models = (
-        f'[model]\nallow = ["anthropic/*", "openai/*"]\n[model.providers.anthropic]\n{base}\n[model.providers.openai]\n{base}\n'
+        f'[model]\nallow = ["anthropic/*", "openai/*", "google/*"]\n[model.providers.anthropic]\n{base}\n'
+        f"[model.providers.openai]\n{base}\n[model.providers.google]\n{base}\n"
     )
     file.write_text(models + more)
     return file
@@ -120,9 +121,10 @@ def test_the_sdks_of_anthropic_and_openai_call_and_stream_and_pay_what_the_provi
 def test_environment_lines_to_copy_are_printed_once_and_the_token_is_nowhere_on_disk(user):
     with user.provides({"text": "hello"}) as provider:
         process = user.starts("door", "-f", box(user, provider), **user.keys)
-        lines = [process.stdout.readline().strip() for _ in range(4)]
+        lines = [process.stdout.readline().strip() for _ in range(6)]
         around = dict(line.removeprefix("export ").split("=", 1) for line in lines)
-        assert sorted(around) == ["ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL"]
+        addresses = ["ANTHROPIC_BASE_URL", "GOOGLE_GEMINI_BASE_URL", "OPENAI_BASE_URL"]
+        assert sorted(around) == sorted(["ANTHROPIC_API_KEY", "GEMINI_API_KEY", "OPENAI_API_KEY", *addresses])
         program = f"import anthropic; print(anthropic.Anthropic().messages.create(**{ASK!r}).content[0].text)"
         done = subprocess.run([sys.executable, "-c", program], env={**os.environ, **around}, capture_output=True, text=True)
         assert done.stdout == "hello\n", done.stderr
@@ -167,6 +169,20 @@ def test_who_has_no_token_is_refused_in_the_protocols_own_words_and_reaches_no_p
         assert provider.calls() == []
     refusals = [one["code"] for one in user.journal(door.name) if one["type"] == "door_refused"]
     assert refusals.count("token") == len(refusals) == 14
+
+
+def test_clients_of_gemini_show_the_token_as_they_show_their_key(user):
+    ask = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
+    path = "/v1beta/models/gemini-2.5-flash:generateContent"
+    with user.provides({"text": "hello"}) as provider, opened(user, "-f", box(user, provider)) as door:
+        for key in ("wrong", user.key, ""):
+            for status, told in (door.get(path, ask, x_goog_api_key=key), door.get(f"{path}?key={key}", ask)):
+                assert status == 401 and json.loads(told)["error"]["status"] == "UNAUTHENTICATED"
+        assert provider.calls() == []
+        for status, told in (door.get(path, ask, x_goog_api_key=door.token), door.get(f"{path}?key={door.token}", ask)):
+            assert status == 200 and json.loads(told)["candidates"][0]["content"]["parts"] == [{"text": "hello"}]
+        assert len(provider.calls()) == 2
+    assert not [one for one in user.journal(door.name) if door.token in json.dumps(one)]
 
 
 def test_web_pages_are_refused_even_with_the_token(user):

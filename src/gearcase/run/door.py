@@ -71,12 +71,14 @@ class DoorAlone:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What points the clients of Anthropic and OpenAI, and programs that use them, at this door."""
+        """What points the clients of Anthropic, OpenAI and Google, and programs that use them, at this door."""
         return {
             "ANTHROPIC_BASE_URL": self.url,
             "ANTHROPIC_API_KEY": self.token,
             "OPENAI_BASE_URL": f"{self.url}/v1",
             "OPENAI_API_KEY": self.token,
+            "GOOGLE_GEMINI_BASE_URL": self.url,
+            "GEMINI_API_KEY": self.token,
         }
 
     async def wait(self) -> None:

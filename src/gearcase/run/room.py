@@ -53,6 +53,8 @@ ENVIRONMENT = {
     "OPENAI_BASE_URL": "http://model.box/v1",
     "OPENAI_API_BASE": "http://model.box/v1",
     "OPENAI_API_KEY": TOKEN,
+    "GOOGLE_GEMINI_BASE_URL": "http://model.box",
+    "GEMINI_API_KEY": TOKEN,
     "GEARCASE_GEAR": "http://gear.box",
 }
 """What tells unmodified programs where the doors are."""

@@ -13,7 +13,7 @@ from gearcase.box import Model
 from gearcase.doors.model.admission import Patience
 from gearcase.doors.model.door import Caller, ModelDoor
 from gearcase.doors.model.price import TokenUsage
-from gearcase.doors.model.protocols import BY_PATH, PROTOCOLS, content_type
+from gearcase.doors.model.protocols import PROTOCOLS, address_of, content_type, counted
 from gearcase.doors.model.protocols import answer as said
 from gearcase.doors.model.routing import Routing
 from gearcase.doors.model.upstreams.scripted import Script, Step, serve_script
@@ -21,19 +21,55 @@ from gearcase.doors.server import Reply, serve
 from gearcase.journal import Journal, read
 from gearcase.ledger import Ledger
 
-PATHS = {"anthropic": "/v1/messages", "chat": "/v1/chat/completions", "responses": "/v1/responses"}
-MODELS = {"anthropic": "claude-sonnet-4-5", "chat": "gpt-4.1", "responses": "gpt-5-mini"}
-CAPS = {"anthropic": "max_tokens", "chat": "max_completion_tokens", "responses": "max_output_tokens"}
+PATHS = {
+    "anthropic": "/v1/messages",
+    "chat": "/v1/chat/completions",
+    "responses": "/v1/responses",
+    "gemini": "/v1beta/models/{model}:generateContent",
+}
+STREAM = "/v1beta/models/{model}:streamGenerateContent"
+MODELS = {"anthropic": "claude-sonnet-4-5", "chat": "gpt-4.1", "responses": "gpt-5-mini", "gemini": "gemini-2.5-flash"}
+CAPS = {"anthropic": "max_tokens", "chat": "max_completion_tokens", "responses": "max_output_tokens", "gemini": "maxOutputTokens"}
+PROVIDERS = {"anthropic": "anthropic", "chat": "openai", "responses": "openai", "gemini": "google"}
+KEYS = {"anthropic": "ANTHROPIC_API_KEY", "chat": "OPENAI_API_KEY", "responses": "OPENAI_API_KEY", "gemini": "GEMINI_API_KEY"}
+RATES = {"anthropic": (3_000, 15_000), "chat": (2_000, 8_000), "responses": (250, 2_000), "gemini": (300, 2_500)}
+"""Nano-dollars of a token in and out, of MODELS."""
 DOLLAR = 10**9
 
 
 def ask(protocol, text="How many?", cap=500, **more):
-    """A request of a client. `cap` None leaves the ceiling out."""
+    """A request of a client. `cap` None leaves the ceiling out. Gemini's has `model` and `stream` in its path: `place` puts them there."""
+    if protocol == "gemini":
+        turns = text if isinstance(text, list) else [{"role": "user", "parts": [{"text": text}]}]
+        config = {} if cap is None else {"generationConfig": {"maxOutputTokens": cap}}
+        return {"model": MODELS[protocol], "contents": turns, **config, **more}
     turns = text if isinstance(text, list) else [{"role": "user", "content": text}]
     body = {"model": MODELS[protocol], "input" if protocol == "responses" else "messages": turns}
     if cap is not None:
         body[CAPS[protocol]] = cap
     return {**body, **more}
+
+
+def place(protocol, body):
+    """(path, body) of a request as its client sends it."""
+    if protocol != "gemini" or not isinstance(body, dict):
+        return PATHS[protocol].replace("{model}", MODELS[protocol]), body
+    told = dict(body)
+    model, stream = told.pop("model", MODELS[protocol]), told.pop("stream", False) is True
+    told.pop("stream_options", None)
+    return (f"{STREAM}?alt=sse" if stream else PATHS[protocol]).replace("{model}", model), told
+
+
+def reads(protocol, body):
+    """A request as the door reads it."""
+    path, told = place(protocol, body)
+    path, _, query = path.partition("?")
+    return PROTOCOLS[protocol].read(told, frozenset(), address_of(path, query.encode()))
+
+
+def cap_of(protocol, body):
+    """The ceiling that a body asks for."""
+    return (body["generationConfig"] if protocol == "gemini" else body)[CAPS[protocol]]
 
 
 @dataclass
@@ -58,6 +94,10 @@ class Answer:
         if protocol == "anthropic":
             assert self.json["type"] == "error"
             assert set(self.json["error"]) == {"type", "message"}
+        elif protocol == "gemini":
+            assert set(self.json["error"]) == {"code", "message", "status", "details"}
+            assert self.json["error"]["code"] == self.status
+            return self.json["error"]["status"], self.json["error"]["message"]
         else:
             assert set(self.json["error"]) == {"message", "type", "param", "code"}
         return self.json["error"]["type"], self.json["error"]["message"]
@@ -96,7 +136,11 @@ class Stand:
         else:
             upstream.close()
         base = {"base": f"http://127.0.0.1:{self.upstream_port}/v1"}
-        settings = {"allow": ["anthropic/*", "openai/*"], "providers": {"anthropic": base, "openai": base}, **self.model}
+        settings = {
+            "allow": ["anthropic/*", "openai/*", "google/*"],
+            "providers": dict.fromkeys(("anthropic", "openai", "google"), base),
+            **self.model,
+        }
         self.journal = Journal.create(self.folder / "journal")
         self.ledger = Ledger(self.journal)
         for account in self.accounts:
@@ -121,11 +165,12 @@ class Stand:
     async def _keeps(self, request):
         self.got.append(request)
         body = json.loads(request.body)
-        if request.path.endswith("count_tokens"):
-            return Reply(200, {"content-type": "application/json"}, b'{"input_tokens": 11}')
-        answer = said.Answer("ok", usage=TokenUsage(input=11, output=2), model=self.served or body["model"])
-        stream = body.get("stream") is True
-        chunks = b"".join(PROTOCOLS[BY_PATH[request.path]].render(answer, stream))
+        address = address_of(request.path, request.query)
+        if (told := counted(address.path, 11)) is not None:
+            return Reply(200, {"content-type": "application/json"}, told)
+        answer = said.Answer("ok", usage=TokenUsage(input=11, output=2), model=self.served or address.model or body["model"])
+        stream = address.stream or body.get("stream") is True
+        chunks = b"".join(PROTOCOLS[address.protocol].render(answer, stream))
         return Reply(200, {"content-type": content_type(stream), "set-cookie": "a=b", "x-request-id": "r1"}, chunks)
 
     @property
@@ -133,8 +178,9 @@ class Stand:
         return [json.loads(request.body) for request in self.got]
 
     async def post(self, protocol, body, headers=None, path=None):
+        own, body = place(protocol, body)
         data = json.dumps(body).encode() if isinstance(body, dict) else body
-        async with self.session.post(path or PATHS[protocol], data=data, headers=headers) as response:
+        async with self.session.post(path or own, data=data, headers=headers) as response:
             return Answer(
                 response.status, {name.lower(): value for name, value in response.headers.items()}, await response.read()
             )
@@ -164,8 +210,8 @@ class Model_:
     """What the tests of the door use."""
 
     Stand, Answer, Patience = Stand, Answer, Patience
-    PATHS, MODELS, CAPS, DOLLAR = PATHS, MODELS, CAPS, DOLLAR
-    ask = staticmethod(ask)
+    PATHS, MODELS, PROVIDERS, KEYS, RATES, DOLLAR = PATHS, MODELS, PROVIDERS, KEYS, RATES, DOLLAR
+    ask, place, reads, cap_of = staticmethod(ask), staticmethod(place), staticmethod(reads), staticmethod(cap_of)
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ def test_less_than_a_floor_is_refused_for_good_with_402_in_the_protocol(stands, 
     answer, stand, balance = run(whole())
     assert answer.status == 402
     kind, message = answer.error(protocol)
-    assert kind == ("billing_error" if protocol == "anthropic" else "insufficient_quota")
+    assert kind == {"anthropic": "billing_error", "gemini": "FAILED_PRECONDITION"}.get(protocol, "insufficient_quota")
     assert "and $0.001 is left" in message
     assert answer.headers["x-should-retry"] == "false"
     assert answer.headers["x-gearcase-remaining-usd"] == "0.001000"
@@ -130,7 +130,7 @@ def test_those_who_wait_share_what_is_free(stands, tmp_path):
 def test_who_waits_too_long_is_told_to_come_again(stands, tmp_path, protocol):
     async def whole():
         steps = (Step("a", fault="slow", delay=0.5, usage=SMALL),)
-        price = {"anthropic": 80_000_000, "chat": 45_000_000, "responses": 10_000_000}[protocol]
+        price = {"anthropic": 80_000_000, "chat": 45_000_000, "responses": 10_000_000, "gemini": 13_000_000}[protocol]
         async with stands.Stand(tmp_path, steps, limits={"usd": price}, patience=stands.Patience(line=0.05)) as stand:
             first = asyncio.create_task(stand.post(protocol, stands.ask(protocol, cap=4_500)))
             await stand.until(lambda: stand.asked)
@@ -140,7 +140,7 @@ def test_who_waits_too_long_is_told_to_come_again(stands, tmp_path, protocol):
     first, second = run(whole())
     assert first == 200
     assert second.status == 429
-    assert second.error(protocol)[0] == "rate_limit_error"
+    assert second.error(protocol)[0] == ("RESOURCE_EXHAUSTED" if protocol == "gemini" else "rate_limit_error")
     assert second.headers["retry-after"] == "5"
     assert second.headers["x-should-retry"] == "true"
 
@@ -208,7 +208,7 @@ def test_a_latched_door_takes_no_call_and_lets_those_in_flight_end(stands, tmp_p
 
     refused, done, after = run(whole())
     assert refused.status == 503
-    assert refused.error(protocol)[0] in ("overloaded_error", "server_error")
+    assert refused.error(protocol)[0] in ("overloaded_error", "server_error", "UNAVAILABLE")
     assert refused.headers["retry-after"] == "5"
     assert (done.status, after.status) == (200, 200)
 

@@ -1,5 +1,6 @@
 """Upper bounds of input tokens, without a tokenizer."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -7,17 +8,18 @@ import pytest
 from gearcase.doors.model import pricing
 from gearcase.doors.model.bounds import MOST_REMEMBERED, Bounds
 from gearcase.doors.model.price import TokenUsage
-from gearcase.doors.model.protocols import PROTOCOLS
 from gearcase.errors import Refused
 
 PRICE = replace(pricing.nominal("m"), context_window=1_000_000)
 
 
 def read(stands, protocol, *arguments, **more):
-    return PROTOCOLS[protocol].read(stands.ask(protocol, *arguments, **more), frozenset())
+    return stands.reads(protocol, stands.ask(protocol, *arguments, **more))
 
 
-def turns(*texts):
+def turns(*texts, protocol=""):
+    if protocol == "gemini":
+        return [{"role": "model" if at % 2 else "user", "parts": [{"text": text}]} for at, text in enumerate(texts)]
     return [{"role": "assistant" if at % 2 else "user", "content": text} for at, text in enumerate(texts)]
 
 
@@ -46,23 +48,28 @@ def test_everything_but_what_adds_nothing_counts(stands, protocol):
             {"tools": [{"type": "function", "name": "t", "parameters": long}]},
             {"text": {"format": {"type": "json_schema", "name": "s", "schema": long}}},
         ],
+        "gemini": [
+            {"systemInstruction": {"parts": [{"text": "s" * 9_000}]}},
+            {"tools": [{"functionDeclarations": [{"name": "t", "parametersJsonSchema": long}]}]},
+            {"generationConfig": {"responseMimeType": "application/json", "responseJsonSchema": long}},
+        ],
     }[protocol]
     bare = Bounds().bound(read(stands, protocol), PRICE)
     for more in places:
-        request = PROTOCOLS[protocol].read({**stands.ask(protocol), **more}, frozenset())
+        request = stands.reads(protocol, {**stands.ask(protocol), **more})
         assert Bounds().bound(request, PRICE) > bare + 8_000, more
 
 
 def test_an_answered_prefix_is_counted_as_the_provider_did_and_only_the_tail_by_its_bytes(stands, protocol):
     bounds = Bounds()
-    first = read(stands, protocol, turns("word " * 10_000))
+    first = read(stands, protocol, turns("word " * 10_000, protocol=protocol))
     loose = bounds.bound(first, PRICE)
     assert loose > 50_000
     bounds.learn(first, TokenUsage(input=2_000, cache_read=10_500, output=300))
-    then = read(stands, protocol, turns("word " * 10_000, "done", "and now?"))
+    then = read(stands, protocol, turns("word " * 10_000, "done", "and now?", protocol=protocol))
     bound = bounds.bound(then, PRICE)
     assert 12_500 + 300 + len("done" + "and now?") < bound < 12_500 + 300 + 1_500
-    assert bounds.bound(read(stands, protocol, turns("word " * 10_000)), PRICE) < 12_500 + 300 + 1_500
+    assert bounds.bound(read(stands, protocol, turns("word " * 10_000, protocol=protocol)), PRICE) < 12_500 + 300 + 1_500
 
 
 @pytest.mark.parametrize("change", ["first message", "system", "model", "tools", "betas"])
@@ -117,11 +124,16 @@ DOCUMENTS = {
     "anthropic": {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}},
     "chat": {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERi0="}},
     "responses": {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERi0="},
+    "gemini": {"inlineData": {"mimeType": "application/pdf", "data": "JVBERi0="}},
 }
 
 
+def turn(protocol, *parts):
+    return [{"role": "user", "parts" if protocol == "gemini" else "content": list(parts)}]
+
+
 def test_what_only_the_window_bounds_takes_the_whole_window_or_is_refused(stands, protocol):
-    request = read(stands, protocol, [{"role": "user", "content": [DOCUMENTS[protocol]]}])
+    request = read(stands, protocol, turn(protocol, DOCUMENTS[protocol]))
     assert Bounds().bound(request, replace(PRICE, context_window=70_000)) == 70_000
     with pytest.raises(Refused) as raised:
         Bounds().bound(request, replace(PRICE, context_window=0))
@@ -132,13 +144,15 @@ IMAGES = {
     "anthropic": {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}},
     "chat": {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
     "responses": {"type": "input_image", "image_url": "data:image/png;base64,iVBORw0KGgo="},
+    "gemini": {"inline_data": {"mime_type": "image/png", "data": "iVBORw0KGgo="}},
 }
 
 
 def test_an_image_counts_however_few_bytes_it_has(stands, protocol):
     def bound(number):
-        content = [{"type": "text", "text": "see"}, *[IMAGES[protocol]] * number]
-        return Bounds().bound(read(stands, protocol, [{"role": "user", "content": content}]), PRICE)
+        text = {"text": "see"} if protocol == "gemini" else {"type": "text", "text": "see"}
+        images = [deepcopy(IMAGES[protocol]) for _ in range(number)]
+        return Bounds().bound(read(stands, protocol, turn(protocol, text, *images)), PRICE)
 
     assert bound(3) >= bound(0) + 3 * 5_000
 

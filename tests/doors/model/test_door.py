@@ -24,6 +24,11 @@ def play(stands, folder, protocol, *asked, headers=None, path=None, **options):
     return asyncio.run(whole())
 
 
+def contents(*parts):
+    """Contents of Gemini's."""
+    return [{"role": "user", "parts": list(parts)}]
+
+
 def turn(*parts):
     return [{"role": "user", "content": list(parts)}]
 
@@ -37,7 +42,7 @@ def test_an_answer_is_passed_on_untouched_and_settled_at_its_reported_usage(stan
     assert answer.status == 200
     assert answer.headers["content-type"].startswith("text/event-stream" if stream else "application/json")
     assert b"ok" in answer.body
-    rates = {"anthropic": (3_000, 15_000), "chat": (2_000, 8_000), "responses": (250, 2_000)}[protocol]
+    rates = stands.RATES[protocol]
     [settled] = stand.records("settled")
     assert settled.amounts == {"usd": 11 * rates[0] + 2 * rates[1], "tokens": 13, "calls": 1}
     assert stand.balance().spent == settled.amounts["usd"]
@@ -51,8 +56,8 @@ def test_what_the_provider_receives_is_what_was_priced(stands, tmp_path, protoco
     """Every byte that can become a token is in the bound, the ceiling is in the body, and the hold pays both."""
     _, stand = play(stands, tmp_path, protocol, stands.ask(protocol, "word " * 500, cap=None))
     [body], [held] = stand.bodies, stand.records("held")
-    ceiling = body[stands.CAPS[protocol]]
-    rates = {"anthropic": (3_000, 15_000), "chat": (2_000, 8_000), "responses": (250, 2_000)}[protocol]
+    ceiling = stands.cap_of(protocol, body)
+    rates = stands.RATES[protocol]
     bound = held.amounts["tokens"] - ceiling
     assert bound > len("word " * 500)
     assert held.amounts["usd"] == bound * rates[0] + ceiling * rates[1]
@@ -219,6 +224,20 @@ DENIED = {
         {"background": True},
         {"prompt": {"id": "pmpt_1"}},
     ],
+    "gemini": [
+        {"text": contents({"fileData": {"fileUri": ADDRESS, "mimeType": "text/plain"}})},
+        {"text": contents({"file_data": {"file_uri": "https://generativelanguage.googleapis.com/v1beta/files/1"}})},
+        {"text": contents({"functionResponse": {"name": "f", "response": {}, "parts": [{"fileData": {"fileUri": ADDRESS}}]}})},
+        {"text": contents({"inlineData": {"mimeType": "audio/wav", "data": "aa"}})},
+        {"text": contents({"inline_data": {"mime_type": "video/mp4", "data": "aa"}})},
+        {"systemInstruction": {"parts": [{"fileData": {"fileUri": ADDRESS}}]}},
+        {"system_instruction": {"parts": [{"file_data": {"file_uri": ADDRESS}}]}},
+        {"cachedContent": "cachedContents/1"},
+        {"cached_content": "cachedContents/1"},
+        {"generationConfig": {"responseModalities": ["TEXT", "IMAGE"]}},
+        {"generationConfig": {"speechConfig": {"voiceConfig": {}}}},
+        {"generationConfig": {"image_config": {"image_size": "4K"}}},
+    ],
 }
 
 
@@ -238,11 +257,13 @@ INLINE = {
     "anthropic": turn({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}),
     "chat": turn({"type": "image_url", "image_url": {"url": PNG}}),
     "responses": turn({"type": "input_image", "image_url": PNG}),
+    "gemini": contents({"inlineData": {"mimeType": "image/png", "data": "iVBORw0KGgo="}}),
 }
 
 
 def test_content_that_is_in_the_request_itself_passes(stands, tmp_path, protocol):
-    [answer], stand = play(stands, tmp_path, protocol, stands.ask(protocol, INLINE[protocol]))
+    limits = {"usd": 10 * stands.DOLLAR}
+    [answer], stand = play(stands, tmp_path, protocol, stands.ask(protocol, INLINE[protocol]), limits=limits)
     assert answer.status == 200
     assert "iVBORw0KGgo=" in json.dumps(stand.bodies[0])
 

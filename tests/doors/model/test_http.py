@@ -71,6 +71,25 @@ def test_a_bearer_key_is_sent_as_one_and_no_key_as_none():
     assert asyncio.run(sent("")) == b""
 
 
+@pytest.mark.parametrize(("stream", "query"), [(False, b""), (True, b"alt=sse")])
+def test_gemini_has_an_address_a_header_and_a_query_of_its_own_and_a_name_never_leads_elsewhere(stream, query):
+    path = "/v1beta/models/{model}:generateContent"
+    asked = UpstreamRequest("gemini", path, "m/../x?y#z:w", {}, BODY, {}, stream, "lead", True, 0)
+
+    async def whole():
+        async with provider(Reply(200, {}, b"{}"), key="sk") as (upstream, got, _):
+            there = upstream._endpoint.base.removesuffix("/v1")
+            own = Http(Endpoint("http://127.0.0.1:1/v1", "sk", gemini=f"{there}/v1beta"))
+            await ask(own, asked)
+            await own.close()
+            return got[0]
+
+    got = asyncio.run(whole())
+    assert (got.path, got.query) == ("/v1beta/models/m/../x?y#z:w:generateContent", query), "percent-decoded by the server"
+    assert got.header(b"x-goog-api-key") == b"sk"
+    assert got.header(b"authorization") == b""
+
+
 def test_a_redirect_is_not_followed_so_that_the_key_goes_nowhere_else():
     async def whole():
         async with provider(Reply(200, {}, b"{}")) as (elsewhere, others, _):

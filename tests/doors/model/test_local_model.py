@@ -19,7 +19,7 @@ from gearcase.sandbox.namespaces import NamespacesDriver
 from gearcase.seams import Command, Housing
 from tests.local_model import small
 
-PROTOCOLS = ("anthropic", "chat", "responses")
+PROTOCOLS = ("anthropic", "chat", "responses", "gemini")
 SCHEMA = {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]}
 TOOLS = {
     "anthropic": ({"name": "bash", "description": "Run a command.", "input_schema": SCHEMA}, {"type": "any"}),
@@ -28,8 +28,19 @@ TOOLS = {
         "required",
     ),
     "responses": ({"type": "function", "name": "bash", "description": "Run a command.", "parameters": SCHEMA}, "required"),
+    "gemini": (
+        {"functionDeclarations": [{"name": "bash", "description": "Run a command.", "parametersJsonSchema": SCHEMA}]},
+        {"functionCallingConfig": {"mode": "ANY"}},
+    ),
 }
-TOOL_CALLS = (("anthropic", True), ("anthropic", False), ("chat", False), ("responses", False))
+TOOL_CALLS = (
+    ("anthropic", True),
+    ("anthropic", False),
+    ("chat", False),
+    ("responses", False),
+    ("gemini", False),
+    ("gemini", True),
+)
 KILL = "for p in /proc/[0-9]*; do grep -qs models[e]rver $p/cmdline && kill -9 ${p#/proc/}; done; true"
 
 
@@ -76,8 +87,12 @@ def played(stands, tmp_path_factory):
             for protocol, stream in TOOL_CALLS:
                 tool, choice = TOOLS[protocol]
                 wish, more = "Show the names of all files.", {"tools": [tool], "tool_choice": choice, "temperature": 0}
+                if protocol == "gemini":
+                    more = {"tools": [tool], "toolConfig": choice}
                 found[protocol, stream, "tool"] = await post(protocol, wish, 60, stream=stream, **more)
             counted = {"model": "local", "messages": [{"role": "user", "content": "Say yes."}]}
+            words = {"contents": [{"parts": [{"text": "Say yes."}]}]}
+            found["count in gemini"] = await stand.post("gemini", words, path="/v1beta/models/local:countTokens")
             found["count"] = await stand.post("anthropic", counted, path="/v1/messages/count_tokens")
             form = {"type": "object", "properties": {"level": {"enum": ["low", "high"]}}, "required": ["level"]}
             schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": form}}
@@ -126,6 +141,8 @@ def text_of(protocol, answer):
             return answer.json["content"][0]["text"]
         case "chat":
             return answer.json["choices"][0]["message"]["content"]
+        case "gemini":
+            return answer.json["candidates"][0]["content"]["parts"][0]["text"]
         case _:
             return answer.json["output"][0]["content"][0]["text"]
 
@@ -138,6 +155,9 @@ def test_an_answer_comes_in_the_protocol_of_the_request_whole_or_streamed(played
     streamed, _ = played[protocol, True]
     last = {"anthropic": "message_stop", "responses": ("response.completed", "response.incomplete")}
     ended = streamed.events[-1]
+    if protocol == "gemini":  # put into its protocol when it is whole
+        assert ended["candidates"][0]["finishReason"] in ("STOP", "MAX_TOKENS") and len(streamed.events) == 2
+        return
     assert ended == "[DONE]" if protocol == "chat" else ended["type"] in last[protocol]
     assert len(streamed.events) > 4, "word by word"
 
@@ -147,12 +167,15 @@ def test_a_call_without_native_tools_comes_back_as_one_of_the_protocol_s_own(pla
     answer, _ = played[protocol, stream, "tool"]
     assert answer.status == 200, answer.body
     body = answer.body.decode()
-    assert {"anthropic": '"tool_use"', "chat": '"tool_calls"', "responses": '"function_call"'}[protocol] in body
+    assert {"anthropic": '"tool_use"', "chat": '"tool_calls"', "responses": '"function_call"', "gemini": '"functionCall"'}[
+        protocol
+    ] in body
     if not stream:
         call = {
             "anthropic": lambda: answer.json["content"][-1]["input"],
             "chat": lambda: json.loads(answer.json["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"]),
             "responses": lambda: json.loads(answer.json["output"][-1]["arguments"]),
+            "gemini": lambda: answer.json["candidates"][0]["content"]["parts"][-1]["functionCall"]["args"],
         }[protocol]()
         assert set(call) == {"command"} and call["command"].strip(), call
 
@@ -178,6 +201,7 @@ def test_the_price_of_an_answer_is_that_of_its_usage(played):
 
 def test_tokens_are_counted_for_nothing_and_a_schema_is_kept_to(played):
     assert 5 < played["count"].json["input_tokens"] < 100
+    assert played["count in gemini"].json == {"totalTokens": played["count"].json["input_tokens"]}
     assert json.loads(text_of("chat", played["schema"]))["level"] in ("low", "high")
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from gearcase.doors.model.local import shim
 from gearcase.doors.model.local.calls import read
+from gearcase.doors.model.protocols import gemini
 from gearcase.seams import UpstreamRequest
 
 BASH = {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]}
@@ -91,7 +92,7 @@ def test_several_calls_keep_their_order_and_an_answer_is_words():
 
 
 def request(protocol, body, lead=False):
-    path = {"anthropic": "/v1/messages", "chat": "/v1/chat/completions", "responses": "/v1/responses"}[protocol]
+    path = {"anthropic": "/v1/messages", "chat": "/v1/chat/completions", "responses": "/v1/responses"}.get(protocol, gemini.PATH)
     return UpstreamRequest(protocol, path, "small", {}, json.dumps(body).encode(), body, False, "a", lead, 0)
 
 
@@ -130,6 +131,16 @@ SAME = {
             {"type": "function_call_output", "call_id": "1", "output": "a.txt"},
         ],
     },
+    "gemini": {
+        "systemInstruction": {"parts": [{"text": "You work."}]},
+        "generationConfig": {"maxOutputTokens": 50},
+        "tools": [{"functionDeclarations": [{"name": "bash", "description": "Run it.", "parametersJsonSchema": BASH}]}],
+        "contents": [
+            {"role": "user", "parts": [{"text": "list"}]},
+            {"role": "model", "parts": [{"functionCall": {"name": "bash", "args": {"command": "ls"}}}]},
+            {"role": "user", "parts": [{"functionResponse": {"name": "bash", "response": {"output": "a.txt"}}}]},
+        ],
+    },
 }
 
 
@@ -138,12 +149,44 @@ def test_the_same_conversation_is_told_alike_in_every_protocol():
     for protocol, body in SAME.items():
         one = request(protocol, body)
         told[protocol] = shim.asked(one, shim.offered(one))
-    assert told["anthropic"] == told["chat"] == told["responses"]
+    assert told["anthropic"] == told["chat"] == told["responses"] == told["gemini"]
     system, goal, call, result = told["chat"]["messages"]
     assert system["content"].startswith("You work.") and "Run it." in system["content"]
     assert (goal["content"], result["content"]) == ("list", "Result of the call:\na.txt")
     assert json.loads(call["content"]) == {"name": "bash", "arguments": {"command": "ls"}}
     assert told["chat"]["max_tokens"] == 50
+
+
+def test_gemini_without_tools_is_asked_with_its_own_settings_and_the_form_that_it_wants():
+    """The server does not speak it, so every request is put into the one that it does."""
+    schema = {"type": "OBJECT", "properties": {"level": {"type": "STRING", "enum": ["low", "high"]}}, "required": ["level"]}
+    config = {"temperature": 0.1, "topP": 0.9, "topK": 5, "seed": 7, "stopSequences": ["."], "maxOutputTokens": 40}
+    config |= {"responseMimeType": "application/json", "responseSchema": schema, "candidateCount": 1}
+    body = {"contents": [{"role": "user", "parts": [{"text": "Is fire hot?"}]}], "generationConfig": config}
+    told = shim.asked(request("gemini", body), {})
+    form = told.pop("response_format")["json_schema"]["schema"]
+    assert form["properties"] == {"level": {"enum": ["low", "high"]}} and form["required"] == ["level"]
+    settings = {"temperature": 0.1, "top_p": 0.9, "top_k": 5, "seed": 7, "stop": ["."], "max_tokens": 40}
+    assert told == {**settings, "model": "small", "messages": [{"role": "user", "content": "Is fire hot?"}]}
+
+
+@pytest.mark.parametrize(
+    ("config", "offered", "forced"),
+    [
+        ({}, ["a", "b"], False),
+        ({"mode": "AUTO"}, ["a", "b"], False),
+        ({"mode": "ANY"}, ["a", "b"], True),
+        ({"mode": "ANY", "allowedFunctionNames": ["b"]}, ["b"], True),
+        ({"mode": "NONE"}, [], False),
+    ],
+)
+def test_gemini_says_which_tools_may_be_called(config, offered, forced):
+    tools = [{"functionDeclarations": [{"name": "a"}, {"name": "b"}]}]
+    body = {**SAME["gemini"], "tools": tools, "toolConfig": {"functionCallingConfig": config}}
+    one = request("gemini", body)
+    assert sorted(shim.offered(one)) == offered
+    if offered:
+        assert ('"answer"' not in json.dumps(shim.asked(one, shim.offered(one))["response_format"])) is forced
 
 
 def forms(one):

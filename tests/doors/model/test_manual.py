@@ -14,7 +14,12 @@ from gearcase.doors.model.upstreams.manual import Manual
 from gearcase.errors import UsageError
 from gearcase.seams import UpstreamRequest
 
-PATHS = {"anthropic": "/v1/messages", "chat": "/v1/chat/completions", "responses": "/v1/responses"}
+PATHS = {
+    "anthropic": "/v1/messages",
+    "chat": "/v1/chat/completions",
+    "responses": "/v1/responses",
+    "gemini": "/v1beta/models/{model}:generateContent",
+}
 
 
 def call(protocol, turns, *, tool=True, lead=True, stream=False, agent="lead", **more):
@@ -26,6 +31,11 @@ def call(protocol, turns, *, tool=True, lead=True, stream=False, agent="lead", *
     elif protocol == "chat":
         parsed |= {"max_tokens": 500, "messages": [{"role": "system", "content": "You work in a box."}, *turns]}
         tools = [{"type": "function", "function": {"name": "bash", "parameters": schema}}]
+    elif protocol == "gemini":
+        del parsed["model"]
+        system = {"parts": [{"text": "You work in a box."}]}
+        parsed |= {"systemInstruction": system, "generationConfig": {"maxOutputTokens": 500}, "contents": turns}
+        tools = [{"functionDeclarations": [{"name": "bash", "parametersJsonSchema": schema}]}]
     else:
         parsed |= {"instructions": "You work in a box.", "max_output_tokens": 500, "input": turns}
         tools = [{"type": "function", "name": "bash", "parameters": schema}]
@@ -97,11 +107,39 @@ def test_text_and_commands_become_an_answer_in_the_callers_protocol(tmp_path, pr
     assert answer.tokens.output >= 5
 
 
-def test_tokens_are_counted_without_asking_anybody(tmp_path):
+def test_who_speaks_gemini_is_answered_in_it_and_its_turns_are_on_the_page(tmp_path):
     folder = tmp_path / "desk"
-    request = dataclasses.replace(call("anthropic", [user("How long?")]), path="/v1/messages/count_tokens", ordinal=-1)
+    turns = [
+        {"role": "user", "parts": [{"text": "Count the lines."}]},
+        {"role": "model", "parts": [{"text": "I look."}, {"functionCall": {"name": "bash", "args": {"command": "wc -l a"}}}]},
+        {"role": "user", "parts": [{"functionResponse": {"name": "bash", "response": {"output": "42 a"}}}]},
+    ]
+    for stream in (False, True):
+        request = call("gemini", turns, lead=False, stream=stream)
+        [(status, body)], player = answered(Manual(folder), folder, [request], [{"text": "Again.", "commands": ["ls"]}])
+        told = [json.loads(line[6:]) for line in body.decode().splitlines() if line.startswith("data: ")] or [json.loads(body)]
+        assert status == 200 and len(told) == (3 if stream else 1)
+        parts = [part for one in told for part in one["candidates"][0]["content"]["parts"]]
+        assert {"text": "Again."} in parts
+        assert [part["functionCall"]["args"] for part in parts if "functionCall" in part] == [{"command": "ls"}]
+        assert told[-1]["candidates"][0]["finishReason"] == "STOP"
+    page = player.pages["0001"] if "0001" in player.pages else (folder / "0001.request.md").read_text()
+    for shown in ("You work in a box.", "Count the lines.", "I look.", "call of bash", "wc -l a", "42 a", "At most 500 tokens"):
+        assert shown in page
+
+
+@pytest.mark.parametrize(
+    ("protocol", "path", "key"),
+    [
+        ("anthropic", "/v1/messages/count_tokens", "input_tokens"),
+        ("gemini", "/v1beta/models/{model}:countTokens", "totalTokens"),
+    ],
+)
+def test_tokens_are_counted_without_asking_anybody(tmp_path, protocol, path, key):
+    folder = tmp_path / "desk"
+    request = dataclasses.replace(call(protocol, [user("How long?")]), path=path, ordinal=-1)
     [(status, body)], _ = answered(Manual(folder), folder, [request], [])
-    assert (status, json.loads(body)) == (200, {"input_tokens": -(-len(request.body) // 4)})
+    assert (status, json.loads(body)) == (200, {key: -(-len(request.body) // 4)})
     assert list(folder.iterdir()) == []
 
 

@@ -16,7 +16,7 @@ ANSWER = Answer("one two three four", (ToolCall("c", "bash", {"command": "ls"}),
 
 
 def reading(stands, protocol, **more):
-    return PROTOCOLS[protocol].read(stands.ask(protocol, stream=True, **more), frozenset())
+    return stands.reads(protocol, stands.ask(protocol, stream=True, **more))
 
 
 def streamed(protocol, answer=ANSWER):
@@ -194,6 +194,11 @@ def test_counts_that_are_none_are_nought():
 def test_a_refusal_has_the_shape_of_the_protocol(protocol, status):
     told = json.loads(PROTOCOLS[protocol].refusal(status, "some_code", "what and why"))
     assert told["error"]["message"] == "what and why"
+    if protocol == "gemini":
+        assert told["error"]["code"] == status
+        assert told["error"]["status"].isupper()
+        assert told["error"]["details"][0]["reason"] == "SOME_CODE"
+        return
     assert told["error"]["type"]
     if protocol == "anthropic":
         assert told["type"] == "error"
@@ -207,7 +212,7 @@ def test_a_stream_can_be_ended_as_if_its_length_was_met_at_any_event(stands, pro
     scanner, passed = follow(stands, protocol, [data[: int(len(data) * share)]])
     whole = passed + scanner.ending("length")
     events = [json.loads(event.data) for event in Events().feed(whole) if event.data != b"[DONE]"]
-    last = {"anthropic": events[-1], "chat": events[-1], "responses": events[-1]}[protocol]
+    last = events[-1]
     if protocol == "anthropic":
         assert last == {"type": "message_stop"}
         assert events[-2]["delta"]["stop_reason"] == "max_tokens"
@@ -216,11 +221,14 @@ def test_a_stream_can_be_ended_as_if_its_length_was_met_at_any_event(stands, pro
     elif protocol == "chat":
         assert last["choices"][0]["finish_reason"] == "length"
         assert whole.endswith(b"data: [DONE]\n\n")
+    elif protocol == "gemini":
+        assert [one["finishReason"] for one in last["candidates"]] == ["MAX_TOKENS"]
     else:
         assert last["type"] == "response.incomplete"
         assert last["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
 
 
+@pytest.mark.parametrize("protocol", ["anthropic", "chat", "responses"])
 def test_the_providers_own_libraries_read_what_is_rendered(protocol):
     """Their types, validated strictly: what the fake provider and a person say is what a provider would."""
     body = b"".join(PROTOCOLS[protocol].render(ANSWER, False))

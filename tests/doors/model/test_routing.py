@@ -36,6 +36,50 @@ def test_the_lead_speaks_its_providers_own_protocol():
     ]
 
 
+def test_google_is_spoken_to_in_two_protocols_at_two_addresses_with_one_key():
+    route = routing({"GEMINI_API_KEY": "g"}, allow=["google/*"]).inside("gemini-2.5-pro", "gemini")
+    assert (route.provider, route.name, route.protocol) == ("google", "gemini-2.5-pro", "chat")
+    assert route.speaks == {"chat", "gemini"}
+    there = endpoint(route)
+    assert (there.base, there.gemini, there.key) == (
+        "https://generativelanguage.googleapis.com/v1beta/openai",
+        "https://generativelanguage.googleapis.com/v1beta",
+        "g",
+    )
+
+
+@pytest.mark.parametrize(
+    ("base", "gemini"),
+    [
+        ("http://h", "http://h/v1beta"),
+        ("http://h/v1", "http://h/v1beta"),
+        ("http://h/v1beta/openai/", "http://h/v1beta"),
+        ("http://h/proxy/v1beta", "http://h/proxy/v1beta"),
+    ],
+)
+def test_a_base_of_ones_own_serves_both(base, gemini):
+    route = routing(allow=["google/*"], providers={"google": {"base": base, "key_env": "K"}}, environment={"K": "k"})
+    assert endpoint(route.inside("gemini-2.5-pro", "gemini")).gemini == gemini
+
+
+def test_googles_key_is_found_by_either_name_that_its_own_clients_know():
+    def key(environment):
+        return endpoint(routing(environment, allow=["google/*"]).inside("gemini-2.5-pro")).key
+
+    assert key({"GOOGLE_API_KEY": "b"}) == "b"
+    assert key({"GEMINI_API_KEY": "a", "GOOGLE_API_KEY": "b"}) == "a"
+    with pytest.raises(UsageError, match="no key for google"):
+        key({"OPENAI_API_KEY": "o"})
+
+
+@pytest.mark.parametrize("name", ["gpt-5-mini", "claude-opus-5-5"])
+def test_other_providers_are_not_spoken_to_in_gemini_and_the_refusal_says_in_what(name):
+    with pytest.raises(Refused) as refused:
+        routing(allow=["openai/*", "anthropic/*"]).inside(name, "gemini")
+    assert "(gemini)" in refused.value.message
+    assert refused.value.remedy in ("use chat or responses", "use anthropic")
+
+
 def test_a_box_without_a_model_has_no_lead_and_no_worker():
     assert routing().lead() is None
     assert routing().worker() is None
@@ -172,7 +216,7 @@ def test_a_person_a_script_and_a_cassette_speak_every_protocol_at_a_nominal_pric
     manual = routing(lead=f"manual:{tmp_path / 'm'}").lead()
     assert isinstance(script.upstream, Scripted)
     assert isinstance(manual.upstream, Manual)
-    assert script.speaks == manual.speaks == {"anthropic", "chat", "responses"}
+    assert script.speaks == manual.speaks == {"anthropic", "chat", "responses", "gemini"}
 
 
 def test_a_person_answers_where_nothing_is_given_to_the_box(tmp_path):

@@ -19,6 +19,7 @@ BASH = {
     "anthropic": {"name": "bash", "input_schema": {"type": "object"}},
     "chat": {"type": "function", "function": {"name": "bash"}},
     "responses": {"type": "function", "name": "bash"},
+    "gemini": {"functionDeclarations": [{"name": "bash"}]},
 }
 
 
@@ -29,11 +30,11 @@ def script(folder, told):
 
 
 def ask(stands, upstream, protocol, **more):
-    parsed = stands.ask(protocol, **more)
+    stream = more.get("stream") is True
+    parsed = stands.place(protocol, stands.ask(protocol, **more))[1]
     body = json.dumps(parsed).encode()
-    request = UpstreamRequest(
-        protocol, stands.PATHS[protocol], parsed["model"], {}, body, parsed, parsed.get("stream") is True, "lead", True, 0
-    )
+    path = stands.PATHS[protocol].replace("generate", "streamGenerate") if stream else stands.PATHS[protocol]
+    request = UpstreamRequest(protocol, path, stands.MODELS[protocol], {}, body, parsed, stream, "lead", True, 0)
 
     async def whole():
         response = await upstream.send(request)
@@ -87,7 +88,7 @@ def test_usage_is_a_quarter_of_the_bytes_within_the_ceiling(stands, protocol):
     upstream = Scripted(
         Script((Step("word " * 400), Step("word " * 400, cached=0.5), Step("a", usage={"input": 3, "output": 4})))
     )
-    size = len(json.dumps(stands.ask(protocol, cap=300)).encode())
+    size = len(json.dumps(stands.place(protocol, stands.ask(protocol, cap=300))[1]).encode())
     quarter, cached, given = (usage(protocol, ask(stands, upstream, protocol, cap=300)[1]) for _ in range(3))
     assert quarter == TokenUsage(input=size // 4, output=300, tier=quarter.tier)
     assert cached.cache_read == size // 4 // 2
@@ -118,7 +119,7 @@ def test_a_stream_says_the_same_as_an_answer(stands, protocol):
     upstream = Scripted(Script((Step("one two three", pieces=4, usage={"input": 9, "output": 4}),)))
     _, body = ask(stands, upstream, protocol, stream=True, stream_options={"include_usage": True})
     scanner = PROTOCOLS[protocol].Scanner()
-    request = PROTOCOLS[protocol].read(stands.ask(protocol), frozenset())
+    request = stands.reads(protocol, stands.ask(protocol))
     assert scanner.feed(body, request) == body
     assert scanner.ended
     assert (scanner.usage().input, scanner.usage().output) == (9, 4)

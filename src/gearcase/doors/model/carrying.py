@@ -224,7 +224,7 @@ class Carrier:
         answer = load(body)
         usage = call.speech.usage_of(answer)
         if response.status == 200:
-            call.served = str(answer.get("model") or "")
+            call.served = str(answer.get("model") or answer.get("modelVersion") or "")
             self._finish(call, usage, ("cut" if call.left else "complete") if usage else "failed")
         else:
             self._finish(call, usage, "failed", release=usage is None and response.status in _FREE)

@@ -26,9 +26,9 @@ from gearcase.doors.model.admission import Admission, Patience
 from gearcase.doors.model.bounds import Bounds
 from gearcase.doors.model.carrying import Answered, Call, Caller, Carrier, closing_stream
 from gearcase.doors.model.headers import REFUSED, RESOURCE, request_headers, response_headers
-from gearcase.doors.model.protocols import BY_PATH, PROTOCOLS, Speech, content_type, speech_of
-from gearcase.doors.model.protocols.anthropic import COUNT_PATH
-from gearcase.doors.model.protocols.request import ModelRequest, bad_request, denied, read_body
+from gearcase.doors.model.protocols import COUNTING, KNOWN_PATHS, PROTOCOLS, Speech, address_of, content_type, speech_of
+from gearcase.doors.model.protocols.gemini import listed
+from gearcase.doors.model.protocols.request import Address, ModelRequest, bad_request, denied, read_body
 from gearcase.doors.model.protocols.stream import load
 from gearcase.doors.model.routing import Route, Routing
 from gearcase.doors.server import Handler, HttpRequest, Reply
@@ -127,10 +127,11 @@ class ModelDoor:
         try:
             if (reply := self._without_call(request)) is not None:
                 return reply
+            address = _address(request)
             self._refuse_if_latched()
-            if request.path == COUNT_PATH:
-                return await self._count(caller, request)
-            call, outgoing = await self._prepare(caller, request)
+            if address.counts:
+                return await self._count(caller, request, address)
+            call, outgoing = await self._prepare(caller, request, address)
         except (Refused, UsageError) as refused:  # a missing key is no affair of the program that asks, and no reason to end it
             return self._refuse(caller, speech, refused)
         return self._reply(call, await self._carrier.carry(call, outgoing))
@@ -158,27 +159,23 @@ class ModelDoor:
                 names = [{"id": name, "object": "model", "type": "model", "display_name": name} for name in self.routing.names()]
                 body = orjson.dumps({"object": "list", "data": names, "has_more": False})
                 return Reply(200, {"content-type": "application/json"}, body)
+            if request.path == "/v1beta/models":
+                return Reply(200, {"content-type": "application/json"}, listed(self.routing.names()))
             if request.header(b"upgrade"):
                 return Reply(426, {"connection": "close"}, b"")
-        if request.method != "POST" or (request.path not in BY_PATH and request.path != COUNT_PATH):
-            raise Refused(
-                "unknown_path",
-                f"the model door does not know {request.method} {request.path[:80]}",
-                remedy="it speaks /v1/messages, /v1/messages/count_tokens, /v1/chat/completions, /v1/responses",
-            )
         return None
 
-    async def _prepare(self, caller: Caller, request: HttpRequest) -> tuple[Call, UpstreamRequest]:
+    async def _prepare(self, caller: Caller, request: HttpRequest, address: Address) -> tuple[Call, UpstreamRequest]:
         """Read, price, admit and write the request. A hold exists once this returns; nothing has been sent."""
-        protocol = BY_PATH[request.path]
-        speech = PROTOCOLS[protocol]
-        asked = speech.read(_body(request), self._hosted)
-        route = self.routing.inside(asked.model, protocol)
+        speech = PROTOCOLS[address.protocol]
+        asked = speech.read(_body(request), self._hosted, address)
+        route = self.routing.inside(asked.model, address.protocol)
         self._refuse_if_stopped(route)
         _settle_tier(asked, route)
         if asked.images and "image" in route.price.unpriced:
             raise denied(f"images have a price of their own at {route.name}, which is not known")
-        asked.body["model"] = route.name
+        if not address.model:
+            asked.body["model"] = route.name
         headers = request_headers(request.headers, asked.edits)
         asked.betas = headers.get("anthropic-beta", "")
         number = next(self._numbers)
@@ -202,8 +199,8 @@ class ModelDoor:
             self._admission.release(admitted)  # it has not left
             raise
         outgoing = UpstreamRequest(
-            protocol=protocol,
-            path=speech.PATH,
+            protocol=address.protocol,
+            path=address.path,
             model=route.name,
             headers=headers,
             body=body,
@@ -252,19 +249,15 @@ class ModelDoor:
             free = 0
         return {} if free is None else {"x-gearcase-remaining-usd": f"{free / 1e9:.6f}"}
 
-    async def _count(self, caller: Caller, request: HttpRequest) -> Reply:
-        """Anthropic's count_tokens: free of charge, so it is passed on without a hold where the upstream has it."""
-        speech = PROTOCOLS["anthropic"]
-        asked = speech.read(_body(request), self._hosted)
-        route = self.routing.inside(asked.model, "anthropic")
-        asked.body["model"] = route.name
-        for name in ("max_tokens", "stream", "metadata", "service_tier", "stop_sequences", "temperature", "top_k", "top_p"):
-            asked.body.pop(name, None)
-        headers = request_headers(request.headers, [])
-        body = orjson.dumps(asked.body)
-        outgoing = UpstreamRequest(
-            "anthropic", COUNT_PATH, route.name, headers, body, asked.body, False, caller.agent, caller.lead, -1
-        )
+    async def _count(self, caller: Caller, request: HttpRequest, address: Address) -> Reply:
+        """How many tokens: free of charge, so it is passed on without a hold where the upstream has it."""
+        protocol = address.protocol
+        speech = PROTOCOLS[protocol]
+        asked = speech.read(_body(request), self._hosted, address)
+        route = self.routing.inside(asked.model, protocol)
+        body = COUNTING[protocol](asked, route.name)
+        headers, data = request_headers(request.headers, []), orjson.dumps(body)
+        outgoing = UpstreamRequest(protocol, address.path, route.name, headers, data, body, False, caller.agent, caller.lead, -1)
         json = {"content-type": "application/json"}
         try:
             response = await route.upstream.send(outgoing)
@@ -275,6 +268,17 @@ class ModelDoor:
             status = response.status if response.status >= 400 else 502
             return Reply(status, json, speech.refusal(status, "upstream", "the upstream's answer is no JSON object"))
         return Reply(response.status, json, told)
+
+
+def _address(request: HttpRequest) -> Address:
+    address = address_of(request.path, request.query) if request.method == "POST" else None
+    if address is None:
+        raise Refused(
+            "unknown_path",
+            f"the model door does not know {request.method} {request.path[:80]}",
+            remedy=f"it speaks {KNOWN_PATHS}",
+        )
+    return address
 
 
 def _body(request: HttpRequest) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections import Counter
+from urllib.parse import parse_qs
 
 from gearcase.doors.model.protocols import speech_of
 from gearcase.doors.server import HttpRequest, Reply
@@ -62,6 +63,7 @@ def _without_port(host: bytes) -> bytes:
 
 
 def _credentials(request: HttpRequest) -> list[bytes]:
-    """Anthropic's clients have a header of their own; everybody else sends a bearer token."""
+    """Anthropic's and Google's clients have a header of their own, older ones of Google a query; everybody else sends a bearer token."""
     kind, _, bearer = request.header(b"authorization").partition(b" ")
-    return [request.header(b"x-api-key"), bearer.strip() if kind.lower() == b"bearer" else b""]
+    headers = [request.header(b"x-api-key"), request.header(b"x-goog-api-key")]
+    return [*headers, bearer.strip() if kind.lower() == b"bearer" else b"", *parse_qs(request.query).get(b"key", [])]

@@ -49,7 +49,12 @@ _SPEAKS: dict[Protocol_, frozenset[Protocol_]] = {
     "anthropic": frozenset({"anthropic"}),
     "chat": frozenset({"chat"}),
     "responses": frozenset({"chat", "responses"}),
+    "gemini": frozenset({"gemini"}),
 }
+_GEMINI = {"google": "https://generativelanguage.googleapis.com/v1beta"}
+"""Providers that programs inside can also speak to in Gemini's own protocol, and where. A lead speaks chat to them."""
+_OTHER_KEYS = {"google": "GOOGLE_API_KEY"}
+"""Where a key is looked for after its variable: the provider's own clients know both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +217,8 @@ class Routing:
         protocol = settings.protocol or (known[2] if known else "chat")
         price = pricing.find(provider, model, self._overrides)
         upstream = self._upstream(provider, lambda: Http(self._endpoint(provider, settings, protocol)))
-        return Route(reference, provider, model, protocol, _SPEAKS[protocol], price, upstream, self._played is None)
+        speaks = _SPEAKS[protocol] | _SPEAKS["gemini"] if provider in _GEMINI else _SPEAKS[protocol]
+        return Route(reference, provider, model, protocol, speaks, price, upstream, self._played is None)
 
     def _local(self, reference: str, name: str) -> Route:
         """A model on this machine. Its price is nominal, so that limits of money mean something."""
@@ -283,6 +289,7 @@ class Routing:
             base=_with_version(settings.base) if settings.base else base,
             key=key,
             key_header="x-api-key" if protocol == "anthropic" else "authorization",
+            gemini=_gemini_base(settings.base) if settings.base else _GEMINI.get(provider, ""),
             proxy=settings.proxy or "",
             ca=settings.ca,
         )
@@ -303,7 +310,8 @@ class Routing:
                 ) from None
             service, _, user = settings.keyring.partition("/")
             return str(keyring.get_password(service, user) or "")
-        return self._environment.get(variable, "").strip()
+        other = "" if settings.key_env else _OTHER_KEYS.get(provider, "")
+        return (self._environment.get(variable) or self._environment.get(other, "")).strip()
 
 
 def _counted(count: int, one: str, many: str) -> str:
@@ -327,6 +335,12 @@ def _of_this_machine(base: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _gemini_base(base: str) -> str:
+    """Where a server has Gemini's own protocol: beside the compatible one, in the version that has all of it."""
+    root = _with_version(base).removesuffix("/openai")
+    return f"{root.removesuffix('/v1')}/v1beta" if root.endswith("/v1") else root
 
 
 def _with_version(base: str) -> str:

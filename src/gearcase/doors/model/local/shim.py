@@ -16,7 +16,7 @@ from gearcase.doors.model.local.calls import ANSWER, read
 from gearcase.doors.model.protocols import chat
 from gearcase.doors.model.protocols.answer import Answer, ToolCall
 from gearcase.doors.model.protocols.stream import items, table
-from gearcase.doors.model.upstreams.conversation import pieces, readable
+from gearcase.doors.model.upstreams.conversation import ceiling_of, pieces, readable, tools_of
 from gearcase.seams import UpstreamRequest
 
 LONGEST = 4000
@@ -24,7 +24,15 @@ LONGEST = 4000
 _MOST_ITEMS = 32
 _DEEPEST = 6
 _KEPT = ("temperature", "top_p", "top_k", "min_p", "seed", "frequency_penalty", "presence_penalty")
-_CEILINGS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_OF_GEMINI = {
+    "temperature": "temperature",
+    "topP": "top_p",
+    "topK": "top_k",
+    "seed": "seed",
+    "frequencyPenalty": "frequency_penalty",
+    "presencePenalty": "presence_penalty",
+    "stopSequences": "stop",
+}
 _PLAIN = ("integer", "number", "boolean", "null")
 
 _HOW = """# Tools
@@ -39,31 +47,63 @@ _RESULT = "Result of the call:\n{text}"
 
 def offered(request: UpstreamRequest) -> dict[str, Mapping[str, Any]]:
     """The tools that a request lets the model call: name -> what is said of it. Empty where it forbids them."""
-    choice = request.parsed.get("tool_choice")
+    choice = _choice(request)
     if choice == "none" or table(choice).get("type") == "none":
         return {}
-    told = [table(tool) for tool in items(request.parsed.get("tools"))]
-    named = [table(tool.get("function")) or tool for tool in told]
+    named = tools_of(request.parsed)
     tools: dict[str, Mapping[str, Any]] = {str(tool["name"]): tool for tool in named if isinstance(tool.get("name"), str)}
     only = table(choice).get("name") or table(table(choice).get("function")).get("name")
-    return {only: tools[only]} if only in tools else tools
+    among = items(table(choice).get("names")) or [only]
+    return {name: tools[name] for name in among if name in tools} or tools
+
+
+def _choice(request: UpstreamRequest) -> Any:
+    """What a request says of how tools are to be used. Gemini's words for it become those of the others."""
+    if request.protocol != "gemini":
+        return request.parsed.get("tool_choice")
+    told = table(table(request.parsed.get("toolConfig")).get("functionCallingConfig"))
+    mode = str(told.get("mode") or "AUTO").lower()
+    return {"type": mode, "names": items(told.get("allowedFunctionNames"))}
 
 
 def asked(request: UpstreamRequest, tools: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The chat request that stands for one with tools."""
-    forced = _forced(request)
-    forms = _CALL_FORM if forced else f"{_CALL_FORM} {_ANSWER_FORM}"
-    listed = "\n".join(_told(name, tool) for name, tool in tools.items())
-    how = _HOW.format(tools=listed, forms=forms)
+    """The chat request that stands for one with tools, or for one of a protocol that the server does not speak."""
     messages = _messages(request)
-    if messages and messages[0]["role"] == "system":
-        messages[0]["content"] += f"\n\n{how}"
-    else:
-        messages.insert(0, {"role": "system", "content": how})
-    body = {key: request.parsed[key] for key in _KEPT if request.parsed.get(key) is not None}
-    ceiling = next((request.parsed[key] for key in _CEILINGS if request.parsed.get(key)), None)
-    form = {"type": "json_schema", "json_schema": {"name": "act", "schema": _form(tools, forced)}}
-    return {**body, "model": request.model, "messages": messages, "max_tokens": ceiling, "response_format": form}
+    form = _wanted(request)
+    if tools:
+        forced = _forced(request)
+        forms = _CALL_FORM if forced else f"{_CALL_FORM} {_ANSWER_FORM}"
+        listed = "\n".join(_told(name, tool) for name, tool in tools.items())
+        how = _HOW.format(tools=listed, forms=forms)
+        if messages and messages[0]["role"] == "system":
+            messages[0]["content"] += f"\n\n{how}"
+        else:
+            messages.insert(0, {"role": "system", "content": how})
+        form = {"type": "json_schema", "json_schema": {"name": "act", "schema": _form(tools, forced)}}
+    config = table(request.parsed.get("generationConfig"))
+    given = {**request.parsed, **{ours: config.get(theirs) for theirs, ours in _OF_GEMINI.items()}} if config else request.parsed
+    kept = _KEPT if tools else (*_KEPT, "stop")  # a stop would cut a call in two
+    body = {key: given[key] for key in kept if given.get(key) is not None}
+    body |= {"response_format": form} if form else {}
+    return {**body, "model": request.model, "messages": messages, "max_tokens": ceiling_of(request.parsed)}
+
+
+def counted(request: UpstreamRequest) -> dict[str, Any]:
+    """The request for a count of tokens, in the protocol in which the server counts."""
+    inner = table(request.parsed.get("generateContentRequest"))
+    messages = _messages(replace(request, parsed=inner) if inner else request)
+    system = {"system": messages.pop(0)["content"]} if messages and messages[0]["role"] == "system" else {}
+    return {**system, "model": request.model, "messages": messages}
+
+
+def _wanted(request: UpstreamRequest) -> dict[str, Any]:
+    """The form that Gemini's protocol asks of an answer without tools."""
+    config = table(request.parsed.get("generationConfig"))
+    if config.get("responseMimeType") != "application/json":
+        return {}
+    schema = table(config.get("responseJsonSchema")) or table(config.get("responseSchema"))
+    named = {"name": "answer", "schema": bounded(schema)}
+    return {"type": "json_schema", "json_schema": named} if schema else {"type": "json_object"}
 
 
 def answered(told: Mapping[str, Any], request: UpstreamRequest, tools: Mapping[str, Mapping[str, Any]]) -> Answer:
@@ -75,6 +115,8 @@ def answered(told: Mapping[str, Any], request: UpstreamRequest, tools: Mapping[s
     bare = Answer(written, usage=usage, model=request.model, id=number)
     if choice.get("finish_reason") == "length":
         return replace(bare, stop="length")
+    if not tools:
+        return bare
     found = read(written, {name: _schema(tool) for name, tool in tools.items()})
     calls = tuple(ToolCall(f"call_{number}_{at}", name, arguments) for at, (name, arguments) in enumerate(found.calls))
     return replace(bare, text=found.text, calls=calls)
@@ -121,13 +163,14 @@ def _told(name: str, tool: Mapping[str, Any]) -> str:
 
 
 def _schema(tool: Mapping[str, Any]) -> dict[str, Any]:
-    return next((schema for key in ("parameters", "input_schema") if (schema := table(tool.get(key)))), dict[str, Any]())
+    schemas = [table(tool.get(key)) for key in ("parameters", "input_schema", "parametersJsonSchema")]
+    return next((schema for schema in schemas if schema), dict[str, Any]())
 
 
 def _forced(request: UpstreamRequest) -> bool:
     if request.lead:
         return True  # an agent's own loop takes nothing but calls, and ends by one
-    choice = request.parsed.get("tool_choice")
+    choice = _choice(request)
     kind = choice if isinstance(choice, str) else table(choice).get("type")
     return kind in ("required", "any", "tool", "function")
 
@@ -157,6 +200,7 @@ def bounded(schema: Any, depth: int = 0) -> dict[str, Any]:
         if (choices := items(told.get(key))) and depth < _DEEPEST:
             return {"anyOf": [bounded(choice, depth + 1) for choice in choices]}
     kind = told.get("type")
+    kind = kind.lower() if isinstance(kind, str) else kind  # Gemini has them in capitals
     if isinstance(kind, list):
         return {"anyOf": [bounded({**told, "type": one}, depth + 1) for one in cast("list[Any]", kind)]}
     if kind in _PLAIN:

@@ -6,13 +6,15 @@ between protocols: a request is passed on in the one it came in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
+import orjson
+
 from gearcase.doors.model.price import TokenUsage
-from gearcase.doors.model.protocols import anthropic, chat, responses
+from gearcase.doors.model.protocols import anthropic, chat, gemini, responses
 from gearcase.doors.model.protocols.answer import Answer
-from gearcase.doors.model.protocols.request import ModelRequest
+from gearcase.doors.model.protocols.request import Address, ModelRequest
 from gearcase.seams import Protocol_
 
 
@@ -43,10 +45,8 @@ class Follower(Protocol):
 class Speech(Protocol):
     """What each protocol's module offers."""
 
-    PATH: str
-
-    def read(self, body: dict[str, Any], hosted: frozenset[str]) -> ModelRequest:
-        """What the door must know of a body. Raises Refused `bad_request`, `denied`."""
+    def read(self, body: dict[str, Any], hosted: frozenset[str], address: Address) -> ModelRequest:
+        """What the door must know of a call. Raises Refused `bad_request`, `denied`."""
         ...
 
     def cap(self, request: ModelRequest, output: int) -> None:
@@ -70,16 +70,51 @@ class Speech(Protocol):
         ...
 
 
-PROTOCOLS: dict[Protocol_, Speech] = {"anthropic": anthropic, "chat": chat, "responses": responses}  # type: ignore[dict-item]
+PROTOCOLS: dict[Protocol_, Speech] = {
+    "anthropic": anthropic,
+    "chat": chat,
+    "responses": responses,
+    "gemini": gemini,
+}  # type: ignore[dict-item]
 
-BY_PATH: dict[str, Protocol_] = {anthropic.PATH: "anthropic", chat.PATH: "chat", responses.PATH: "responses"}
-BY_PATH["/chat/completions"] = "chat"
-BY_PATH["/responses"] = "responses"
+KNOWN_PATHS = "/v1/messages, /v1/messages/count_tokens, /v1/chat/completions, /v1/responses, /v1beta/models/MODEL:generateContent"
+
+_ADDRESSES = {
+    anthropic.PATH: Address("anthropic", anthropic.PATH),
+    anthropic.COUNT_PATH: Address("anthropic", anthropic.COUNT_PATH, counts=True),
+    chat.PATH: Address("chat", chat.PATH),
+    "/chat/completions": Address("chat", chat.PATH),
+    responses.PATH: Address("responses", responses.PATH),
+    "/responses": Address("responses", responses.PATH),
+}
+
+COUNTING: dict[Protocol_, Callable[[ModelRequest, str], dict[str, Any]]] = {
+    "anthropic": anthropic.counting,
+    "gemini": gemini.counting,
+}
+"""The body that asks how many tokens a request for the model of this name has."""
+
+_COUNTED = {anthropic.COUNT_PATH: "input_tokens", gemini.COUNT_PATH: "totalTokens"}
+
+
+def address_of(path: str, query: bytes = b"") -> Address | None:
+    """What a call to this path means; None for a path that no protocol has."""
+    return _ADDRESSES.get(path) or gemini.address(path, query)
+
+
+def counted(path: str, tokens: int) -> bytes | None:
+    """The answer to a call that asks how many tokens there are; None for the path of any other call."""
+    return orjson.dumps({_COUNTED[path]: tokens}) if path in _COUNTED else None
 
 
 def speech_of(path: str) -> Speech:
     """In which protocol a request to this path is refused, whether the door knows the path or not."""
-    return PROTOCOLS["anthropic" if path.startswith("/v1/messages") else BY_PATH.get(path, "chat")]
+    if path.startswith(anthropic.PATH):
+        return PROTOCOLS["anthropic"]
+    if path.startswith(gemini.ROOT):
+        return PROTOCOLS["gemini"]
+    address = address_of(path)
+    return PROTOCOLS[address.protocol if address else "chat"]
 
 
 def content_type(stream: bool) -> str:

@@ -10,6 +10,7 @@ import orjson
 from gearcase.doors.model.price import TokenUsage
 from gearcase.doors.model.protocols.answer import Answer
 from gearcase.doors.model.protocols.request import (
+    Address,
     ModelRequest,
     bad_request,
     denied,
@@ -45,14 +46,14 @@ _ERRORS = {
 _DENIED = {"container": "it holds state at the provider", "mcp_servers": "the provider would call servers for you"}
 
 
-def read(body: dict[str, Any], hosted: frozenset[str]) -> ModelRequest:
+def read(body: dict[str, Any], hosted: frozenset[str], address: Address) -> ModelRequest:
     """What the door must know of a body. Raises Refused."""
     deny(body, _DENIED)
     messages = body.get("messages")
     if not isinstance(body.get("model"), str) or not isinstance(messages, list):
         raise bad_request("`model` and `messages` are required")
     told = items(body["messages"])
-    request = ModelRequest("anthropic", str(body["model"]), body, stream=body.get("stream") is True)
+    request = ModelRequest(address.protocol, str(body["model"]), body, stream=body.get("stream") is True)
     keep_known(request, KNOWN)
     request.asked = whole_number(body, "max_tokens")
     request.tier = str(body.get("service_tier") or "")
@@ -118,6 +119,12 @@ def cap(request: ModelRequest, output: int) -> None:
         else:
             request.body["thinking"] = {"type": "disabled"}
         request.edits.append("lowered thinking")
+
+
+def counting(request: ModelRequest, name: str) -> dict[str, Any]:
+    """The body that asks how many tokens this request has: counting takes less than a call does."""
+    left_out = ("max_tokens", "stream", "metadata", "service_tier", "stop_sequences", "temperature", "top_k", "top_p")
+    return {**{key: value for key, value in request.body.items() if key not in left_out}, "model": name}
 
 
 def usage_of(answer: Mapping[str, Any]) -> TokenUsage | None:

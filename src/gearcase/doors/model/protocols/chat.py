@@ -10,6 +10,7 @@ import orjson
 from gearcase.doors.model.price import TokenUsage
 from gearcase.doors.model.protocols.answer import Answer
 from gearcase.doors.model.protocols.request import (
+    Address,
     ModelRequest,
     bad_request,
     denied,
@@ -35,7 +36,7 @@ _DENIED = {"audio": "audio output has a price of its own", "web_search_options":
 _KINDS = frozenset({"function", "custom"})
 
 
-def read(body: dict[str, Any], hosted: frozenset[str]) -> ModelRequest:
+def read(body: dict[str, Any], hosted: frozenset[str], address: Address) -> ModelRequest:
     """What the door must know of a body. Raises Refused."""
     deny(body, _DENIED)
     messages = body.get("messages")
@@ -44,7 +45,7 @@ def read(body: dict[str, Any], hosted: frozenset[str]) -> ModelRequest:
     if body.get("modalities") not in (None, ["text"]):
         raise denied("modalities other than text have prices of their own")
     told = items(body["messages"])
-    request = ModelRequest("chat", str(body["model"]), body, stream=body.get("stream") is True)
+    request = ModelRequest(address.protocol, str(body["model"]), body, stream=body.get("stream") is True)
     keep_known(request, KNOWN)
     caps = [whole_number(body, name) for name in ("max_tokens", "max_completion_tokens")]
     request.asked = min((cap for cap in caps if cap is not None), default=None)

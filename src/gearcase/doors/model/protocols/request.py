@@ -37,6 +37,19 @@ _ADDRESSES = frozenset("image_url video_url audio_url file_url file_id file_ids 
 _BLANK_BEFORE_COLON = re.compile(rb'"[ \t\r\n]+:')
 
 
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What the path and the query of a call say. `path` is the one that upstreams are asked at, where `{model}` stands for a name that
+    this protocol puts there; only then `model` and `stream` are told here and not in the body."""
+
+    protocol: Protocol_
+    path: str
+    model: str = ""
+    stream: bool = False
+    counts: bool = False  # asks only how many tokens a request has
+    array: bool = False  # a stream that is wanted as one JSON array, not as events
+
+
 @dataclass(slots=True)
 class ModelRequest:
     """Read from a body. `body` is owned by the door and edited by it; nothing else refers to it."""

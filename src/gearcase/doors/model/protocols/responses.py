@@ -10,6 +10,7 @@ import orjson
 from gearcase.doors.model.price import TokenUsage
 from gearcase.doors.model.protocols.answer import Answer
 from gearcase.doors.model.protocols.request import (
+    Address,
     ModelRequest,
     bad_request,
     denied,
@@ -40,13 +41,13 @@ _TOOLS = frozenset({"function", "custom", "local_shell", "apply_patch", "namespa
 _INCLUDE = "reasoning.encrypted_content"
 
 
-def read(body: dict[str, Any], hosted: frozenset[str]) -> ModelRequest:
+def read(body: dict[str, Any], hosted: frozenset[str], address: Address) -> ModelRequest:
     """What the door must know of a body. Raises Refused."""
     deny(body, _DENIED)
     given = body.get("input")
     if not isinstance(body.get("model"), str) or not isinstance(given, str | list):
         raise bad_request("`model` and `input` are required")
-    request = ModelRequest("responses", str(body["model"]), body, stream=body.get("stream") is True)
+    request = ModelRequest(address.protocol, str(body["model"]), body, stream=body.get("stream") is True)
     keep_known(request, KNOWN)
     request.asked = whole_number(body, "max_output_tokens")
     request.tier = str(body.get("service_tier") or "")

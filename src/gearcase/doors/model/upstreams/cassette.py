@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gearcase.doors.model.protocols.stream import table
 from gearcase.doors.model.upstreams.conversation import Piece, pieces
 from gearcase.doors.model.upstreams.masking import Masked, Masker, canonical, digest
 from gearcase.errors import RunError, UsageError
@@ -75,6 +76,11 @@ def key_of(request: UpstreamRequest) -> str:
     content = {key: value for key, value in request.parsed.items() if key not in _NOT_CONTENT}
     if isinstance(content.get("thinking"), dict):
         content["thinking"] = {**content["thinking"], "budget_tokens": 0}  # the door lowers it with the output cap
+    if "generationConfig" in content:  # where Gemini has the same two
+        config = {key: value for key, value in table(content["generationConfig"]).items() if key != "maxOutputTokens"}
+        if thinking := table(config.get("thinkingConfig")):
+            config["thinkingConfig"] = {**thinking, "thinkingBudget": 0}
+        content["generationConfig"] = config
     return f"content {digest(canonical([request.path, request.stream, content]))}"
 
 
@@ -365,13 +371,13 @@ def _usage(received: list[bytes]) -> dict[str, Any]:
     lines = [line[5:] for line in body.split(b"\n") if line.startswith(b"data:")] or [body]
     found: dict[str, Any] = {}
     for line in lines:
-        if b'"usage"' not in line:
+        if b'"usage' not in line:
             continue
         try:
             value = json.loads(line)
         except (ValueError, RecursionError):
             continue  # what a provider sends may be garbage; it is recorded as it is
-        for holder in (value, value.get("message"), value.get("response")) if isinstance(value, dict) else ():  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-            if isinstance(holder, dict) and isinstance(holder.get("usage"), dict):  # pyright: ignore[reportUnknownMemberType]
-                found.update(holder["usage"])  # pyright: ignore[reportUnknownArgumentType]
+        whole = table(value)
+        for holder in (whole, table(whole.get("message")), table(whole.get("response"))):
+            found.update(table(holder.get("usage") or holder.get("usageMetadata")))
     return found

@@ -7,11 +7,14 @@ nothing to the conversation.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from gearcase.seams import UpstreamRequest
+from gearcase.seams import Protocol_, UpstreamRequest
+
+_SYSTEM: Mapping[Protocol_, str] = {"responses": "instructions", "gemini": "systemInstruction"}
+_MESSAGES: Mapping[Protocol_, str] = {"responses": "input", "gemini": "contents"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +28,11 @@ class Piece:
 def pieces(request: UpstreamRequest) -> list[Piece]:
     """The pieces of a call."""
     body = request.parsed
-    system = body.get("instructions") if request.protocol == "responses" else body.get("system")
+    system = body.get(_SYSTEM.get(request.protocol, "system"))
     found = [Piece("system", _unmarked(system))] if system else []
     if body.get("tools"):
         found.append(Piece("tools", _unmarked(body["tools"])))
-    messages = body.get("input" if request.protocol == "responses" else "messages")
+    messages = body.get(_MESSAGES.get(request.protocol, "messages"))
     if isinstance(messages, str):
         found.append(Piece("user", messages))
     elif isinstance(messages, list):
@@ -37,10 +40,25 @@ def pieces(request: UpstreamRequest) -> list[Piece]:
     return found
 
 
+def tools_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a request says of each tool that it offers, in whichever protocol: name, description, schema."""
+    told: list[dict[str, Any]] = []
+    for tool in _dicts(body.get("tools")):
+        several = _dicts(tool.get("functionDeclarations"))
+        told += several or [_dict(tool.get("function")) or tool]
+    return told
+
+
 def offers_tool(request: UpstreamRequest, name: str) -> bool:
     """Whether the call lets the model use a tool of this name."""
-    tools = request.parsed.get("tools")
-    return any(name in (tool.get("name"), _dict(tool.get("function")).get("name")) for tool in _dicts(tools))
+    return any(tool.get("name") == name for tool in tools_of(request.parsed))
+
+
+def ceiling_of(body: Mapping[str, Any]) -> int | None:
+    """The most output tokens that a request lets its answer have; None where it does not say."""
+    told = [body.get(name) for name in ("max_tokens", "max_completion_tokens", "max_output_tokens")]
+    told.append(_dict(body.get("generationConfig")).get("maxOutputTokens"))
+    return next((tokens for tokens in told if isinstance(tokens, int) and tokens), None)
 
 
 def readable(piece: Piece) -> Iterator[tuple[str, str]]:
@@ -56,7 +74,7 @@ def readable(piece: Piece) -> Iterator[tuple[str, str]]:
 
 def _block(role: str, block: dict[str, Any]) -> Iterator[tuple[str, str]]:
     kind = str(block.get("type", ""))
-    content = block.get("content")
+    content = block.get("content", block.get("parts"))
     if kind in ("tool_result", "function_call_output") or role == "tool":
         shown = block.get("output") if kind == "function_call_output" else content
         yield (
@@ -65,6 +83,11 @@ def _block(role: str, block: dict[str, Any]) -> Iterator[tuple[str, str]]:
         )
     elif isinstance(block.get("text"), str):
         yield role, block["text"]
+    elif "functionCall" in block:
+        call = _dict(block["functionCall"])
+        yield f"call of {call.get('name')}", _arguments(call.get("args"))
+    elif "functionResponse" in block:
+        yield "result", _result(_dict(block["functionResponse"]))
     elif kind in ("tool_use", "function_call"):
         yield f"call of {block.get('name')}", _arguments(block.get("input", block.get("arguments")))
     elif isinstance(content, str | list):
@@ -76,6 +99,15 @@ def _block(role: str, block: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"call of {function.get('name')}", _arguments(function.get("arguments"))
 
 
+def _result(result: dict[str, Any]) -> str:
+    """What a function answered: the one text that it is, else the object, and how many parts come with it."""
+    response = _dict(result.get("response"))
+    told = next(iter(response.values()), None) if len(response) == 1 else None
+    shown = told if isinstance(told, str) else json.dumps(response, ensure_ascii=False)
+    parts = _dicts(result.get("parts"))
+    return f"{shown}\n({len(parts)} parts, not shown)" if parts else shown
+
+
 def _arguments(value: object) -> str:
     command = _dict(value).get("command")
     if isinstance(command, str):
@@ -85,6 +117,8 @@ def _arguments(value: object) -> str:
 
 def _piece(message: Any) -> Piece:
     told = _dict(message)
+    if "parts" in told:  # Gemini's: who has no role is the user
+        return Piece("assistant" if told.get("role") == "model" else "user", _unmarked(message))
     role = told.get("role") or ("tool" if told.get("type") == "function_call_output" else "assistant")
     return Piece(str(role), _unmarked(message))
 

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from gearcase.seams import UpstreamDown, UpstreamRequest, UpstreamResponse
 
@@ -26,11 +27,13 @@ CONNECT, FIRST_BYTE_OR_NEXT = 20.0, 300.0
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where and how. `base` ends before `/messages`, `/chat/completions` or `/responses`."""
+    """Where and how. `base` ends before `/messages`, `/chat/completions` or `/responses`; `gemini` before `/models`, where the same
+    provider is spoken to in Gemini's own protocol and takes the key in a header of its own."""
 
     base: str
     key: str = field(repr=False, default="")
     key_header: str = "authorization"  # or x-api-key
+    gemini: str = ""
     proxy: str = ""
     ca: Path | None = None
 
@@ -48,12 +51,11 @@ class Http:
         """See `Upstream`."""
         import aiohttp
 
-        url = self._endpoint.base + request.path.removeprefix("/v1")
         try:
             response = await self._open().post(
-                url,
+                self._url(request),
                 data=request.body,
-                headers={**request.headers, **self._own_headers()},
+                headers={**request.headers, **self._own_headers(request)},
                 allow_redirects=False,
                 proxy=self._endpoint.proxy or None,
             )
@@ -71,11 +73,17 @@ class Http:
             await self._session.close()
             self._session = None
 
-    def _own_headers(self) -> dict[str, str]:
+    def _url(self, request: UpstreamRequest) -> str:
+        if request.protocol != "gemini":
+            return self._endpoint.base + request.path.removeprefix("/v1")
+        path = request.path.removeprefix("/v1beta").replace("{model}", quote(request.model, safe=""))
+        return self._endpoint.gemini + path + ("?alt=sse" if request.stream else "")
+
+    def _own_headers(self, request: UpstreamRequest) -> dict[str, str]:
         headers = {"content-type": "application/json", "accept-encoding": "identity"}
         if self._endpoint.key:
-            bearer = self._endpoint.key_header == "authorization"
-            headers[self._endpoint.key_header] = f"Bearer {self._endpoint.key}" if bearer else self._endpoint.key
+            name = "x-goog-api-key" if request.protocol == "gemini" else self._endpoint.key_header
+            headers[name] = f"Bearer {self._endpoint.key}" if name == "authorization" else self._endpoint.key
         return headers
 
     def _open(self) -> aiohttp.ClientSession:

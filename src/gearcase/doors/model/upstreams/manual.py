@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from gearcase.doors.model.price import TokenUsage
-from gearcase.doors.model.protocols import PROTOCOLS, content_type
+from gearcase.doors.model.protocols import PROTOCOLS, content_type, counted
 from gearcase.doors.model.protocols.answer import Answer, ToolCall
-from gearcase.doors.model.protocols.anthropic import COUNT_PATH
-from gearcase.doors.model.upstreams.conversation import Piece, offers_tool, pieces, readable
+from gearcase.doors.model.protocols.stream import table
+from gearcase.doors.model.upstreams.conversation import Piece, ceiling_of, offers_tool, pieces, readable
 from gearcase.errors import UsageError
 from gearcase.seams import UpstreamRequest, UpstreamResponse
 
@@ -56,10 +56,8 @@ class Manual:
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         """See `Upstream`. Waits until there is an answer that can be used; tokens are counted without asking anybody."""
-        if request.path == COUNT_PATH:
-            return UpstreamResponse(
-                200, {"content-type": content_type(False)}, _once(json.dumps({"input_tokens": _tokens(request)}))
-            )
+        if (told := counted(request.path, _tokens(request))) is not None:
+            return UpstreamResponse(200, {"content-type": content_type(False)}, _once(told))
         self._number += 1
         name = f"{self._number:04d}"
         whole = {"agent": request.agent, "lead": request.lead, "path": request.path, "body": dict(request.parsed)}
@@ -126,9 +124,11 @@ def _how_to_answer(name: str, request: UpstreamRequest) -> str:
         form = f"`commands` are run with {TOOL}, in order; what they print comes in the next request. Either key may be left out."
     else:
         example, form = '{"text": "your answer"}', "This call has no tool: text only."
-    cap = next((body[key] for key in ("max_tokens", "max_completion_tokens", "max_output_tokens") if key in body), None)
+    cap = ceiling_of(body)
     limit = f" At most {cap} tokens." if cap else ""
     wanted = {key: body[key] for key in _OUTPUT_FORMATS if key in body}
+    config = table(body.get("generationConfig"))
+    wanted |= {key: value for key, value in config.items() if key.startswith("response") and key != "responseModalities"}
     schema = _section("the form that the text must have", json.dumps(wanted, ensure_ascii=False, indent=1)) if wanted else ""
     return (
         f"{schema}\n## Your answer\n\nWrite `{name}.answer.json.new`, then rename it to `{name}.answer.json`:\n\n"
@@ -224,5 +224,5 @@ def _tokens(request: UpstreamRequest) -> int:
     return -(-len(request.body) // BYTES_PER_TOKEN)
 
 
-async def _once(text: str) -> AsyncIterator[bytes]:
-    yield text.encode()
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data

@@ -27,13 +27,13 @@ from typing import Any, Literal, cast
 import uvloop
 
 from gearcase.doors.model.price import TokenUsage
-from gearcase.doors.model.protocols import BY_PATH, PROTOCOLS, content_type
+from gearcase.doors.model.protocols import PROTOCOLS, Speech, address_of, content_type, counted
 from gearcase.doors.model.protocols.answer import Answer, ToolCall
-from gearcase.doors.model.protocols.anthropic import COUNT_PATH
 from gearcase.doors.model.protocols.stream import items, load, table
+from gearcase.doors.model.upstreams.conversation import ceiling_of, tools_of
 from gearcase.doors.server import HttpRequest, Reply, serve
 from gearcase.errors import UsageError
-from gearcase.seams import Protocol_, UpstreamDown, UpstreamRequest, UpstreamResponse
+from gearcase.seams import UpstreamDown, UpstreamRequest, UpstreamResponse
 
 Fault = Literal["", "drop", "stall", "garbage", "truncated", "no_usage", "over_cap", "ignore_cap", "slow", "down"]
 FAULTS = ("", "drop", "stall", "garbage", "truncated", "no_usage", "over_cap", "ignore_cap", "slow", "down")
@@ -64,12 +64,12 @@ class Script:
     numbers: int = 0
     entries: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
-    def next(self, path: str, body: Mapping[str, Any]) -> Step:
+    def next(self, request: UpstreamRequest) -> Step:
         """The next step; the last one is used for ever. Counting tokens uses none up."""
-        if path == COUNT_PATH:
+        if counted(request.path, 0) is not None:
             return Step()
         step = self.steps[min(self.used, len(self.steps) - 1)]
-        if step.commands and not _shell(body):
+        if step.commands and not _shell(request.parsed):
             return Step("ok")
         self.used += 1
         return step
@@ -99,10 +99,10 @@ class Scripted:
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         """See `Upstream`."""
-        step = self.script.next(request.path, request.parsed)
+        step = self.script.next(request)
         if step.fault == "down":
             raise UpstreamDown("the script says that it is down")
-        status, chunks = await answer(self.script, step, request.path, request.parsed, len(request.body))
+        status, chunks = await answer(self.script, step, request)
         return UpstreamResponse(status, {"content-type": content_type(request.stream and status == 200)}, chunks)
 
     async def close(self) -> None:
@@ -133,35 +133,33 @@ def _step(row: Any) -> Step:
     return Step(**told)
 
 
-async def answer(
-    script: Script, step: Step, path: str, body: Mapping[str, Any], size: int, client: str = ""
-) -> tuple[int, AsyncIterator[bytes]]:
+async def answer(script: Script, step: Step, request: UpstreamRequest, client: str = "") -> tuple[int, AsyncIterator[bytes]]:
     """Status and body for one request. The log entry is written before anything leaves. `client` is who it says that it is."""
     script.numbers += 1
-    number = script.numbers
-    if path == COUNT_PATH:
-        return 200, _once(json.dumps({"input_tokens": size // 4}).encode())
-    protocol = BY_PATH[path]
-    ceiling = _ceiling(protocol, body)
-    entry: dict[str, Any] = {"number": number, "time": time.time(), "path": path, "model": body.get("model"), "ceiling": ceiling}
-    entry |= {"fields": sorted(body), "caller": _caller(body), "client": client}
+    number, body, size = script.numbers, request.parsed, len(request.body)
+    if (told := counted(request.path, size // 4)) is not None:
+        return 200, _once(told)
+    speech = PROTOCOLS[request.protocol]
+    ceiling = ceiling_of(body) or 10**6
+    entry: dict[str, Any] = {"number": number, "time": time.time(), "path": request.path, "model": request.model}
+    entry |= {"ceiling": ceiling, "fields": sorted(body), "caller": _caller(body), "client": client}
     if step.status >= 400:
         script.witness({**entry, "status": step.status, "billed": {}})
-        return step.status, _once(PROTOCOLS[protocol].refusal(step.status, "scripted", f"scripted status {step.status}"))
-    made = _answer(step, protocol, body, ceiling, size, number)
+        return step.status, _once(speech.refusal(step.status, "scripted", f"scripted status {step.status}"))
+    made = _answer(step, request, ceiling, size, number)
     billed = _usage(step, made, ceiling, size)
     script.witness({**entry, "status": 200, "billed": {k: v for k, v in asdict(billed).items() if v}, "fault": step.fault})
     if step.fault == "slow":
         await asyncio.sleep(step.delay)
     if step.fault == "garbage":
         return 200, _once(b"\x00\xff<html>not what you asked for</html>" * 20)
-    return 200, _body(step, protocol, made, body.get("stream") is True)
+    return 200, _body(step, speech, made, request.stream)
 
 
-def _answer(step: Step, protocol: Protocol_, body: Mapping[str, Any], ceiling: int, size: int, number: int) -> Answer:
-    shell = _shell(body)
+def _answer(step: Step, request: UpstreamRequest, ceiling: int, size: int, number: int) -> Answer:
+    shell = _shell(request.parsed)
     calls = tuple(ToolCall(f"call_{number}_{at}", shell, _SHELLS[shell](text)) for at, text in enumerate(step.commands) if shell)
-    bare = Answer(step.text, calls, model=str(body.get("model") or ""), id=f"{number}", pieces=step.pieces)
+    bare = Answer(step.text, calls, model=request.model, id=f"{number}", pieces=step.pieces)
     usage = _usage(step, bare, ceiling, size)
     return Answer(step.text, calls, None if step.fault == "no_usage" else usage, "end", bare.model, bare.id, step.pieces)
 
@@ -178,10 +176,10 @@ def _usage(step: Step, made: Answer, ceiling: int, size: int) -> TokenUsage:
     return TokenUsage(input=given - read, cache_read=read, output=output)
 
 
-async def _body(step: Step, protocol: Protocol_, made: Answer, stream: bool) -> AsyncIterator[bytes]:
+async def _body(step: Step, speech: Speech, made: Answer, stream: bool) -> AsyncIterator[bytes]:
     if step.fault == "ignore_cap" and stream:
         made = Answer("x " * (made.usage.output if made.usage else 1), (), made.usage, "end", made.model, made.id, 10**9)
-    parts = list(PROTOCOLS[protocol].render(made, stream))
+    parts = list(speech.render(made, stream))
     if step.fault == "truncated":
         parts = [parts[0][: len(parts[0]) // 2]] if not stream else parts[: max(1, len(parts) // 2)]
     for at, part in enumerate(parts):
@@ -196,11 +194,6 @@ async def _body(step: Step, protocol: Protocol_, made: Answer, stream: bool) -> 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
-
-
-def _ceiling(protocol: Protocol_, body: Mapping[str, Any]) -> int:
-    names = {"anthropic": ("max_tokens",), "chat": ("max_completion_tokens", "max_tokens"), "responses": ("max_output_tokens",)}
-    return next((int(body[name]) for name in names[protocol] if body.get(name)), 10**6)
 
 
 def _caller(body: Mapping[str, Any]) -> str:
@@ -221,8 +214,7 @@ _SHELLS: dict[str, Callable[[str], dict[str, Any]]] = {
 
 def _shell(body: Mapping[str, Any]) -> str:
     """The name of the shell that a request offers; empty when it offers none."""
-    tools = [table(tool) for tool in items(body.get("tools"))]
-    names = [name for tool in tools for name in (tool.get("name"), table(tool.get("function")).get("name"))]
+    names = [tool.get("name") for tool in tools_of(body)]
     return next((name for name in _SHELLS if name in names), "")
 
 
@@ -233,15 +225,20 @@ async def serve_script(script: Script, sock: socket.socket, key: str = "") -> An
     """Serve the fake provider over HTTP; returns the server, to be closed. With a `key`, who does not show it is refused."""
 
     async def handle(request: HttpRequest) -> Reply:
-        if request.method != "POST" or (request.path not in BY_PATH and request.path != COUNT_PATH):
+        address = address_of(request.path, request.query) if request.method == "POST" else None
+        if address is None or address.array:
             return Reply(404, {"content-type": "application/json"}, b'{"error": {"message": "unknown path"}}')
-        if key and key.encode() not in (request.header(b"x-api-key"), request.header(b"authorization").removeprefix(b"Bearer ")):
-            protocol = BY_PATH.get(request.path, "anthropic")
-            return Reply(401, {"content-type": "application/json"}, PROTOCOLS[protocol].refusal(401, "key", "that is no key"))
+        shown = [request.header(b"authorization").removeprefix(b"Bearer ")]
+        shown += [request.header(name) for name in (b"x-api-key", b"x-goog-api-key")]
+        if key and key.encode() not in shown:
+            text = PROTOCOLS[address.protocol].refusal(401, "key", "that is no key")
+            return Reply(401, {"content-type": "application/json"}, text)
         body = load(request.body)
-        step, client = script.next(request.path, body), request.header(b"user-agent").decode("latin-1")
-        status, chunks = await answer(script, step, request.path, body, len(request.body), client)
-        streamed = body.get("stream") is True and status == 200
+        model, stream = address.model or str(body.get("model") or ""), address.stream or body.get("stream") is True
+        asked = UpstreamRequest(address.protocol, address.path, model, {}, request.body, body, stream, "", False, 0)
+        step, client = script.next(asked), request.header(b"user-agent").decode("latin-1")
+        status, chunks = await answer(script, step, asked, client)
+        streamed = stream and status == 200
         if not streamed and step.fault not in ("drop", "stall"):
             return Reply(status, {"content-type": content_type(False)}, b"".join([chunk async for chunk in chunks]))
         return Reply(status, {"content-type": content_type(streamed)}, chunks)
