@@ -77,7 +77,7 @@ def played(stands, tmp_path_factory):
             stack.push_async_callback(lent.driver.close)
             stand.routing.house(lent.housing)
 
-            async def post(protocol, text="Say yes.", cap=6, **more):
+            async def post(protocol, text="Count to twenty.", cap=6, **more):
                 before = stand.balance().spent
                 answer = await stand.post(protocol, {**stands.ask(protocol, text, cap, **more), "model": "local"})
                 return answer, stand.balance().spent - before
@@ -104,8 +104,10 @@ def played(stands, tmp_path_factory):
             write = ("sh", "-c", "echo x >> /opt/local/weights.gguf || touch /opt/local/xllamacpp/x")
             found["write"] = await lent.sandboxes[0].run(Command(write, deadline=10))
 
-            # Frozen, it stands still in the middle of a call, which ends once it is thawed.
-            call = asyncio.create_task(post("chat", "Count to twenty.", 12))
+            # Frozen, it stands still in the middle of a call, which ends once it is thawed. What it says is long by its form.
+            many = {"type": "array", "items": {"type": "integer"}, "minItems": 1000}
+            long = {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": many}}}
+            call = asyncio.create_task(post("chat", "Count to twenty.", 300, **long))
             await asyncio.sleep(0.3)
             await lent.sandboxes[0].freeze()
             stood = (await lent.sandboxes[0].usage()).cpu
@@ -115,7 +117,7 @@ def played(stands, tmp_path_factory):
             found["thawed"], _ = await call
 
             # Killed in the middle of a call: that one fails, the next one is answered by a new server, once.
-            call = asyncio.create_task(post("chat", "Count to a hundred.", 300))
+            call = asyncio.create_task(post("chat", "Count to a hundred.", 2000, **long))
             await asyncio.sleep(0.3)
             await lent.sandboxes[0].run(Command(("/bin/sh", "-c", KILL), deadline=10))
             found["killed"] = await call
