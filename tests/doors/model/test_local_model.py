@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from gearcase.doors.model.local.places import Housing
 from gearcase.doors.model.local.server import CONTEXT, find_package
 from gearcase.doors.model.price import TokenUsage
 from gearcase.errors import RunError
 from gearcase.sandbox.namespaces import NamespacesDriver
-from gearcase.seams import Command, Housing
+from gearcase.seams import Command
 from tests.local_model import small
 
 PROTOCOLS = ("anthropic", "chat", "responses", "gemini")
@@ -83,7 +84,7 @@ def played(stands, tmp_path_factory):
 
             for protocol in PROTOCOLS:
                 for stream in (False, True):
-                    found[protocol, stream] = await post(protocol, stream=stream, temperature=0)
+                    found[protocol, stream] = await post(protocol, stream=stream)
             for protocol, stream in TOOL_CALLS:
                 tool, choice = TOOLS[protocol]
                 wish, more = "Show the names of all files.", {"tools": [tool], "tool_choice": choice, "temperature": 0}
@@ -103,8 +104,10 @@ def played(stands, tmp_path_factory):
             write = ("sh", "-c", "echo x >> /opt/local/weights.gguf || touch /opt/local/xllamacpp/x")
             found["write"] = await lent.sandboxes[0].run(Command(write, deadline=10))
 
-            # Frozen, it stands still in the middle of a call, which ends once it is thawed.
-            call = asyncio.create_task(post("chat", "Count from one to a hundred.", 150, temperature=0))
+            # Frozen, it stands still in the middle of a call, which ends once it is thawed. What it says is long by its form.
+            many = {"type": "array", "items": {"type": "integer"}, "minItems": 1000}
+            long = {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": many}}}
+            call = asyncio.create_task(post("chat", "Count to twenty.", 300, **long))
             await asyncio.sleep(0.3)
             await lent.sandboxes[0].freeze()
             stood = (await lent.sandboxes[0].usage()).cpu
@@ -114,7 +117,7 @@ def played(stands, tmp_path_factory):
             found["thawed"], _ = await call
 
             # Killed in the middle of a call: that one fails, the next one is answered by a new server, once.
-            call = asyncio.create_task(post("chat", "Count from one to a hundred.", 300, temperature=0))
+            call = asyncio.create_task(post("chat", "Count to a hundred.", 2000, **long))
             await asyncio.sleep(0.3)
             await lent.sandboxes[0].run(Command(("/bin/sh", "-c", KILL), deadline=10))
             found["killed"] = await call
