@@ -5,6 +5,7 @@ settled and what the provider billed are the same; the provider heard the client
 """
 
 import fcntl
+import hashlib
 import json
 import shutil
 import subprocess
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-CACHE = Path(__file__).parents[2] / ".cache"
+HERE = Path(__file__).parent
+CACHE = HERE.parents[1] / ".cache"
+INSTALL_SECONDS = 400
 ANTHROPIC, OPENAI = "claude-haiku-4-5", "gpt-5-mini"
 TASK = "Write words.txt in capitals to OUT.txt"
 STEPS = (
@@ -31,31 +34,40 @@ class Client:
     package: str
     provider: str
     says: str  # what its User-Agent begins with
-    python: bool = False
+    pins: str = ""  # of a Python program: the file beside this one that names all that it loads
 
     def install(self):
         """The folder of its program, installed once on this machine."""
-        folder = CACHE / f"client-{self.package.strip('@').replace('/', '-')}"
+        version = hashlib.sha256((HERE / self.pins).read_bytes()).hexdigest()[:12] if self.pins else "npm"
+        folder = CACHE / f"client-{self.package.strip('@').replace('/', '-')}-{version}"
         CACHE.mkdir(exist_ok=True)
         with open(folder.with_name(folder.name + ".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (folder / "complete").exists():
                 shutil.rmtree(folder, ignore_errors=True)
-                if self.python:
-                    subprocess.run(["/usr/bin/python3", "-m", "venv", folder], check=True)
-                    subprocess.run([folder / "bin/python", "-m", "pip", "install", "--quiet", self.package], check=True)
+                if self.pins:
+                    self.installs("/usr/bin/python3", "-m", "venv", folder)
+                    pip = (folder / "bin/python", "-m", "pip", "install", "--quiet", "--no-deps")
+                    self.installs(*pip, "--requirement", HERE / self.pins)
                 else:
                     npm = shutil.which("npm")
-                    assert npm, "the clients are packages of npm: install node"
-                    subprocess.run([npm, "install", "--prefix", folder, "--no-audit", "--no-fund", self.package], check=True)
+                    assert npm, f"{self.package} is a package of npm, and npm is not on PATH: scripts/setup --system installs it"
+                    self.installs(npm, "install", "--prefix", folder, "--no-audit", "--no-fund", self.package)
                 (folder / "complete").touch()
-        return folder / "bin" if self.python else folder / "node_modules/.bin"
+        return folder / "bin" if self.pins else folder / "node_modules/.bin"
+
+    def installs(self, *command):
+        """One step of its installation, which is not waited for without an end."""
+        done = subprocess.run(
+            command, timeout=INSTALL_SECONDS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        assert done.returncode == 0, f"{self.package} cannot be installed from its registry:\n{done.stdout[-2000:]}"
 
 
 CLAUDE = Client("claude", "@anthropic-ai/claude-code@2.1.330", "anthropic", "claude-cli/2.1.330")
 CODEX = Client("codex", "@openai/codex@0.169.0", "openai", "codex_exec/0.169.0")
 OPENCODE = Client("opencode", "opencode-ai@1.18.33", "anthropic", "opencode/1.18.33")
-AIDER = Client("aider", "aider-chat==0.86.2", "openai", "OpenAI/Python", python=True)
+AIDER = Client("aider", "aider-chat==0.86.2", "openai", "OpenAI/Python", pins="aider.txt")
 
 
 class Project:
@@ -74,14 +86,16 @@ class Project:
     def box(self, provider, usd=3, more=""):
         file = self.user.home / "box.toml"
         own = f'[model]\nallow = ["{self.client.provider}/*"]\n' if more else ""
-        base = f'[model.providers.{self.client.provider}]\nbase = "{provider.base}"\n[limits]\nusd = {usd}\n'
+        base = f'[model.providers.{self.client.provider}]\nbase = "{provider.base}"\n[limits]\nusd = {usd}\nwall = "2m"\n'
         file.write_text(own + base + textwrap.dedent(more))
         return file
 
     def does(self, provider, *arguments, code=0):
         """Run it; returns the record, after what must hold whichever client it is."""
-        ended = self.user.types(*arguments, code=code, timeout=200, **self.user.keys)
+        ended = self.user.types(*arguments, timeout=200, **self.user.keys)
         record = ended.record
+        assert record["limit"] != "wall", f"{self.client.package} hung, and was ended by its box:\n{ended.err[-2000:]}"
+        assert ended.code == code, f"{self.client.package}: exit {ended.code}\n{ended.out}\n{ended.err}\n{self.user.log()}"
         assert record["residue"] == [], record
         settled = sum(one["amounts"].get("usd", 0) for one in self.user.journal() if one["type"] == "settled")
         assert record["spent"]["usd"] == settled == provider.billed(self.client.provider)
