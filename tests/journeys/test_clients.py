@@ -7,9 +7,12 @@ settled and what the provider billed are the same; the provider heard the client
 import fcntl
 import hashlib
 import json
+import shlex
 import shutil
 import subprocess
+import sys
 import textwrap
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +20,7 @@ import pytest
 
 HERE = Path(__file__).parent
 CACHE = HERE.parents[1] / ".cache"
+COMMAND = Path(sys.executable).with_name("gearcase")
 INSTALL_SECONDS = 400
 ANTHROPIC, OPENAI = "claude-haiku-4-5", "gpt-5-mini"
 TASK = "Write words.txt in capitals to OUT.txt"
@@ -96,12 +100,16 @@ class Project:
         record = ended.record
         assert record["limit"] != "wall", f"{self.client.package} hung, and was ended by its box:\n{ended.err[-2000:]}"
         assert ended.code == code, f"{self.client.package}: exit {ended.code}\n{ended.out}\n{ended.err}\n{self.user.log()}"
+        self.pays(record, provider)
+        return record, ended.err
+
+    def pays(self, record, provider):
+        """The record, the journal and what the provider billed come to the same, and it heard the client's own name."""
         assert record["residue"] == [], record
         settled = sum(one["amounts"].get("usd", 0) for one in self.user.journal() if one["type"] == "settled")
         assert record["spent"]["usd"] == settled == provider.billed(self.client.provider)
         assert record["spent"]["calls"] == len(provider.calls())
         assert all(one["client"].startswith(self.client.says) for one in provider.calls()), provider.calls()
-        return record, ended.err
 
     def done(self, record):
         """The delivered file, and what the agent could see."""
@@ -130,6 +138,81 @@ def test_claude_code_does_a_task(user):
         record, told = project.does(provider, *command)
         assert "All done." in told
         assert "ANTHROPIC_API_KEY=only-a-token" in project.done(record)
+
+
+class Tmux:
+    """A terminal that somebody looks at and types into."""
+
+    def __init__(self, user, columns=100, rows=30):
+        program = shutil.which("tmux")
+        assert program, "tmux is not on PATH: scripts/setup --system installs it"
+        self.environment = {**user.environment, **user.keys, "TERM": "screen-256color", "TMUX_TMPDIR": str(user.home)}
+        self.command = [program, "-f", "/dev/null"]
+        self.told = user.home / "ended"
+        self.folder = user.folder
+        self.size = ("-x", str(columns), "-y", str(rows))
+
+    def tmux(self, *words):
+        done = subprocess.run(
+            [*self.command, *words], env=self.environment, cwd=self.folder, capture_output=True, text=True, timeout=20
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def starts(self, *command):
+        shell = f'{shlex.join(map(str, command))}; echo "exit=$?"; exec sleep 600'
+        self.tmux("new-session", "-d", *self.size, shell)
+
+    def screen(self):
+        return self.tmux("capture-pane", "-p")
+
+    def sees(self, text, timeout=30):
+        """Until this is on the screen."""
+        deadline = time.monotonic() + timeout
+        while text not in (shown := self.screen()):
+            assert time.monotonic() < deadline, f"no {text!r} on the screen:\n{shown}"
+            time.sleep(0.1)
+
+    def types(self, text):
+        """Type it, and Enter when it stands there: to a program, what comes at once is pasted."""
+        self.tmux("send-keys", "-l", text)
+        self.sees(text)
+        time.sleep(0.3)
+        self.tmux("send-keys", "Enter")
+
+
+@pytest.fixture
+def tmux(user):
+    terminal = Tmux(user)
+    yield terminal
+    subprocess.run([*terminal.command, "kill-server"], env=terminal.environment, capture_output=True, timeout=20)
+
+
+@pytest.mark.clients
+def test_somebody_works_with_claude_code_in_a_terminal(user, tmux):
+    project = Project(user, CLAUDE)
+    tmux.environment["PATH"], tmux.folder = user.environment["PATH"], user.folder
+    waits = {"text": "I wait.", "commands": ["touch waiting; tail -f words.txt"]}
+    with user.provides(*STEPS, waits, {"text": "Not asked for."}) as provider:
+        tmux.starts(COMMAND, "claude", "--box", project.box(provider), "--model", ANTHROPIC)
+        tmux.sees("/workspace/project")  # no question of a first start comes before it
+        tmux.types(TASK)
+        tmux.sees("All done.")
+        tmux.types("Wait")
+        tmux.sees("tail -f")
+        assert " of $3.00 · today $0." in tmux.tmux("display-message", "-p", "#{pane_title}")
+        tmux.tmux("send-keys", "C-c")
+        tmux.sees("Interrupted")
+        tmux.tmux("resize-window", "-x", "70", "-y", "20")
+        tmux.sees("─" * 70)
+        assert "─" * 71 not in tmux.screen()
+        tmux.types("/exit")
+        tmux.sees("exit=0")
+        assert len(provider.calls()) == 3, "what was interrupted was not asked about again"
+        record = user.types("report", "--json", code=0).record
+        project.pays(record, provider)
+    project.done(record)
+    assert {"project/OUT.txt", "project/waiting"} <= {one["path"] for one in record["delivered"]}
 
 
 @pytest.mark.clients
