@@ -288,7 +288,7 @@ class RequestEdited(Event):
 
 @dataclass(frozen=True, slots=True)
 class NameAsked(Event):
-    """The box's resolver was asked for a name (counted: the first time, then at powers of ten)."""
+    """The box's resolver was asked for a name (counted: the first time, at powers of ten, and at the end)."""
 
     name: str
     kind: str

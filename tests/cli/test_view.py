@@ -173,6 +173,21 @@ def ended(status: str, **more: Any) -> EndRecord:
     return EndRecord("4f3a2b1c", "amber-fox", status, **more)  # type: ignore[arg-type]
 
 
+def test_a_name_that_is_not_inside_is_shown_once_with_how_often_it_was_asked_for(tmp_path: Path) -> None:
+    asked = [events.NameAsked("api.statsig.com", kind, False, count) for count in (1, 10, 12) for kind in ("A", "AAAA")]
+    asked += [events.NameAsked("model.box", "A", True, 3), events.NameAsked("once.example", "A", False, 1)]
+    view = view_of(tmp_path, STARTED, *asked)
+    told = "denied: api.statsig.com (12 times), once.example (once)"
+    assert told in rendered(summary.report(history_of(tmp_path, view), None)) and told in rendered(LivePanel(Limits(), view))
+    assert summary.as_json(history_of(tmp_path, view), None)["denied"] == {"api.statsig.com": 12, "once.example": 1}
+
+
+def test_many_names_stay_one_short_text(tmp_path: Path) -> None:
+    view = view_of(tmp_path, STARTED, *(events.NameAsked(f"n{number}.example", "A", False, 1) for number in range(1000)))
+    told = rendered(LivePanel(Limits(), view), width=2000)
+    assert told.count(".example") == 10 and "more" in told
+
+
 def test_the_report_tells_what_a_person_asks(tmp_path: Path) -> None:
     record = ended(
         "accepted",

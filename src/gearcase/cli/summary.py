@@ -12,6 +12,7 @@ from rich.text import Text
 
 from gearcase.allowance import day_total, today, user_limits
 from gearcase.cli.history import DIED, History
+from gearcase.cli.parts import CheckView, ModelView
 from gearcase.cli.shapes import (
     STATE_STYLE,
     STRENGTH_STYLE,
@@ -19,12 +20,13 @@ from gearcase.cli.shapes import (
     Bar,
     amount,
     counted,
+    denied,
     grid,
     section,
     share,
 )
 from gearcase.cli.text import first_line, neutral
-from gearcase.cli.view import ROOT_LIMITS, CheckView, ModelView
+from gearcase.cli.view import ROOT_LIMITS
 from gearcase.doors.repositories import has_change
 from gearcase.errors import GearcaseError
 from gearcase.run.record import EndRecord
@@ -65,6 +67,7 @@ def as_json(run: History, record: EndRecord | None) -> dict[str, Any]:
         "limits_reached": list(view.struck),
         "refusals": [{"door": d, "code": c, "count": n} for (d, c), n in view.refusals.items()],
         "edits": view.edits,
+        "denied": view.denied,
         "enforced_by": view.profile,
         "sandboxes": view.sandboxes,
         "residue": list(view.residue),
@@ -240,6 +243,8 @@ def _box(run: History) -> Iterator[RenderableType]:
                 Text(f"{neutral(guarantee.get('by', ''))}{bound}", "dim"),
             )
         yield table
+    if view.denied:
+        yield Text(denied(view.denied), "yellow")
     built = f"built {view.sandboxes} sandbox{'' if view.sandboxes == 1 else 'es'}"
     if view.closed < view.sandboxes:
         gone = "; a sandbox dies with the process that made it" if run.state == DIED else ""

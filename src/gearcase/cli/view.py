@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from gearcase import events
+from gearcase.cli.parts import CheckView, CommandView, ModelView
 from gearcase.events import Amounts
 from gearcase.journal import Record
 from gearcase.run.accounts import RUN
@@ -21,47 +22,7 @@ E = TypeVar("E", bound=events.Event)
 ROOT_LIMITS = ("usd", "tokens", "calls")
 _LINES = 8
 _LIST = 20
-
-
-@dataclass(frozen=True, slots=True)
-class CommandView:
-    """One command of the agent. `ended` is empty while it runs; times are unix seconds."""
-
-    number: int
-    text: str
-    started: float
-    ended: str = ""
-    exit_code: int = 0
-    seconds: float = 0.0
-    limits: tuple[str, ...] = ()
-    lines: tuple[str, ...] = ()
-
-    @property
-    def failed(self) -> bool:
-        """Whether it ended otherwise than with exit 0."""
-        return bool(self.ended) and (self.ended != "exited" or self.exit_code != 0)
-
-
-@dataclass(frozen=True, slots=True)
-class CheckView:
-    """The last verdict of a check, and its best score."""
-
-    verdict: str
-    score: float | None
-    best: float | None
-    final: bool
-    runs: int
-    output: str
-
-
-@dataclass(frozen=True, slots=True)
-class ModelView:
-    """What went to one model. `usd` is in nano-dollars."""
-
-    calls: int = 0
-    failed: int = 0
-    usd: int = 0
-    tokens: Mapping[str, int] = field(default_factory=dict[str, int])
+_NAMES = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +65,9 @@ class View:
     compactions: int = 0
     refusals: Mapping[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     edits: Mapping[str, int] = field(default_factory=dict[str, int])
+    denied: Mapping[str, int] = field(
+        default_factory=dict[str, int]
+    )  # names that do not exist inside, and how often they were asked for
     struck: tuple[str, ...] = ()
     errors: tuple[dict[str, Any], ...] = ()
     profile: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -360,6 +324,14 @@ def _(view: View, event: events.RequestEdited, record: Record) -> View:
         if text in edits or len(edits) < _LIST:
             edits[text] = edits.get(text, 0) + 1
     return replace(view, edits=edits)
+
+
+@_on(events.NameAsked)
+def _(view: View, event: events.NameAsked, record: Record) -> View:
+    if event.allowed or (event.name not in view.denied and len(view.denied) >= _NAMES):
+        return view
+    # A client asks for both kinds of address at once: that is one time. Counts only grow, whoever of several boxes tells them.
+    return replace(view, denied={**view.denied, event.name: max(event.count, view.denied.get(event.name, 0))})
 
 
 @_on(events.AgentStarted)

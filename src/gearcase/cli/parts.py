@@ -1,0 +1,47 @@
+"""What a view is made of: one command, one check, one model of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class CommandView:
+    """One command of the agent. `ended` is empty while it runs; times are unix seconds."""
+
+    number: int
+    text: str
+    started: float
+    ended: str = ""
+    exit_code: int = 0
+    seconds: float = 0.0
+    limits: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended otherwise than with exit 0."""
+        return bool(self.ended) and (self.ended != "exited" or self.exit_code != 0)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckView:
+    """The last verdict of a check, and its best score."""
+
+    verdict: str
+    score: float | None
+    best: float | None
+    final: bool
+    runs: int
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """What went to one model. `usd` is in nano-dollars."""
+
+    calls: int = 0
+    failed: int = 0
+    usd: int = 0
+    tokens: Mapping[str, int] = field(default_factory=dict[str, int])
