@@ -225,21 +225,56 @@ def test_codex_does_a_task(user):
         assert "OPENAI_API_KEY=only-a-token" in project.done(record)
 
 
-@pytest.mark.clients
-def test_opencode_does_a_task(user):
-    project = Project(user, OPENCODE)
+def opencode(project, provider):
+    """What runs OpenCode on the task."""
     settings = {
         "provider": {"anthropic": {"options": {"baseURL": "http://model.box/v1", "apiKey": "only-a-token"}}},
         "permission": "allow",
         "autoupdate": False,
         "share": "disabled",
     }
+    box = project.box(provider, more=OWN.format(program="opencode", folder=project.user.folder))
+    inside = ["env", f"OPENCODE_CONFIG_CONTENT={json.dumps(settings)}", "OPENCODE_DISABLE_MODELS_FETCH=1"]
+    run = f'cd project && opencode run -m anthropic/{ANTHROPIC} "{TASK}"'
+    return ["exec", "--json", "-f", box, "--", *inside, "sh", "-c", run]
+
+
+@pytest.mark.clients
+def test_opencode_does_a_task(user):
+    project = Project(user, OPENCODE)
     with user.provides(*STEPS) as provider:
-        box = project.box(provider, more=OWN.format(program="opencode", folder=user.folder))
-        inside = ["env", f"OPENCODE_CONFIG_CONTENT={json.dumps(settings)}", "OPENCODE_DISABLE_MODELS_FETCH=1"]
-        run = f'cd project && opencode run -m anthropic/{ANTHROPIC} "{TASK}"'
-        record, _ = project.does(provider, "exec", "--json", "-f", box, "--", *inside, "sh", "-c", run)
+        record, _ = project.does(provider, *opencode(project, provider))
         project.done(record)
+
+
+def tree(user):
+    """Threads of the run's calls, and the parent of each, in the order in which they first asked."""
+    called = [one for one in user.journal() if one["type"] == "model_called"]
+    return {one["thread"]: one.get("parent", "") for one in called}
+
+
+@pytest.mark.clients
+def test_what_a_sub_agent_of_claude_code_asks_for_is_told_apart(user):
+    project = Project(user, CLAUDE)
+    agent = {"description": "helps", "prompt": "Say hi", "subagent_type": "general-purpose"}
+    with user.provides({"text": "I ask.", "uses": {"Agent": agent}}, {"text": "Hi."}) as provider:
+        project.does(provider, "claude", "--json", "--box", project.box(provider), "-p", TASK, "--model", ANTHROPIC)
+        calls = provider.calls()
+    main, sub = tree(user)
+    assert tree(user) == {main: "", sub: main}
+    threads = user.types("report", "--json", code=0).record["threads"]
+    assert threads[sub]["calls"] == 1 and threads[main]["calls"] == len(calls) - 1
+    assert f"└─ {sub[-8:]}" in user.types("report", code=0).out
+
+
+@pytest.mark.clients
+def test_what_a_sub_agent_of_opencode_asks_for_is_told_apart(user):
+    project = Project(user, OPENCODE)
+    agent = {"description": "helps", "prompt": "Say hi", "subagent_type": "general"}
+    with user.provides({"text": "I ask.", "uses": {"task": agent}}, {"text": "Hi."}) as provider:
+        project.does(provider, *opencode(project, provider))
+    main, sub = tree(user)
+    assert tree(user) == {main: "", sub: main}
 
 
 @pytest.mark.clients
@@ -252,6 +287,7 @@ def test_aider_does_a_task(user):
         inside = ["env", "LITELLM_LOCAL_MODEL_COST_MAP=True", "sh", "-c", run]
         record, _ = project.does(provider, "exec", "--json", "-f", box, "--", *inside)
         project.done(record)
+    assert tree(user) == {"": ""}, "aider tells no threads apart"
 
 
 @pytest.mark.clients

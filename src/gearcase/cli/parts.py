@@ -1,4 +1,4 @@
-"""What a view is made of: one command, one check, one model of a run."""
+"""What a view is made of: one command, one check, one model, one thread of a run."""
 
 from __future__ import annotations
 
@@ -45,3 +45,12 @@ class ModelView:
     failed: int = 0
     usd: int = 0
     tokens: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadView:
+    """What a thread of a program's asked for, by the program's own word. `usd` is in nano-dollars."""
+
+    parent: str = ""
+    calls: int = 0
+    usd: int = 0

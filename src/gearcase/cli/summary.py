@@ -26,6 +26,7 @@ from gearcase.cli.shapes import (
     share,
 )
 from gearcase.cli.text import first_line, neutral
+from gearcase.cli.threads import tree
 from gearcase.cli.view import ROOT_LIMITS
 from gearcase.doors.repositories import has_change
 from gearcase.errors import GearcaseError
@@ -60,6 +61,7 @@ def as_json(run: History, record: EndRecord | None) -> dict[str, Any]:
         "models": {
             name: {"calls": m.calls, "failed": m.failed, "usd": m.usd, "tokens": m.tokens} for name, m in view.models.items()
         },
+        "threads": {name: {"parent": t.parent, "calls": t.calls, "usd": t.usd} for name, t in view.threads.items()},
         "steps": view.steps,
         "commands": view.commands,
         "failed_commands": view.failed_commands,
@@ -183,6 +185,9 @@ def _spent(run: History) -> Iterator[RenderableType]:
     if view.models:
         yield Text()
         yield _models(view.models)
+    if (threads := tree(view.threads)) is not None:
+        yield Text()
+        yield threads
 
 
 def _models(models: Mapping[str, ModelView]) -> Table:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from gearcase import events
-from gearcase.cli.parts import CheckView, CommandView, ModelView
+from gearcase.cli.parts import CheckView, CommandView, ModelView, ThreadView
 from gearcase.events import Amounts
 from gearcase.journal import Record
 from gearcase.run.accounts import RUN
@@ -23,6 +23,7 @@ ROOT_LIMITS = ("usd", "tokens", "calls")
 _LINES = 8
 _LIST = 20
 _NAMES = 50
+_MORE = "(more)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,9 @@ class View:
     held: Amounts = field(default_factory=dict[str, int])
     open_holds: Mapping[int, Amounts] = field(default_factory=dict[int, Amounts])
     unjoined_costs: Mapping[int, int] = field(default_factory=dict[int, int])  # hold -> usd, until its call is on record
-    unjoined_models: Mapping[int, str] = field(default_factory=dict[int, str])
+    unjoined_calls: Mapping[int, events.ModelCalled] = field(default_factory=dict[int, events.ModelCalled])
     models: Mapping[str, ModelView] = field(default_factory=dict[str, ModelView])
+    threads: Mapping[str, ThreadView] = field(default_factory=dict[str, ThreadView])
     overspent: Amounts = field(default_factory=dict[str, int])
     commands: int = 0
     failed_commands: int = 0
@@ -210,19 +212,27 @@ def _let_go(view: View, hold: int) -> View:
 def _book(view: View, hold: int, amounts: Amounts) -> View:
     """Book what a hold became, on the model's line when its call is on record already, else for the call to find."""
     view = replace(view, spent=_add(view.spent, amounts))
-    model = view.unjoined_models.get(hold)
-    if model is not None:
-        rest = {key: value for key, value in view.unjoined_models.items() if key != hold}
-        return replace(view, unjoined_models=rest, models=_charged(view, model, amounts.get("usd", 0)))
+    call = view.unjoined_calls.get(hold)
+    if call is not None:
+        rest = {key: value for key, value in view.unjoined_calls.items() if key != hold}
+        return _charged(replace(view, unjoined_calls=rest), call, amounts.get("usd", 0))
     if "usd" not in amounts and "tokens" not in amounts:
         return view
     costs = dict(list(view.unjoined_costs.items())[-255:])  # a cost whose call never comes is not a model's
     return replace(view, unjoined_costs={**costs, hold: amounts.get("usd", 0)})
 
 
-def _charged(view: View, model: str, usd: int) -> dict[str, ModelView]:
-    entry = view.models.get(model, ModelView())
-    return {**view.models, model: replace(entry, usd=entry.usd + usd)}
+def _charged(view: View, call: events.ModelCalled, usd: int) -> View:
+    entry = view.models.get(call.model, ModelView())
+    view = replace(view, models={**view.models, call.model: replace(entry, usd=entry.usd + usd)})
+    name = _thread(view, call)
+    thread = view.threads.get(name)
+    return replace(view, threads={**view.threads, name: replace(thread, usd=thread.usd + usd)}) if thread else view
+
+
+def _thread(view: View, call: events.ModelCalled) -> str:
+    """Under which name its thread is counted: a program may name as many as it likes."""
+    return call.thread if not call.thread or call.thread in view.threads or len(view.threads) < _LIST else _MORE
 
 
 @_on(events.ModelCalled)
@@ -235,12 +245,15 @@ def _(view: View, event: events.ModelCalled, record: Record) -> View:
         tokens=_add(entry.tokens, event.usage),
     )
     view = replace(view, models={**view.models, event.model: entry})
+    if event.thread:
+        name = _thread(view, event)
+        thread = view.threads.get(name, ThreadView(event.parent if name != _MORE else ""))
+        view = replace(view, threads={**view.threads, name: replace(thread, calls=thread.calls + 1)})
     if event.hold in view.unjoined_costs:
         rest = {key: value for key, value in view.unjoined_costs.items() if key != event.hold}
-        models = _charged(view, event.model, view.unjoined_costs[event.hold])
-        return replace(view, unjoined_costs=rest, models=models)
+        return _charged(replace(view, unjoined_costs=rest), event, view.unjoined_costs[event.hold])
     if event.hold in view.open_holds:
-        return replace(view, unjoined_models={**view.unjoined_models, event.hold: event.model})
+        return replace(view, unjoined_calls={**view.unjoined_calls, event.hold: event})
     return view
 
 

@@ -29,6 +29,7 @@ from gearcase.doors.model.protocols.anthropic import COUNT_PATH
 from gearcase.doors.model.protocols.request import ModelRequest, bad_request, denied, read_body
 from gearcase.doors.model.protocols.stream import load
 from gearcase.doors.model.routing import Route, Routing
+from gearcase.doors.model.threads import thread_of
 from gearcase.doors.server import Handler, HttpRequest, Reply
 from gearcase.errors import GearcaseError, Refused, UsageError
 from gearcase.events import DoorRefused, RequestEdited
@@ -202,7 +203,8 @@ class ModelDoor:
             lead=caller.lead,
             ordinal=next(self._ordinals.setdefault((caller.agent, caller.lead), itertools.count())),
         )
-        return Call(number, caller, route, speech, asked, admitted, started, len(body)), outgoing
+        thread = thread_of(request)
+        return Call(number, caller, route, speech, asked, admitted, started, len(body), thread=thread), outgoing
 
     # --- replies of our own --------------------------------------------------------------------------------------------------
 
