@@ -179,7 +179,7 @@ def _spent(run: History) -> Iterator[RenderableType]:
     table.add_row("time", Bar(share(wall, run.limits.wall)), f"{format_duration(wall)} of {format_duration(run.limits.wall)}")
     table.add_row("steps", Bar(share(view.steps, run.limits.steps)), f"{view.steps} of {run.limits.steps}")
     with suppress(GearcaseError):  # a full disk must not keep a report from being read
-        day, most = day_total(today()).spent, user_limits().usd_per_day
+        day, most = day_total(today(), view.run, view.spent.get("usd", 0)).spent, user_limits().usd_per_day
         table.add_row("today", Bar(share(day, most)), f"{format_money(day)} of {format_money(most)}, all your runs")
     yield table
     if view.models:
