@@ -276,6 +276,18 @@ def test_what_a_sub_agent_of_claude_code_asks_for_is_told_apart(user):
 
 
 @pytest.mark.clients
+def test_what_a_sub_agent_of_codex_asks_for_is_told_apart(user):
+    project = Project(user, CODEX)
+    agent = {"text": "I ask.", "uses": {"multi_agent_v1/spawn_agent": {"message": "Say hi"}}}
+    waits = {"text": "I wait.", "commands": ["sleep 3"]}  # whoever of the two comes first
+    with user.provides(agent, waits, {"text": "Hi."}) as provider:
+        command = ("codex", "--json", "--box", project.box(provider), "exec", "--skip-git-repo-check", "-m", OPENAI, TASK)
+        project.does(provider, *command)
+    main, sub = tree(user)
+    assert tree(user) == {main: "", sub: main}
+
+
+@pytest.mark.clients
 def test_what_a_sub_agent_of_opencode_asks_for_is_told_apart(user):
     project = Project(user, OPENCODE)
     agent = {"description": "helps", "prompt": "Say hi", "subagent_type": "general"}

@@ -163,7 +163,9 @@ async def answer(
 def _answer(step: Step, protocol: Protocol_, body: Mapping[str, Any], ceiling: int, size: int, number: int) -> Answer:
     shell = _shell(body)
     calls = tuple(ToolCall(f"call_{number}_{at}", shell, _SHELLS[shell](text)) for at, text in enumerate(step.commands) if shell)
-    calls += tuple(ToolCall(f"call_{number}_{name}", name, arguments) for name, arguments in step.uses.items())
+    for name, arguments in step.uses.items():
+        group, _, own = name.rpartition("/")
+        calls += (ToolCall(f"call_{number}_{own}", own, arguments, group),)
     bare = Answer(step.text, calls, model=str(body.get("model") or ""), id=f"{number}", pieces=step.pieces)
     usage = _usage(step, bare, ceiling, size)
     return Answer(step.text, calls, None if step.fault == "no_usage" else usage, "end", bare.model, bare.id, step.pieces)
@@ -229,9 +231,10 @@ def _shell(body: Mapping[str, Any]) -> str:
 
 
 def _offered(body: Mapping[str, Any]) -> set[Any]:
-    """The names of a request's tools."""
+    """The names of a request's tools; of one in a group, as `GROUP/NAME`."""
     tools = [table(tool) for tool in items(body.get("tools"))]
-    return {name for tool in tools for name in (tool.get("name"), table(tool.get("function")).get("name"))}
+    grouped = {f"{tool.get('name')}/{table(one).get('name')}" for tool in tools for one in items(tool.get("tools"))}
+    return grouped | {name for tool in tools for name in (tool.get("name"), table(tool.get("function")).get("name"))}
 
 
 # --- as a server of its own ----------------------------------------------------------------------------------------------------
