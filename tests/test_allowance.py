@@ -87,6 +87,23 @@ def test_what_a_call_did_not_need_is_there_for_the_other_run():
         assert day_total(MONDAY).spent == 9 * NANO and day_total(MONDAY).leased == 0
 
 
+def test_what_a_live_run_knows_that_it_spent_counts_before_it_is_written():
+    with home(usd_per_day=100 * NANO):
+        first, second = DailyAllowance("first", now=Clock()), DailyAllowance("second", now=Clock())
+        for one in (first, second):
+            one.settle(one.hold(3 * NANO), 3 * NANO, 2 * NANO)
+        assert day_total(MONDAY).spent == 0
+        assert (day_total(MONDAY, "first", 2 * NANO).spent, day_total(MONDAY, "first", 2 * NANO).leased) == (2 * NANO, 4 * NANO)
+        assert day_total(MONDAY, "first", 50 * NANO).spent == 3 * NANO, (
+            "no more than it has leased: the rest was billed by nobody"
+        )
+        assert day_total(TUESDAY, "first", 2 * NANO).spent == 0
+        first.close()
+        assert day_total(MONDAY, "first", 2 * NANO).spent == 2 * NANO
+        second.close()
+        assert day_total(MONDAY).spent == 4 * NANO
+
+
 def test_a_box_can_ask_for_less_than_its_user_allows_and_never_for_more():
     with home(usd_per_day=10 * NANO):
         assert DailyAllowance("one", most=2 * NANO, now=Clock()).free() == 2 * NANO

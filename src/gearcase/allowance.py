@@ -106,13 +106,15 @@ def today(now: float | None = None) -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(now))
 
 
-def day_total(day: str) -> DayTotal:
-    """What a day has come to."""
+def day_total(day: str, run: str = "", knows: int = 0) -> DayTotal:
+    """What a day has come to. What a live door has spent of its lease is written now and then: `run` `knows` that it has spent so much
+    (nano-dollars), of which as much counts as it has leased on that day."""
+    sums = "select coalesce(sum(usd), 0), coalesce(sum(spent), 0) from leases where day = ?"
     with _book() as book:
-        row = book.execute(
-            "select coalesce(sum(usd), 0), coalesce(sum(usd - spent), 0) from leases where day = ?", (day,)
-        ).fetchone()
-    return DayTotal(day, row[0] - row[1], row[1])
+        leased, spent = book.execute(sums, (day,)).fetchone()
+        ours, told = book.execute(f"{sums} and run = ?", (day, run)).fetchone()
+    spent += max(0, min(ours, knows) - told)
+    return DayTotal(day, spent, leased - spent)
 
 
 @dataclass(slots=True)

@@ -266,6 +266,8 @@ class ModelCalled(Event):
     request_bytes: int = 0
     response_bytes: int = 0
     billed: bool = True  # by anybody: a person, a cassette or a script sends no invoice
+    thread: str = ""  # of the program that asked, by its own word: its main agent, or a sub-agent below `parent`
+    parent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +290,7 @@ class RequestEdited(Event):
 
 @dataclass(frozen=True, slots=True)
 class NameAsked(Event):
-    """The box's resolver was asked for a name (counted: the first time, then at powers of ten)."""
+    """The box's resolver was asked for a name (counted: the first time, at powers of ten, and at the end)."""
 
     name: str
     kind: str

@@ -14,10 +14,11 @@ from rich.console import Console, RenderableType
 from gearcase import events
 from gearcase.box import Limits
 from gearcase.cli import lines, summary
-from gearcase.cli.aspects import HostView
 from gearcase.cli.history import DIED, History
 from gearcase.cli.live import LivePanel
+from gearcase.cli.parts import HostView, ThreadView
 from gearcase.cli.ps import _table
+from gearcase.cli.threads import tree
 from gearcase.cli.view import View, fold
 from gearcase.journal import Journal, Record, read
 from gearcase.run.record import EndRecord
@@ -106,7 +107,48 @@ def test_money_stands_beside_its_model_in_whichever_order_the_facts_came(tmp_pat
     assert {name: (model.calls, model.usd) for name, model in view.models.items()} == {"a/one": (1, 40), "a/two": (1, 30)}
     assert sum(model.usd for model in view.models.values()) == view.spent["usd"]
     assert not view.unjoined_costs
-    assert not view.unjoined_models
+    assert not view.unjoined_calls
+
+
+def paid(number: int, thread: str, parent: str = "") -> list[events.Event]:
+    call = events.ModelCalled(
+        number, number, "anthropic", "a/b", "a/b", 200, "complete", {"input": 7}, 1.0, 0.5, thread=thread, parent=parent
+    )
+    settled = events.Settled(number, "lead", {"usd": 10_000_000 * number, "calls": 1})
+    held = events.Held(number, "lead", {"usd": 90_000_000, "calls": 1})
+    return [held, call, settled] if number % 2 else [held, settled, call]
+
+
+def test_what_sub_agents_spent_is_a_tree(tmp_path: Path) -> None:
+    main, one, two, below = "25ed64b7-bccafaae0ec1", "a-agent-one", "a-agent-two", "a-agent-sub"
+    happened = [*paid(1, main), *paid(2, one, main), *paid(3, below, one), *paid(4, two, main), *paid(5, main), *paid(6, "")]
+    run = history_of(tmp_path, view_of(tmp_path, STARTED, OPENED, *happened))
+    shown = [line.split() for line in rendered(summary.report(run, None)).splitlines() if "gent-" in line or "main " in line]
+    assert shown == [
+        ["main", "faae0ec1", "2", "$0.06"],
+        ["├─", "gent-one", "1", "$0.02"],
+        ["│", "└─", "gent-sub", "1", "$0.03"],
+        ["└─", "gent-two", "1", "$0.04"],
+    ]
+    assert summary.as_json(run, None)["threads"][below] == {"parent": one, "calls": 1, "usd": 30_000_000}
+
+
+def test_one_thread_is_no_tree(tmp_path: Path) -> None:
+    assert tree(view_of(tmp_path, STARTED, OPENED, *paid(1, "a"), *paid(2, "")).threads) is None
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["", *"abcdefgh"])), max_size=12))
+def test_every_thread_is_told_once_whatever_programs_say_of_their_parents(claims: list[tuple[str, str]]) -> None:
+    threads = {name: ThreadView(parent, 1, 0) for name, parent in claims}
+    table = tree(threads)
+    assert (table.row_count if table else len(threads)) == len(threads)
+
+
+def test_threads_without_end_stay_few_lines_and_their_money_adds_up(tmp_path: Path) -> None:
+    happened = [event for number in range(1, 100) for event in paid(number, f"t{number}")]
+    view = view_of(tmp_path, STARTED, OPENED, *happened)
+    assert len(view.threads) == 21
+    assert sum(one.usd for one in view.threads.values()) == view.spent["usd"] == view.models["a/b"].usd
 
 
 def test_a_bill_above_its_hold_is_an_alarm_in_the_report(tmp_path: Path) -> None:
@@ -172,6 +214,21 @@ def test_many_refusals_stay_few_lines(tmp_path: Path) -> None:
 
 def ended(status: str, **more: Any) -> EndRecord:
     return EndRecord("4f3a2b1c", "amber-fox", status, **more)  # type: ignore[arg-type]
+
+
+def test_a_name_that_is_not_inside_is_shown_once_with_how_often_it_was_asked_for(tmp_path: Path) -> None:
+    asked = [events.NameAsked("api.statsig.com", kind, False, count) for count in (1, 10, 12) for kind in ("A", "AAAA")]
+    asked += [events.NameAsked("model.box", "A", True, 3), events.NameAsked("once.example", "A", False, 1)]
+    view = view_of(tmp_path, STARTED, *asked)
+    told = "denied: api.statsig.com (12 times), once.example (once)"
+    assert told in rendered(summary.report(history_of(tmp_path, view), None)) and told in rendered(LivePanel(Limits(), view))
+    assert summary.as_json(history_of(tmp_path, view), None)["denied"] == {"api.statsig.com": 12, "once.example": 1}
+
+
+def test_many_names_stay_one_short_text(tmp_path: Path) -> None:
+    view = view_of(tmp_path, STARTED, *(events.NameAsked(f"n{number}.example", "A", False, 1) for number in range(1000)))
+    told = rendered(LivePanel(Limits(), view), width=2000)
+    assert told.count(".example") == 10 and "more" in told
 
 
 def test_the_report_tells_what_a_person_asks(tmp_path: Path) -> None:
@@ -319,16 +376,10 @@ def test_the_live_panel_fits_its_width(tmp_path: Path) -> None:
         assert len(rows) < 14
 
 
-def test_what_was_reached_outside_and_what_was_asked_for_in_vain_is_told_once_each(tmp_path: Path) -> None:
+def test_what_was_reached_outside_is_told_by_host(tmp_path: Path) -> None:
     happened = [
         STARTED,
-        events.NameAsked("telemetry.example", "A", False, 1),
-        events.NameAsked("telemetry.example", "A", False, 10),
-        events.NameAsked("telemetry.example", "AAAA", False, 1),
-        events.NameAsked("files.example", "A", True, 1),
         events.ConnectionClosed("http", 1, "files.example", 10, 300, 0.1, "done"),
         events.ConnectionClosed("http", 2, "files.example", 10, 300, 0.1, "done"),
     ]
-    outside = view_of(tmp_path, *happened).outside
-    assert summary.denied_names(outside) == "telemetry.example (10+ times)"
-    assert outside.hosts["files.example"] == HostView(2, 20, 600)
+    assert view_of(tmp_path, *happened).hosts == {"files.example": HostView(2, 20, 600)}

@@ -189,6 +189,22 @@ def test_names_are_recorded_the_first_time_and_at_powers_of_ten():
     assert seen == [("data.evil.org", "A", False, n) for n in (1, 10, 100, 1000)] + [("model.box", "A", True, 1)]
 
 
+def test_what_was_counted_since_is_recorded_at_the_end():
+    facts = Facts()
+    asked = resolver(facts)
+
+    async def end():
+        for name, times in (("api.evil.org", 12), ("once.evil.org", 1), ("ten.evil.org", 10)):
+            for _ in range(times):
+                await asked.answer(query(name))
+        del facts.events[:]
+        await asked.close()
+        await asked.close()
+
+    asyncio.run(end())
+    assert [(event.name, event.kind, event.allowed, event.count) for event in facts.events] == [("api.evil.org", "A", False, 12)]
+
+
 def test_a_flood_of_names_is_counted_together():
     facts = Facts()
     asked = resolver(facts)

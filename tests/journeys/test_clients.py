@@ -5,18 +5,26 @@ settled and what the provider billed are the same; the provider heard the client
 """
 
 import fcntl
+import hashlib
 import json
+import re
+import shlex
 import shutil
 import subprocess
+import sys
 import textwrap
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-CACHE = Path(__file__).parents[2] / ".cache"
 ANTHROPIC, OPENAI, GOOGLE = "claude-haiku-4-5", "gpt-5-mini", "gemini-2.5-flash"
-PRESETS = Path(__file__).parents[2] / "examples/agents"
+HERE = Path(__file__).parent
+CACHE = HERE.parents[1] / ".cache"
+COMMAND = Path(sys.executable).with_name("gearcase")
+PRESETS = HERE.parents[1] / "examples/agents"
+INSTALL_SECONDS = 400
 TASK = "Write words.txt in capitals to OUT.txt"
 STEPS = (
     {"text": "I write.", "commands": ["tr a-z A-Z < words.txt > OUT.txt; (env; cat ~/.c*/* ~/.c*json) 2>/dev/null > SEEN.txt"]},
@@ -32,32 +40,41 @@ class Client:
     package: str
     provider: str
     says: str  # what its User-Agent begins with
-    python: bool = False
+    pins: str = ""  # of a Python program: the file beside this one that names all that it loads
 
     def install(self):
         """The folder of its program, installed once on this machine."""
-        folder = CACHE / f"client-{self.package.strip('@').replace('/', '-')}"
+        version = hashlib.sha256((HERE / self.pins).read_bytes()).hexdigest()[:12] if self.pins else "npm"
+        folder = CACHE / f"client-{self.package.strip('@').replace('/', '-')}-{version}"
         CACHE.mkdir(exist_ok=True)
         with open(folder.with_name(folder.name + ".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (folder / "complete").exists():
                 shutil.rmtree(folder, ignore_errors=True)
-                if self.python:
-                    subprocess.run(["/usr/bin/python3", "-m", "venv", folder], check=True)
-                    subprocess.run([folder / "bin/python", "-m", "pip", "install", "--quiet", self.package], check=True)
+                if self.pins:
+                    self.installs("/usr/bin/python3", "-m", "venv", folder)
+                    pip = (folder / "bin/python", "-m", "pip", "install", "--quiet", "--no-deps")
+                    self.installs(*pip, "--requirement", HERE / self.pins)
                 else:
                     npm = shutil.which("npm")
-                    assert npm, "the clients are packages of npm: install node"
-                    subprocess.run([npm, "install", "--prefix", folder, "--no-audit", "--no-fund", self.package], check=True)
+                    assert npm, f"{self.package} is a package of npm, and npm is not on PATH: scripts/setup --system installs it"
+                    self.installs(npm, "install", "--prefix", folder, "--no-audit", "--no-fund", self.package)
                 (folder / "complete").touch()
-        return folder / "bin" if self.python else folder / "node_modules/.bin"
+        return folder / "bin" if self.pins else folder / "node_modules/.bin"
+
+    def installs(self, *command):
+        """One step of its installation, which is not waited for without an end."""
+        done = subprocess.run(
+            command, timeout=INSTALL_SECONDS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        assert done.returncode == 0, f"{self.package} cannot be installed from its registry:\n{done.stdout[-2000:]}"
 
 
 CLAUDE = Client("claude", "@anthropic-ai/claude-code@2.1.330", "anthropic", "claude-cli/2.1.330")
 CODEX = Client("codex", "@openai/codex@0.169.0", "openai", "codex_exec/0.169.0")
 OPENCODE = Client("opencode", "opencode-ai@1.18.33", "anthropic", "opencode/1.18.33")
 GEMINI = Client("gemini", "@google/gemini-cli@0.61.0", "google", "GeminiCLI-tui/0.61.0/")
-AIDER = Client("aider", "aider-chat==0.86.2", "openai", "OpenAI/Python", python=True)
+AIDER = Client("aider", "aider-chat==0.86.2", "openai", "OpenAI/Python", pins="aider.txt")
 
 
 class Project:
@@ -76,20 +93,26 @@ class Project:
     def box(self, provider, usd=3, more=""):
         file = self.user.home / "box.toml"
         own = f'[model]\nallow = ["{self.client.provider}/*"]\n' if more else ""
-        base = f'[model.providers.{self.client.provider}]\nbase = "{provider.base}"\n[limits]\nusd = {usd}\n'
+        base = f'[model.providers.{self.client.provider}]\nbase = "{provider.base}"\n[limits]\nusd = {usd}\nwall = "2m"\n'
         file.write_text(own + base + textwrap.dedent(more))
         return file
 
     def does(self, provider, *arguments, code=0):
         """Run it; returns the record, after what must hold whichever client it is."""
-        ended = self.user.types(*arguments, code=code, timeout=200, **self.user.keys)
+        ended = self.user.types(*arguments, timeout=200, **self.user.keys)
         record = ended.record
+        assert record["limit"] != "wall", f"{self.client.package} hung, and was ended by its box:\n{ended.err[-2000:]}"
+        assert ended.code == code, f"{self.client.package}: exit {ended.code}\n{ended.out}\n{ended.err}\n{self.user.log()}"
+        self.pays(record, provider)
+        return record, ended.err
+
+    def pays(self, record, provider):
+        """The record, the journal and what the provider billed come to the same, and it heard the client's own name."""
         assert record["residue"] == [], record
         settled = sum(one["amounts"].get("usd", 0) for one in self.user.journal() if one["type"] == "settled")
         assert record["spent"]["usd"] == settled == provider.billed(self.client.provider)
         assert record["spent"]["calls"] == len(provider.calls())
         assert all(one["client"].startswith(self.client.says) for one in provider.calls()), provider.calls()
-        return record, ended.err
 
     def refused(self):
         """What the model door refused."""
@@ -128,6 +151,88 @@ def test_claude_code_does_a_task(user):
         assert "ANTHROPIC_API_KEY=only-a-token" in project.done(record)
 
 
+class Tmux:
+    """A terminal that somebody looks at and types into."""
+
+    def __init__(self, user, columns=100, rows=30):
+        program = shutil.which("tmux")
+        assert program, "tmux is not on PATH: scripts/setup --system installs it"
+        self.environment = {**user.environment, **user.keys, "TERM": "screen-256color", "TMUX_TMPDIR": str(user.home)}
+        self.command = [program, "-f", "/dev/null"]
+        self.told = user.home / "ended"
+        self.folder = user.folder
+        self.size = ("-x", str(columns), "-y", str(rows))
+
+    def tmux(self, *words):
+        done = subprocess.run(
+            [*self.command, *words], env=self.environment, cwd=self.folder, capture_output=True, text=True, timeout=20
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def starts(self, *command):
+        shell = f'{shlex.join(map(str, command))}; echo "exit=$?"; exec sleep 600'
+        self.tmux("new-session", "-d", *self.size, shell)
+
+    def screen(self):
+        return self.tmux("capture-pane", "-p")
+
+    def sees(self, text, timeout=30):
+        """Until this is on the screen."""
+        deadline = time.monotonic() + timeout
+        while text not in (shown := self.screen()):
+            assert time.monotonic() < deadline, f"no {text!r} on the screen:\n{shown}"
+            time.sleep(0.1)
+
+    def entitled(self, pattern, timeout=10):
+        """Until the title says this."""
+        deadline = time.monotonic() + timeout
+        while not re.match(pattern, title := self.tmux("display-message", "-p", "#{pane_title}")):
+            assert time.monotonic() < deadline, title
+            time.sleep(0.1)
+
+    def types(self, text):
+        """Type it, and Enter when it stands there: to a program, what comes at once is pasted."""
+        self.tmux("send-keys", "-l", text)
+        self.sees(text)
+        time.sleep(0.3)
+        self.tmux("send-keys", "Enter")
+
+
+@pytest.fixture
+def tmux(user):
+    terminal = Tmux(user)
+    yield terminal
+    subprocess.run([*terminal.command, "kill-server"], env=terminal.environment, capture_output=True, timeout=20)
+
+
+@pytest.mark.clients
+def test_somebody_works_with_claude_code_in_a_terminal(user, tmux):
+    project = Project(user, CLAUDE)
+    tmux.environment["PATH"], tmux.folder = user.environment["PATH"], user.folder
+    waits = {"text": "I wait.", "commands": ["touch waiting; tail -f words.txt"]}
+    with user.provides(*STEPS, waits, {"text": "Not asked for."}) as provider:
+        tmux.starts(COMMAND, "claude", "--box", project.box(provider), "--model", ANTHROPIC)
+        tmux.sees("/workspace/project")  # no question of a first start comes before it
+        tmux.types(TASK)
+        tmux.sees("All done.")
+        tmux.types("Wait")
+        tmux.sees("tail -f")
+        tmux.entitled(r"(\$0\.0[1-9]) of \$3\.00 · today \1 of \$20\.00 · freeze: gearcase freeze ")
+        tmux.tmux("send-keys", "C-c")
+        tmux.sees("Interrupted")
+        tmux.tmux("resize-window", "-x", "70", "-y", "20")
+        tmux.sees("─" * 70)
+        assert "─" * 71 not in tmux.screen()
+        tmux.types("/exit")
+        tmux.sees("exit=0")
+        assert len(provider.calls()) == 3, "what was interrupted was not asked about again"
+        record = user.types("report", "--json", code=0).record
+        project.pays(record, provider)
+    project.done(record)
+    assert {"project/OUT.txt", "project/waiting"} <= {one["path"] for one in record["delivered"]}
+
+
 @pytest.mark.clients
 def test_codex_does_a_task(user):
     project = Project(user, CODEX)
@@ -138,20 +243,25 @@ def test_codex_does_a_task(user):
         assert "OPENAI_API_KEY=only-a-token" in project.done(record)
 
 
-@pytest.mark.clients
-def test_opencode_does_a_task(user):
-    project = Project(user, OPENCODE)
+def opencode(project, provider):
+    """What runs OpenCode on the task."""
     settings = {
         "provider": {"anthropic": {"options": {"baseURL": "http://model.box/v1", "apiKey": "only-a-token"}}},
         "permission": "allow",
         "autoupdate": False,
         "share": "disabled",
     }
+    box = project.box(provider, more=OWN.format(program="opencode", folder=project.user.folder))
+    inside = ["env", f"OPENCODE_CONFIG_CONTENT={json.dumps(settings)}", "OPENCODE_DISABLE_MODELS_FETCH=1"]
+    run = f'cd project && opencode run -m anthropic/{ANTHROPIC} "{TASK}"'
+    return ["exec", "--json", "-f", box, "--", *inside, "sh", "-c", run]
+
+
+@pytest.mark.clients
+def test_opencode_does_a_task(user):
+    project = Project(user, OPENCODE)
     with user.provides(*STEPS) as provider:
-        box = project.box(provider, more=OWN.format(program="opencode", folder=user.folder))
-        inside = ["env", f"OPENCODE_CONFIG_CONTENT={json.dumps(settings)}", "OPENCODE_DISABLE_MODELS_FETCH=1"]
-        run = f'cd project && opencode run -m anthropic/{ANTHROPIC} "{TASK}"'
-        record, _ = project.does(provider, "exec", "--json", "-f", box, "--", *inside, "sh", "-c", run)
+        record, _ = project.does(provider, *opencode(project, provider))
         project.done(record)
 
 
@@ -185,6 +295,48 @@ def test_gemini_cli_that_reports_home_is_told_that_there_is_no_such_name_and_goe
         assert project.asked() == {("play.googleapis.com", False)}
 
 
+def tree(user):
+    """Threads of the run's calls, and the parent of each, in the order in which they first asked."""
+    called = [one for one in user.journal() if one["type"] == "model_called"]
+    return {one["thread"]: one.get("parent", "") for one in called}
+
+
+@pytest.mark.clients
+def test_what_a_sub_agent_of_claude_code_asks_for_is_told_apart(user):
+    project = Project(user, CLAUDE)
+    agent = {"description": "helps", "prompt": "Say hi", "subagent_type": "general-purpose"}
+    with user.provides({"text": "I ask.", "uses": {"Agent": agent}}, {"text": "Hi."}) as provider:
+        project.does(provider, "claude", "--json", "--box", project.box(provider), "-p", TASK, "--model", ANTHROPIC)
+        calls = provider.calls()
+    main, sub = tree(user)
+    assert tree(user) == {main: "", sub: main}
+    threads = user.types("report", "--json", code=0).record["threads"]
+    assert threads[sub]["calls"] == 1 and threads[main]["calls"] == len(calls) - 1
+    assert f"└─ {sub[-8:]}" in user.types("report", code=0).out
+
+
+@pytest.mark.clients
+def test_what_a_sub_agent_of_codex_asks_for_is_told_apart(user):
+    project = Project(user, CODEX)
+    agent = {"text": "I ask.", "uses": {"multi_agent_v1/spawn_agent": {"message": "Say hi"}}}
+    waits = {"text": "I wait.", "commands": ["sleep 3"]}  # whoever of the two comes first
+    with user.provides(agent, waits, {"text": "Hi."}) as provider:
+        command = ("codex", "--json", "--box", project.box(provider), "exec", "--skip-git-repo-check", "-m", OPENAI, TASK)
+        project.does(provider, *command)
+    main, sub = tree(user)
+    assert tree(user) == {main: "", sub: main}
+
+
+@pytest.mark.clients
+def test_what_a_sub_agent_of_opencode_asks_for_is_told_apart(user):
+    project = Project(user, OPENCODE)
+    agent = {"description": "helps", "prompt": "Say hi", "subagent_type": "general"}
+    with user.provides({"text": "I ask.", "uses": {"task": agent}}, {"text": "Hi."}) as provider:
+        project.does(provider, *opencode(project, provider))
+    main, sub = tree(user)
+    assert tree(user) == {main: "", sub: main}
+
+
 @pytest.mark.clients
 def test_aider_does_a_task(user):
     project = Project(user, AIDER)
@@ -195,6 +347,7 @@ def test_aider_does_a_task(user):
         inside = ["env", "LITELLM_LOCAL_MODEL_COST_MAP=True", "sh", "-c", run]
         record, _ = project.does(provider, "exec", "--json", "-f", box, "--", *inside)
         project.done(record)
+    assert tree(user) == {"": ""}, "aider tells no threads apart"
 
 
 @pytest.mark.clients

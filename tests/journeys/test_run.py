@@ -82,6 +82,13 @@ def test_a_missing_key_is_found_before_anything_starts(user):
     assert not list((user.home / "state").glob("gearcase/runs/*"))
 
 
+def test_names_that_a_program_may_not_reach_are_told_at_the_end_each_once(user):
+    asks = "for i in 1 2 3; do getent hosts api.statsig.com; done; getent hosts model.box; true"
+    ended = user.types("exec", "--", "sh", "-c", asks, code=0)
+    assert "denied: api.statsig.com (3 times)\n" in ended.err
+    assert user.types("report", "--json", code=0).record["denied"] == {"api.statsig.com": 3}
+
+
 def test_exec_gives_back_the_programs_own_code_and_output(user):
     ended = user.types("exec", "--quiet", "--", "sh", "-c", "echo out; echo err >&2; exit 7", code=7)
     assert ended.out == "out\n" and "err" in ended.err

@@ -4,6 +4,8 @@ What is shown is the program and what it cannot run without, never the folder of
 package its folder, or the `node_modules` that it shares with what it loads; of a Python program its virtual environment and the
 Python beneath it; of any other script its file. What lies below /usr is inside anyway.
 
+Where PATH leads to a version manager's shim, it is the program behind it that counts.
+
 Invariant: no folder that holds the operator's home, or is it, is ever shown.
 """
 
@@ -18,6 +20,7 @@ from pathlib import Path
 
 from gearcase.box.mistakes import nearest
 from gearcase.box.paths import PathMistake
+from gearcase.box.shims import real_program
 from gearcase.seams import Mount
 
 TOOLS = "/opt/tools"
@@ -67,6 +70,7 @@ def find_tools(names: Sequence[str], environment: Mapping[str, str]) -> tuple[To
 
 class _Search:
     def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
         self._path = environment.get("PATH", "")
         self._home = Path(environment.get("HOME") or Path.home()).resolve()
 
@@ -77,7 +81,8 @@ class _Search:
         place = shutil.which(name, path=self._path)
         if place is None:
             raise PathMistake(f"{name!r} is not on PATH: install it, or add the folder that it is in to PATH", self._near(name))
-        program = Path(place).resolve()
+        real = real_program(name, Path(place), self._environment)
+        program = real.resolve()
         words = _interpreter(program)
         if _inside(program) and not any(not _inside(Path(word)) for word in words[:1] if word.startswith("/")):
             plain = any(Path(folder, name).exists() for folder in ("/usr/local/bin", "/usr/bin"))
@@ -87,7 +92,7 @@ class _Search:
         if not words:
             yield self._native(name, program)
         elif Path(words[0]).name in ("node", "bun"):
-            yield from self._node(name, program, package, words)
+            yield from self._node(name, real, program, package, words)
         elif re.fullmatch(r"(python|pypy)[0-9.]*", Path(words[0]).name):
             yield self._python(name, program, Path(words[0]))
         else:
@@ -108,16 +113,16 @@ class _Search:
         target = f"{TOOLS}/{name}/bin/{name}"
         return Tool(name, program, (self._mount(program, target),), (target,))
 
-    def _node(self, name: str, program: Path, package: Path | None, words: tuple[str, ...]) -> Iterator[Tool]:
-        engine = shutil.which(Path(words[0]).name, path=self._path)
-        beside = Path(shutil.which(name, path=self._path) or "").parent / Path(words[0]).name
-        if engine is None and beside.exists():
-            engine = str(beside)
-        if engine is None:
-            raise PathMistake(
-                f"{name!r} needs {Path(words[0]).name}, which is not on PATH: install it, or add its folder to PATH"
-            )
-        node = Path(engine).resolve()
+    def _node(self, name: str, real: Path, program: Path, package: Path | None, words: tuple[str, ...]) -> Iterator[Tool]:
+        """A program of node's (or bun's), whose own engine stands beside it or on PATH."""
+        what = Path(words[0]).name
+        beside, engine = real.parent / what, shutil.which(what, path=self._path)
+        if engine is None and not beside.exists():
+            raise PathMistake(f"{name!r} needs {what}, which is not on PATH: install it, or add its folder to PATH")
+        shimmed = engine is None or real != Path(shutil.which(name, path=self._path) or "")
+        node = (
+            beside if shimmed and beside.exists() else real_program(what, Path(engine or beside), self._environment)
+        ).resolve()
         run = str(node)
         if not _inside(node):
             needed = self._native(node.name, node)

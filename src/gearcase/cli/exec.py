@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -14,7 +15,7 @@ from gearcase.cli import options as o
 from gearcase.cli import terminal
 from gearcase.cli.console import err, print_json
 from gearcase.cli.history import history
-from gearcase.cli.summary import denied_names
+from gearcase.cli.shapes import denied
 from gearcase.cli.text import neutral
 from gearcase.errors import GearcaseError, UsageError
 from gearcase.run.options import RunOptions
@@ -98,9 +99,7 @@ def follow_to_the_end(settings: RunOptions, *, as_json: bool, quiet: bool) -> No
     else:
         _complain(ended)
         if not quiet:
-            _summary(ended)
-            if denied := denied_names(history(started.folder).view.outside):
-                err().print(Text(f"gearcase: asked for and denied: {denied}", "dim"))
+            _summary(ended, history(started.folder).view.denied)
     raise typer.Exit(ended.exit_code)
 
 
@@ -131,12 +130,14 @@ def _complain(ended: EndRecord) -> None:
             err().print(Text(f"gearcase: {neutral(error[key])}", style))
 
 
-def _summary(ended: EndRecord) -> None:
+def _summary(ended: EndRecord, names: Mapping[str, int]) -> None:
     spent = format_money(ended.spent.get("usd", 0))
     calls = ended.spent.get("calls", 0)
     delivered = f", {len(ended.delivered)} files in {neutral(ended.out)}" if ended.delivered else ""
     limit = f", ended by its limit: {neutral(ended.limit)}" if ended.limit else ""
     text = f"gearcase: {neutral(ended.name)} exit {ended.exit_code}, {spent} in {calls} calls, {format_duration(ended.seconds)}"
     err().print(Text(f"{text}{delivered}{limit}", "dim"))
+    if names:
+        err().print(Text(f"gearcase: {denied(names)}", "dim"))
     for warning in ended.warnings:
         err().print(Text(f"gearcase: {neutral(warning)}", "yellow"))

@@ -56,6 +56,8 @@ def _called(event: events.ModelCalled) -> _Said:
     usage = event.usage
     read = sum(usage.get(key, 0) for key in ("input", "cache_read", "cache_write_5m", "cache_write_1h"))
     text = f"{neutral(event.model)}  {read:,} in, {usage.get('output', 0):,} out, {format_duration(event.seconds)}"
+    if event.parent:
+        text += f"  thread {neutral(event.thread[-8:])}"
     failed = event.ended in ("failed", "cut")
     return (
         "call",

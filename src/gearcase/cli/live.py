@@ -10,8 +10,8 @@ from rich.panel import Panel
 from rich.text import Text
 
 from gearcase.box import Limits
-from gearcase.cli.aspects import CommandView
-from gearcase.cli.shapes import STATE_STYLE, VERDICT_MARK, Bar, amount, counted, grid, share, state_text
+from gearcase.cli.parts import CommandView
+from gearcase.cli.shapes import STATE_STYLE, VERDICT_MARK, Bar, amount, counted, denied, grid, share, state_text
 from gearcase.cli.text import first_line, neutral
 from gearcase.cli.view import ROOT_LIMITS, View
 from gearcase.units import format_duration
@@ -53,6 +53,8 @@ class LivePanel:
             yield _cut(Text.assemble(("says  ", "magenta"), first_line(view.said, width)))
         if view.checks:
             yield self._checks()
+        if view.denied:
+            yield _cut(Text(denied(view.denied), "yellow"))
         if view.level != "running" and view.ended is None:
             reason = f": {neutral(view.brake_reason)}" if view.brake_reason else ""
             yield _cut(Text(f"{view.level} by {neutral(view.braked_by)}{reason}", STATE_STYLE.get(view.level, "bold")))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.padding import Padding
@@ -10,6 +12,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from gearcase.cli.text import neutral
 from gearcase.units import format_bytes, format_money
 
 STATE_STYLE = {
@@ -26,6 +29,7 @@ STATE_STYLE = {
     "running": "bold blue",
 }
 VERDICT_MARK = {"passed": ("✓", "green"), "failed": ("✗", "red"), "skipped": ("–", "yellow")}
+_NAMES_SHOWN = 10
 STRENGTH_STYLE = {"enforced": "green", "watched": "yellow", "absent": "red"}
 
 
@@ -74,6 +78,14 @@ def share(part: float, whole: float) -> float:
 def counted(count: int, what: str) -> str:
     """`1 file`, `12 files`."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def denied(names: Mapping[str, int]) -> str:
+    """`denied: api.statsig.com (12 times), example.org (once)`: each name once, the most asked for first."""
+    shown = sorted(names.items(), key=lambda item: -item[1])[:_NAMES_SHOWN]
+    told = [f"{neutral(name)} ({'once' if count == 1 else f'{count:,} times'})" for name, count in shown]
+    more = [f"{len(names) - len(shown)} more"] if len(names) > len(shown) else []
+    return f"denied: {', '.join([*told, *more])}"
 
 
 def grid(*ratios: int | None) -> Table:

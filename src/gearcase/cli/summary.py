@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gearcase.allowance import day_total, today, user_limits
-from gearcase.cli.aspects import CheckView, ModelView, Outside
 from gearcase.cli.history import DIED, History
+from gearcase.cli.parts import CheckView, ModelView
 from gearcase.cli.shapes import (
     STATE_STYLE,
     STRENGTH_STYLE,
@@ -20,12 +20,14 @@ from gearcase.cli.shapes import (
     Bar,
     amount,
     counted,
+    denied,
     grid,
     section,
     share,
 )
 from gearcase.cli.text import first_line, neutral
-from gearcase.cli.view import ROOT_LIMITS
+from gearcase.cli.threads import tree
+from gearcase.cli.view import ROOT_LIMITS, View
 from gearcase.doors.repositories import has_change
 from gearcase.errors import GearcaseError
 from gearcase.run.record import EndRecord
@@ -59,20 +61,19 @@ def as_json(run: History, record: EndRecord | None) -> dict[str, Any]:
         "models": {
             name: {"calls": m.calls, "failed": m.failed, "usd": m.usd, "tokens": m.tokens} for name, m in view.models.items()
         },
+        "threads": {name: {"parent": t.parent, "calls": t.calls, "usd": t.usd} for name, t in view.threads.items()},
         "steps": view.steps,
         "commands": view.commands,
         "failed_commands": view.failed_commands,
         "limits": {**view.limits, "wall": int(run.limits.wall * 1000), "steps": run.limits.steps},
         "limits_reached": list(view.struck),
-        "outside": {
-            "hosts": {
-                name: {"connections": host.connections, "sent": host.sent, "received": host.received}
-                for name, host in view.outside.hosts.items()
-            },
-            "denied": dict(view.outside.denied),
+        "hosts": {
+            name: {"connections": host.connections, "sent": host.sent, "received": host.received}
+            for name, host in view.hosts.items()
         },
         "refusals": [{"door": d, "code": c, "count": n} for (d, c), n in view.refusals.items()],
         "edits": view.edits,
+        "denied": view.denied,
         "enforced_by": view.profile,
         "sandboxes": view.sandboxes,
         "residue": list(view.residue),
@@ -93,8 +94,8 @@ def report(run: History, record: EndRecord | None) -> RenderableType:
         parts.append(section("Checks", _checks(run.view.checks)))
     parts.append(section("Spent", *_spent(run)))
     parts.append(section("Work", *_work(run)))
-    if run.view.outside.hosts or run.view.outside.denied:
-        parts.append(section("Outside", *_outside(run.view.outside)))
+    if run.view.hosts or run.view.denied:
+        parts.append(section("Outside", *_outside(run.view)))
     parts.append(section("Box", *_box(run)))
     warnings = list(_warnings(run, record))
     if warnings:
@@ -186,12 +187,15 @@ def _spent(run: History) -> Iterator[RenderableType]:
     table.add_row("time", Bar(share(wall, run.limits.wall)), f"{format_duration(wall)} of {format_duration(run.limits.wall)}")
     table.add_row("steps", Bar(share(view.steps, run.limits.steps)), f"{view.steps} of {run.limits.steps}")
     with suppress(GearcaseError):  # a full disk must not keep a report from being read
-        day, most = day_total(today()).spent, user_limits().usd_per_day
+        day, most = day_total(today(), view.run, view.spent.get("usd", 0)).spent, user_limits().usd_per_day
         table.add_row("today", Bar(share(day, most)), f"{format_money(day)} of {format_money(most)}, all your runs")
     yield table
     if view.models:
         yield Text()
         yield _models(view.models)
+    if (threads := tree(view.threads)) is not None:
+        yield Text()
+        yield threads
 
 
 def _models(models: Mapping[str, ModelView]) -> Table:
@@ -238,23 +242,17 @@ def _work(run: History) -> Iterator[RenderableType]:
         yield Text(f"the agent ended: {first_line(view.agent_end)}", "dim")
 
 
-def _outside(outside: Outside) -> Iterator[RenderableType]:
-    if outside.hosts:
+def _outside(view: View) -> Iterator[RenderableType]:
+    if view.hosts:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
         table.add_column("host", overflow="fold")
         for heading in ("connections", "sent", "received"):
             table.add_column(heading, justify="right", no_wrap=True)
-        for name, host in sorted(outside.hosts.items(), key=lambda item: -item[1].sent - item[1].received):
+        for name, host in sorted(view.hosts.items(), key=lambda item: -item[1].sent - item[1].received):
             table.add_row(neutral(name), str(host.connections), format_bytes(host.sent), format_bytes(host.received))
         yield table
-    if outside.denied:
-        yield Text.assemble(("denied  ", "yellow"), denied_names(outside))
-
-
-def denied_names(outside: Outside) -> str:
-    """The names that were asked for in vain, each once, the most wanted first."""
-    ordered = sorted(outside.denied.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{neutral(name)} ({count}+ times)" if count > 1 else neutral(name) for name, count in ordered)
+    if view.denied:
+        yield Text(denied(view.denied), "yellow")
 
 
 def _box(run: History) -> Iterator[RenderableType]:

@@ -94,7 +94,7 @@ class Attached:
         if self._terminal < 0:
             return not wanted.is_set()
         os.set_blocking(self._terminal, False)
-        follower = asyncio.create_task(self._follow())
+        followers = [asyncio.create_task(one) for one in (self._follow(), self._look())]
         closed: asyncio.Future[None] = loop.create_future()
         loop.add_reader(self._terminal, self._show, closed)
         loop.add_signal_handler(signal.SIGWINCH, self._resize)
@@ -110,7 +110,8 @@ class Attached:
             loop.remove_reader(self._terminal)
             loop.remove_writer(self._terminal)
             loop.remove_signal_handler(signal.SIGWINCH)
-            follower.cancel()
+            for follower in followers:
+                follower.cancel()
             os.close(self._terminal)
 
     # --- in ----------------------------------------------------------------------------------------------------------------
@@ -168,13 +169,22 @@ class Attached:
                 self._gone = True
 
     async def _follow(self) -> None:
-        """Keep the title line up to date."""
+        """Keep the title line up to date with what happens in this run."""
         async for record in follow(self._started.folder.journal):
             self._view = fold(self._view, record)
-            if self._status and (title := self._told()) != self._title:
-                saved = b"" if self._title else b"\x1b[22;2t"
-                self._title = title
-                self._write(saved + b"\x1b]2;" + title.encode() + b"\x07")
+            self._entitle()
+
+    async def _look(self) -> None:
+        """And with what other runs spend, and what this one spent after it was last looked at."""
+        while True:
+            await asyncio.sleep(_DAY_LOOK)
+            self._entitle()
+
+    def _entitle(self) -> None:
+        if self._status and self._view.name and (title := self._told()) != self._title:
+            saved = b"" if self._title else b"\x1b[22;2t"
+            self._title = title
+            self._write(saved + b"\x1b]2;" + title.encode() + b"\x07")
 
     def _told(self) -> str:
         limit = self._view.limits.get("usd")
@@ -189,7 +199,8 @@ class Attached:
         if time.monotonic() >= self._looked + _DAY_LOOK:
             self._looked = time.monotonic()
             with contextlib.suppress(GearcaseError):  # whoever starts a run is told of it; a title need not
-                day, most = day_total(today()).spent, user_limits().usd_per_day
+                spent = self._view.spent.get("usd", 0)
+                day, most = day_total(today(), self._started.folder.id, spent).spent, user_limits().usd_per_day
                 self._today = f"today {format_money(day)} of {format_money(most)}"
         return self._today
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from gearcase import events
-from gearcase.cli.aspects import CheckView, CommandView, ModelView, Outside
+from gearcase.cli.parts import CheckView, CommandView, HostView, ModelView, ThreadView
 from gearcase.events import Amounts
 from gearcase.journal import Record
 from gearcase.run.accounts import RUN
@@ -22,6 +22,8 @@ E = TypeVar("E", bound=events.Event)
 ROOT_LIMITS = ("usd", "tokens", "calls", "egress")
 _LINES = 8
 _LIST = 20
+_NAMES = 50
+_MORE = "(more)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,9 @@ class View:
     held: Amounts = field(default_factory=dict[str, int])
     open_holds: Mapping[int, Amounts] = field(default_factory=dict[int, Amounts])
     unjoined_costs: Mapping[int, int] = field(default_factory=dict[int, int])  # hold -> usd, until its call is on record
-    unjoined_models: Mapping[int, str] = field(default_factory=dict[int, str])
+    unjoined_calls: Mapping[int, events.ModelCalled] = field(default_factory=dict[int, events.ModelCalled])
     models: Mapping[str, ModelView] = field(default_factory=dict[str, ModelView])
+    threads: Mapping[str, ThreadView] = field(default_factory=dict[str, ThreadView])
     overspent: Amounts = field(default_factory=dict[str, int])
     commands: int = 0
     failed_commands: int = 0
@@ -64,7 +67,10 @@ class View:
     compactions: int = 0
     refusals: Mapping[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     edits: Mapping[str, int] = field(default_factory=dict[str, int])
-    outside: Outside = field(default_factory=Outside)
+    hosts: Mapping[str, HostView] = field(default_factory=dict[str, HostView])
+    denied: Mapping[str, int] = field(
+        default_factory=dict[str, int]
+    )  # names that do not exist inside, and how often they were asked for
     struck: tuple[str, ...] = ()
     errors: tuple[dict[str, Any], ...] = ()
     profile: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -207,19 +213,27 @@ def _let_go(view: View, hold: int) -> View:
 def _book(view: View, hold: int, amounts: Amounts) -> View:
     """Book what a hold became, on the model's line when its call is on record already, else for the call to find."""
     view = replace(view, spent=_add(view.spent, amounts))
-    model = view.unjoined_models.get(hold)
-    if model is not None:
-        rest = {key: value for key, value in view.unjoined_models.items() if key != hold}
-        return replace(view, unjoined_models=rest, models=_charged(view, model, amounts.get("usd", 0)))
+    call = view.unjoined_calls.get(hold)
+    if call is not None:
+        rest = {key: value for key, value in view.unjoined_calls.items() if key != hold}
+        return _charged(replace(view, unjoined_calls=rest), call, amounts.get("usd", 0))
     if "usd" not in amounts and "tokens" not in amounts:
         return view
     costs = dict(list(view.unjoined_costs.items())[-255:])  # a cost whose call never comes is not a model's
     return replace(view, unjoined_costs={**costs, hold: amounts.get("usd", 0)})
 
 
-def _charged(view: View, model: str, usd: int) -> dict[str, ModelView]:
-    entry = view.models.get(model, ModelView())
-    return {**view.models, model: replace(entry, usd=entry.usd + usd)}
+def _charged(view: View, call: events.ModelCalled, usd: int) -> View:
+    entry = view.models.get(call.model, ModelView())
+    view = replace(view, models={**view.models, call.model: replace(entry, usd=entry.usd + usd)})
+    name = _thread(view, call)
+    thread = view.threads.get(name)
+    return replace(view, threads={**view.threads, name: replace(thread, usd=thread.usd + usd)}) if thread else view
+
+
+def _thread(view: View, call: events.ModelCalled) -> str:
+    """Under which name its thread is counted: a program may name as many as it likes."""
+    return call.thread if not call.thread or call.thread in view.threads or len(view.threads) < _LIST else _MORE
 
 
 @_on(events.ModelCalled)
@@ -232,12 +246,15 @@ def _(view: View, event: events.ModelCalled, record: Record) -> View:
         tokens=_add(entry.tokens, event.usage),
     )
     view = replace(view, models={**view.models, event.model: entry})
+    if event.thread:
+        name = _thread(view, event)
+        thread = view.threads.get(name, ThreadView(event.parent if name != _MORE else ""))
+        view = replace(view, threads={**view.threads, name: replace(thread, calls=thread.calls + 1)})
     if event.hold in view.unjoined_costs:
         rest = {key: value for key, value in view.unjoined_costs.items() if key != event.hold}
-        models = _charged(view, event.model, view.unjoined_costs[event.hold])
-        return replace(view, unjoined_costs=rest, models=models)
+        return _charged(replace(view, unjoined_costs=rest), event, view.unjoined_costs[event.hold])
     if event.hold in view.open_holds:
-        return replace(view, unjoined_models={**view.unjoined_models, event.hold: event.model})
+        return replace(view, unjoined_calls={**view.unjoined_calls, event.hold: event})
     return view
 
 
@@ -314,14 +331,12 @@ def _(view: View, event: events.DoorRefused, record: Record) -> View:
     return replace(view, refusals={**view.refusals, key: view.refusals.get(key, 0) + 1})
 
 
-@_on(events.NameAsked)
-def _(view: View, event: events.NameAsked, record: Record) -> View:
-    return view if event.allowed else replace(view, outside=view.outside.asked(event.name, event.count))
-
-
 @_on(events.ConnectionClosed)
 def _(view: View, event: events.ConnectionClosed, record: Record) -> View:
-    return replace(view, outside=view.outside.ended(event.name, event.sent, event.received))
+    name = event.name if event.name in view.hosts or len(view.hosts) < _NAMES else _MORE
+    before = view.hosts.get(name, HostView())
+    after = HostView(before.connections + 1, before.sent + event.sent, before.received + event.received)
+    return replace(view, hosts={**view.hosts, name: after})
 
 
 @_on(events.RequestEdited)
@@ -331,6 +346,14 @@ def _(view: View, event: events.RequestEdited, record: Record) -> View:
         if text in edits or len(edits) < _LIST:
             edits[text] = edits.get(text, 0) + 1
     return replace(view, edits=edits)
+
+
+@_on(events.NameAsked)
+def _(view: View, event: events.NameAsked, record: Record) -> View:
+    if event.allowed or (event.name not in view.denied and len(view.denied) >= _NAMES):
+        return view
+    # A client asks for both kinds of address at once: that is one time. Counts only grow, whoever of several boxes tells them.
+    return replace(view, denied={**view.denied, event.name: max(event.count, view.denied.get(event.name, 0))})
 
 
 @_on(events.AgentStarted)

@@ -66,6 +66,7 @@ class Resolver:
         self._recorder = recorder
         self._agent = agent
         self._counts: dict[tuple[str, str], int] = {}
+        self._untold: dict[tuple[str, str], bool] = {}  # counts that are not on record yet, and whether the name is allowed
         self._transport: asyncio.DatagramTransport | None = None
         self._server: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
@@ -79,7 +80,8 @@ class Resolver:
         self._server = await asyncio.start_server(self._stream, sock=tcp, limit=4096)
 
     async def close(self) -> None:
-        """Stop serving and close every connection: each would keep the box's network alive. Idempotent."""
+        """Stop serving and close every connection: each would keep the box's network alive. What was counted since a count was
+        last put on record is told now. Idempotent."""
         if self._transport is not None:
             self._transport.close()
         if self._server is not None:
@@ -89,6 +91,9 @@ class Resolver:
         for task in self._pending:
             task.cancel()
         await asyncio.gather(*self._connections, *self._pending, return_exceptions=True)
+        for key, allowed in self._untold.items():
+            self._recorder.append(NameAsked(*key, allowed, self._counts[key]), self._agent)
+        self._untold.clear()
 
     def ask(self, packet: bytes, send: Callable[[bytes], None]) -> None:
         """Answer one datagram, soon."""
@@ -130,7 +135,10 @@ class Resolver:
             key = ("(more names)", "")
         count = self._counts[key] = self._counts.get(key, 0) + 1
         if str(count).strip("0") == "1":
-            self._recorder.append(NameAsked(key[0], key[1], allowed, count), self._agent)
+            self._untold.pop(key, None)
+            self._recorder.append(NameAsked(*key, allowed, count), self._agent)
+        else:
+            self._untold[key] = allowed
 
     async def _stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

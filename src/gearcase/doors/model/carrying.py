@@ -27,6 +27,7 @@ from gearcase.doors.model.protocols import Follower, Speech
 from gearcase.doors.model.protocols.request import ModelRequest
 from gearcase.doors.model.protocols.stream import load
 from gearcase.doors.model.routing import Route, Routing
+from gearcase.doors.model.threads import UNSAID, Thread
 from gearcase.errors import GearcaseError, Refused, RunError
 from gearcase.events import Amounts, Failure, ModelCalled
 from gearcase.ledger import Ledger
@@ -78,6 +79,7 @@ class Call:
     received: int = 0
     served: str = ""
     left: float = 0.0
+    thread: Thread = UNSAID
     task: asyncio.Task[None] | None = None
     passage: Passage | None = None
 
@@ -316,6 +318,8 @@ class Carrier:
                 request_bytes=call.sent,
                 response_bytes=call.received,
                 billed=call.route.billed,
+                thread=call.thread.name,
+                parent=call.thread.parent,
             ),
             call.caller.agent,
         )

@@ -31,6 +31,7 @@ from gearcase.doors.model.protocols.gemini import listed
 from gearcase.doors.model.protocols.request import Address, ModelRequest, bad_request, denied, read_body
 from gearcase.doors.model.protocols.stream import load
 from gearcase.doors.model.routing import Route, Routing
+from gearcase.doors.model.threads import thread_of
 from gearcase.doors.server import Handler, HttpRequest, Reply
 from gearcase.errors import GearcaseError, Refused, UsageError
 from gearcase.events import DoorRefused, RequestEdited
@@ -210,7 +211,8 @@ class ModelDoor:
             lead=caller.lead,
             ordinal=next(self._ordinals.setdefault((caller.agent, caller.lead), itertools.count())),
         )
-        return Call(number, caller, route, speech, asked, admitted, started, len(body)), outgoing
+        thread = thread_of(request)
+        return Call(number, caller, route, speech, asked, admitted, started, len(body), thread=thread), outgoing
 
     # --- replies of our own --------------------------------------------------------------------------------------------------
 

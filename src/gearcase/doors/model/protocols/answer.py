@@ -16,6 +16,7 @@ class ToolCall:
     id: str
     name: str
     arguments: Mapping[str, Any]
+    namespace: str = ""  # of responses: the group of tools that it is one of
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,6 +181,7 @@ def render(answer: Answer, stream: bool) -> Iterator[bytes]:
             "name": call.name,
             "arguments": orjson.dumps(dict(call.arguments)).decode(),
             "status": "completed",
+            **({"namespace": call.namespace} if call.namespace else {}),
         }
         for call in answer.calls
     ]

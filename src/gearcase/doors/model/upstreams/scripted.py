@@ -1,12 +1,13 @@
 """The fake provider: answers by a script, in every protocol, with faults, and keeps a log that is the witness of a test.
 
 A script is a list of steps, used in order, the last one for ever after: a JSON file with a list (or `{"steps": [...]}`), each step an
-object of `text`, `commands` (bash calls), `usage` (`{"input": 10, "output": 5}`; without it bytes / 4, within the ceiling, of which
-the share `cached` of the input was read from a cache), `pieces` and `delay` (a streamed text in so many pieces, seconds apart),
-`fault` and `status`. Faults: drop, stall, garbage, truncated, no_usage, over_cap (reports more output than the ceiling), ignore_cap
-(streams on above it), slow (waits `delay` before the headers), down.
+object of `text`, `commands` (bash calls), `uses` (other tools' names, each with its arguments), `usage` (`{"input": 10, "output": 5}`;
+without it bytes / 4, within the ceiling, of which the share `cached` of the input was read from a cache), `pieces` and `delay` (a
+streamed text in so many pieces, seconds apart), `fault` and `status`. Faults: drop, stall, garbage, truncated, no_usage, over_cap
+(reports more output than the ceiling), ignore_cap (streams on above it), slow (waits `delay` before the headers), down.
 A `status` of 400 and up answers with that error. Commands are answered as calls of the shell that a request offers, by whatever name
-and form known agents give it; a request that offers none (a title, a summary on the side) is answered `ok` and uses up no such step.
+and form known agents give it; a request that does not offer what a step calls (a title, a summary on the side) is answered `ok` and
+uses up no such step.
 
 In a run: `scripted:FILE`. As a real server of its own: `python -m gearcase.doors.model.upstreams.scripted --port 0 --log FILE
 --key KEY`.
@@ -46,6 +47,7 @@ class Step:
 
     text: str = ""
     commands: tuple[str, ...] = ()
+    uses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     usage: Mapping[str, int] | None = None
     cached: float = 0.0
     pieces: int = 1
@@ -69,7 +71,7 @@ class Script:
         if counted(request.path, 0) is not None:
             return Step()
         step = self.steps[min(self.used, len(self.steps) - 1)]
-        if step.commands and not _shell(request.parsed):
+        if (step.commands and not _shell(request.parsed)) or not _offered(request.parsed).issuperset(step.uses):
             return Step("ok")
         self.used += 1
         return step
@@ -159,6 +161,9 @@ async def answer(script: Script, step: Step, request: UpstreamRequest, client: s
 def _answer(step: Step, request: UpstreamRequest, ceiling: int, size: int, number: int) -> Answer:
     shell = _shell(request.parsed)
     calls = tuple(ToolCall(f"call_{number}_{at}", shell, _SHELLS[shell](text)) for at, text in enumerate(step.commands) if shell)
+    for name, arguments in step.uses.items():
+        group, _, own = name.rpartition("/")
+        calls += (ToolCall(f"call_{number}_{own}", own, arguments, group),)
     bare = Answer(step.text, calls, model=request.model, id=f"{number}", pieces=step.pieces)
     usage = _usage(step, bare, ceiling, size)
     return Answer(step.text, calls, None if step.fault == "no_usage" else usage, "end", bare.model, bare.id, step.pieces)
@@ -214,8 +219,15 @@ _SHELLS: dict[str, Callable[[str], dict[str, Any]]] = {
 
 def _shell(body: Mapping[str, Any]) -> str:
     """The name of the shell that a request offers; empty when it offers none."""
-    names = [tool.get("name") for tool in tools_of(body)]
+    names = _offered(body)
     return next((name for name in _SHELLS if name in names), "")
+
+
+def _offered(body: Mapping[str, Any]) -> set[Any]:
+    """The names of a request's tools; of one in a group, as `GROUP/NAME`."""
+    groups = [table(tool) for tool in items(body.get("tools"))]
+    grouped = {f"{group.get('name')}/{table(one).get('name')}" for group in groups for one in items(group.get("tools"))}
+    return grouped | {tool.get("name") for tool in tools_of(body)}
 
 
 # --- as a server of its own ----------------------------------------------------------------------------------------------------

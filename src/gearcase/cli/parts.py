@@ -1,11 +1,9 @@
-"""What a person sees of one command, check, model, and of the hosts outside: the aspects of a run's view."""
+"""What a view is made of: one command, one check, one model, one host outside, one thread of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-
-_MOST_NAMES = 50
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +57,9 @@ class HostView:
 
 
 @dataclass(frozen=True, slots=True)
-class Outside:
-    """Hosts that were reached, and names that were asked for in vain, each with how often at least."""
+class ThreadView:
+    """What a thread of a program's asked for, by the program's own word. `usd` is in nano-dollars."""
 
-    hosts: Mapping[str, HostView] = field(default_factory=dict[str, HostView])
-    denied: Mapping[str, int] = field(default_factory=dict[str, int])
-
-    def asked(self, name: str, count: int) -> Outside:
-        """A name that may not be reached was asked for, so often until now."""
-        if name not in self.denied and len(self.denied) >= _MOST_NAMES:
-            name = "(more names)"
-        return replace(self, denied={**self.denied, name: max(count, self.denied.get(name, 0))})
-
-    def ended(self, name: str, sent: int, received: int) -> Outside:
-        """A connection has ended."""
-        if name not in self.hosts and len(self.hosts) >= _MOST_NAMES:
-            name = "(more names)"
-        before = self.hosts.get(name, HostView())
-        after = HostView(before.connections + 1, before.sent + sent, before.received + received)
-        return replace(self, hosts={**self.hosts, name: after})
+    parent: str = ""
+    calls: int = 0
+    usd: int = 0
