@@ -44,6 +44,7 @@ class RunStarted(Event):
     boot_id: str
     host: dict[str, Any]
     format: str = FORMAT
+    kind: str = "agent"  # what it is: an agent in a box, a "program" in a box, or a "door" alone
 
 
 @dataclass(frozen=True, slots=True)

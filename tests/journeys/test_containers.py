@@ -53,4 +53,4 @@ def test_where_no_namespaces_can_be_made_a_box_is_refused_and_the_door_alone_sti
         trap - EXIT
     """
     code, told = contained(user, forbid + "true" + program)
-    assert code == 0 and '"text": "hello"' in told.replace('":"', '": "') and "status 401" in told and "in 1 calls" in told, told
+    assert code == 0 and '"text": "hello"' in told.replace('":"', '": "') and "status 401" in told and "in 1 call," in told, told

@@ -9,6 +9,7 @@ from typing import Any
 from rich.text import Text
 
 from gearcase import events
+from gearcase.cli.shapes import state_word
 from gearcase.cli.text import first_line, neutral
 from gearcase.journal import Record
 from gearcase.units import format_bytes, format_duration, format_money
@@ -97,9 +98,9 @@ def _settled(event: events.Settled) -> _Said | None:
 
 
 _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
-    events.RunStarted: lambda e: ("run", "bold", f"{neutral(e.name)}  {first_line(e.goal)}"),
+    events.RunStarted: lambda e: ("door" if e.kind == "door" else "run", "bold", f"{neutral(e.name)}  {first_line(e.goal)}"),
     events.RunResumed: lambda e: ("run", "bold", "its journal is taken up again after a stop"),
-    events.RunEnded: lambda e: ("end", "bold", neutral(e.status)),
+    events.RunEnded: lambda e: ("end", "bold", neutral(state_word(e.status, str(e.record.get("kind"))))),
     events.Failure: lambda e: _error(e.error),
     events.Settled: _settled,
     events.Cut: lambda e: ("cut", "yellow", f"a hold counts as spent whole: {neutral(e.reason)}"),

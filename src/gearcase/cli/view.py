@@ -71,6 +71,7 @@ class View:
     run: str = ""
     name: str = ""
     goal: str = ""
+    kind: str = "agent"  # or "program", "door"
     gearcase: str = ""
     started: float = 0.0
     now: float = 0.0  # time of the last record
@@ -160,9 +161,8 @@ def _on(kind: type[E]) -> Callable[[Callable[[View, E, Record], View]], Callable
 
 @_on(events.RunStarted)
 def _(view: View, event: events.RunStarted, record: Record) -> View:
-    return replace(
-        view, run=event.run, name=event.name, goal=event.goal, gearcase=event.gearcase, started=record.time, profile={}
-    )
+    told = replace(view, run=event.run, name=event.name, goal=event.goal, kind=event.kind, gearcase=event.gearcase)
+    return replace(told, started=record.time, profile={})
 
 
 @_on(events.RunResumed)
