@@ -234,9 +234,9 @@ def test_what_is_told_of_a_door_is_true_of_a_door(user):
 
 
 def test_a_door_with_a_time_tells_it(user):
-    with user.provides({"text": "hello"}) as provider:
-        with opened(user, "-f", box(user, provider), "--wall", "10m", "--name", "timed") as door:
-            assert door.ends()[0] == 0
+    arguments = ("--wall", "10m", "--name", "timed")
+    with user.provides({"text": "hello"}) as provider, opened(user, "-f", box(user, provider), *arguments) as door:
+        assert door.ends()[0] == 0
     assert "of 10m" in user.types("report", "timed", code=0).out
 
 
