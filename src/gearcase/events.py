@@ -218,6 +218,18 @@ class TestsClaimed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Giving(Event):
+    """How far what is given has come, where that takes seconds. `phase`: copying it into the box, or keeping it: every later
+    difference is seen against what the run's store then holds."""
+
+    phase: str
+    files: int
+    bytes: int
+    of_files: int
+    of_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class FilesChanged(Event):
     """Difference of the workspace between two scans."""
 

@@ -40,6 +40,12 @@ def detail(record: Record) -> Text:
     return Text.assemble((f"{record.seq:>6}  {clock}  ", "dim"), (f"{neutral(record.type):<17}", "cyan"), "  ", shown)
 
 
+def giving(event: events.Giving) -> str:
+    """How far what is given has come."""
+    bytes_ = f"{format_bytes(event.bytes)} of {format_bytes(event.of_bytes)}"
+    return f"{neutral(event.phase)} what is given: {bytes_}, {event.files:,} of {event.of_files:,} files"
+
+
 def _command(text: str) -> str:
     return neutral(text.strip(), limit=300)
 
@@ -114,6 +120,7 @@ _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
     events.CommandStarted: lambda e: ("$", "bold", _command(e.text)),
     events.CommandEnded: _ended,
     events.TestsClaimed: lambda e: ("tests", "cyan", f"{neutral(e.runner)} says {e.passed} passed, {e.failed} failed"),
+    events.Giving: lambda e: ("give", "cyan", giving(e)),
     events.FilesChanged: lambda e: ("files", "cyan", f"+{e.added} ~{e.changed} -{e.removed}"),
     events.SnapshotTaken: lambda e: ("snapshot", "cyan", f"{neutral(e.snapshot)}  {neutral(e.note)}"),
     events.Rewound: lambda e: ("rewind", "yellow", f"to {neutral(e.snapshot)}"),

@@ -99,6 +99,7 @@ class View:
     finished: CommandView | None = None  # the latest that ended
     failures: tuple[CommandView, ...] = ()
     checks: Mapping[str, CheckView] = field(default_factory=dict[str, CheckView])
+    giving: events.Giving | None = None  # while what is given is on its way in
     files: tuple[int, int, int] = (0, 0, 0)  # added, changed, removed, summed over scans
     snapshots: int = 0
     rewinds: int = 0
@@ -324,6 +325,11 @@ def _(view: View, event: events.CommandEnded, record: Record) -> View:
         failed_commands=view.failed_commands + failed,
         failures=(*view.failures, command)[-_LIST:] if failed else view.failures,
     )
+
+
+@_on(events.Giving)
+def _(view: View, event: events.Giving, record: Record) -> View:
+    return replace(view, giving=event)
 
 
 @_on(events.FilesChanged)

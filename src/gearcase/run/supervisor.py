@@ -25,7 +25,7 @@ from gearcase.doors.model.routing import Routing
 from gearcase.doors.model.upstreams.cassette import Cassette
 from gearcase.doors.repositories import remember
 from gearcase.errors import GearcaseError, RunError, UsageError
-from gearcase.events import Failure
+from gearcase.events import Failure, Giving
 from gearcase.run.accounts import Pace
 from gearcase.run.books import Books, open_books
 from gearcase.run.ending import End
@@ -133,7 +133,12 @@ class Supervisor:
         try:
             await brake.add_sandbox(sandbox)
             store = BlobStore(folder.blobs)
-            given = await in_thread(give, box.files.give, sandbox.workspace, sandbox.owner, store)
+            loop = asyncio.get_running_loop()
+
+            def tell(far: Giving) -> None:
+                loop.call_soon_threadsafe(journal.append, far)
+
+            given = await in_thread(give, box.files.give, sandbox.workspace, sandbox.owner, store, tell)
             await in_thread(remember, folder.path, box.files.give, given.manifest)
             workspace = Workspace(sandbox, store, journal, brake)
             workspace.snapshots["s0"] = Snapshot("s0", given.manifest, "as given")
