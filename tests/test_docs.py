@@ -1,9 +1,13 @@
 """The pages say what is so: commands that they name exist."""
 
 import re
+import shutil
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -16,11 +20,64 @@ def test_every_promise_names_a_command_and_files_that_exist():
             assert (ROOT / word).exists(), f"{promise}: {word} does not exist"
 
 
-def test_every_link_of_the_pages_leads_somewhere():
-    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]:
-        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+class Links(HTMLParser):
+    """What a page of the site links to, what it makes a browser load, and its anchors."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.led, self.loaded, self.anchors = [], [], set()
+        self.feed(page.read_text())
+
+    def handle_starttag(self, tag, attrs):
+        for name, value in attrs:
+            if name == "id":
+                self.anchors.add(value)
+            elif name in ("src", "srcset", "data", "action", "poster") or (name == "href" and tag == "link"):
+                self.loaded.append(value)
+            elif name == "href":
+                self.led.append(value)
+            assert name not in ("style", "background") and not name.startswith("on"), f"{tag} {name}"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    out = tmp_path_factory.mktemp("site") / "site"
+    built = subprocess.run([sys.executable, ROOT / "docs/site/build.py", out], capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    return out
+
+
+def test_every_link_and_anchor_of_the_pages_leads_somewhere(site):
+    pages = {page: Links(page) for page in site.rglob("*.html")}
+    assert len(pages) > 25
+    for page, links in pages.items():
+        assert len(links.led) > 20, "the navigation"
+        for link in links.led:
+            path, _, anchor = link.partition("#")
             if "://" not in link:
-                assert (page.parent / link).exists(), f"{page.name}: {link}"
+                other = (page.parent / path).resolve() if path else page
+                assert other in pages, f"{page.name}: {link}"
+                assert not anchor or anchor in pages[other].anchors, f"{page.name}: {link}"
+
+
+def test_the_site_loads_nothing_from_elsewhere(site):
+    for page in site.rglob("*.html"):
+        for source in Links(page).loaded:
+            assert source == "data:," or ("://" not in source and (page.parent / source).is_file()), f"{page.name}: {source}"
+    for file in (*site.rglob("*.css"), site / "search.js"):
+        assert not re.search(r"https?:|url\(|@import|fetch\(|import\(", file.read_text()), file.name
+
+
+def test_a_link_that_leads_nowhere_ends_the_build(tmp_path):
+    copy = tmp_path / "copy"
+    for name in ("docs", "examples"):
+        shutil.copytree(ROOT / name, copy / name)
+    for name in ("README.md", "SECURITY.md", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, copy)
+    for link, told in (("limits.md#no-such-heading", "no such heading"), ("../src/nothing.py", "leads to no page")):
+        (copy / "docs/ci.md").write_text(f"# In CI\n\n[see]({link})\n")
+        built = subprocess.run([sys.executable, copy / "docs/site/build.py", tmp_path / "out"], capture_output=True, text=True)
+        assert built.returncode == 1 and told in built.stderr and "docs/ci.md" in built.stderr
 
 
 def test_the_pages_that_come_from_the_code_are_up_to_date():

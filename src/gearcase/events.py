@@ -44,6 +44,7 @@ class RunStarted(Event):
     boot_id: str
     host: dict[str, Any]
     format: str = FORMAT
+    kind: str = "agent"  # what it is: an agent in a box, a "program" in a box, or a "door" alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +215,18 @@ class TestsClaimed(Event):
     runner: str
     passed: int
     failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Giving(Event):
+    """How far what is given has come, where that takes seconds. `phase`: copying it into the box, or keeping it: every later
+    difference is seen against what the run's store then holds."""
+
+    phase: str
+    files: int
+    bytes: int
+    of_files: int
+    of_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,13 @@ def test_ps_tells_state_and_money(tmp_path: Path) -> None:
     assert (facts[0]["state"], facts[0]["spent"]["usd"]) == ("rejected", 410_000_000)
 
 
+def test_a_limit_that_only_another_version_knows_keeps_nobody_from_listing_runs(tmp_path: Path) -> None:
+    folder = run_on_disk(tmp_path, *HAPPENED)
+    (folder / "box.toml").write_text('[limits]\nwall = "7m"\nphotons = 12\n')
+    assert ask(tmp_path, "ps").returncode == 0
+    assert "of 7m" in ask(tmp_path, "report").stdout
+
+
 def test_a_run_whose_process_died_has_failed_and_its_report_says_why(tmp_path: Path) -> None:
     run_on_disk(tmp_path, *HAPPENED[:3])
     assert json.loads(ask(tmp_path, "ps", "--json").stdout)[0]["state"] == "failed"

@@ -15,6 +15,7 @@ from hypothesis import given as supposing
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from gearcase.doors import giving
 from gearcase.doors.changes import changed
 from gearcase.doors.delivery import deliver, verify
 from gearcase.doors.files import MAX_PATH, Delivery, give, take
@@ -24,6 +25,7 @@ from gearcase.doors.patterns import Patterns, fits
 from gearcase.doors.repositories import Repository, is_repository
 from gearcase.errors import GearcaseError, RunError, UsageError
 from gearcase.sandbox.blobs import BlobStore
+from gearcase.sandbox.copying import Weight, weigh
 from gearcase.sandbox.manifest import difference
 from gearcase.sandbox.snapshots import scan
 from gearcase.sandbox.trees import remove_contents
@@ -136,6 +138,30 @@ def test_a_given_path_that_is_missing_is_an_error_and_nothing_stays(bench, tmp_p
     with pytest.raises(RunError) as caught:
         give([tmp_path / "there", tmp_path / "missing"], bench.root, ME, bench.store)
     assert caught.value.code == "vanished" and caught.value.remedy and os.listdir(bench.workspace) == []
+
+
+def test_giving_tells_how_far_it_has_come_and_counts_what_is_really_copied(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(giving, "FIRST", 0)
+    monkeypatch.setattr(giving, "EVERY", 0)
+    repository = tmp_path / "project"
+    for folder in (repository / ".git/objects", repository / ".git/hooks", repository / ".git/refs", repository / "src"):
+        folder.mkdir(parents=True)
+    (repository / ".git/HEAD").write_text("ref: refs/heads/main\n")
+    (repository / ".git/hooks/post-checkout").write_text("stays outside")
+    (repository / "src/a.py").write_text("1234")
+    told = []
+    given = give([repository], bench.root, ME, bench.store, told.append)
+    assert [one.phase for one in told] == ["copying"] * 2 + ["keeping"] * 2
+    assert {(one.of_files, one.of_bytes) for one in told} == {(given.files, given.size)} == {(2, 25)}
+    assert [(one.files, one.bytes) for one in told if one.phase == "copying"][-1] == (2, 25)
+
+
+def test_a_hole_takes_no_room(tmp_path):
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+    whole = Weight()
+    weigh(tmp_path, whole)
+    assert whole.size == 1 << 40 and whole.disk < 1 << 20
 
 
 def test_links_out_of_a_given_tree_are_reported_with_their_place_in_the_workspace(bench, tmp_path):

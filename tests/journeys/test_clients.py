@@ -350,6 +350,50 @@ def test_aider_does_a_task(user):
     assert tree(user) == {"": ""}, "aider tells no threads apart"
 
 
+PAGES = {"claude-code": CLAUDE, "codex": CODEX, "opencode": OPENCODE, "aider": AIDER}
+
+
+def commands_of(preset):
+    """What a preset's page says to type, for a run without a person."""
+    block = re.search(r"BOX the path of `box.toml`:\n\n((?:    .*\n)+)", (PRESETS / preset / "README.md").read_text())[1]
+    return "".join(line for line in textwrap.dedent(block).splitlines(keepends=True) if "# interactive" not in line)
+
+
+@pytest.mark.clients
+@pytest.mark.parametrize("preset", PAGES)
+def test_the_page_of_a_preset_can_be_typed_as_it_stands(user, preset):
+    client = PAGES[preset]
+    Project(user, client)
+    subprocess.run(["git", "init", "-q", user.folder], check=True)
+    edit = "OUT.txt\n```\n<<<<<<< SEARCH\n=======\nHELLO\n>>>>>>> REPLACE\n```\n"
+    steps = ({"text": edit},) if client is AIDER else STEPS
+    with user.provides(*steps) as provider:
+        box = user.home / "box.toml"
+        box.write_text(
+            f'{(PRESETS / preset / "box.toml").read_text()}\n[model.providers.{client.provider}]\nbase = "{provider.base}"\n'
+        )
+        around = {**user.environment, **user.keys, "PATH": f"{COMMAND.parent}:{user.environment['PATH']}", "BOX": str(box)}
+        ended = subprocess.run(
+            ["bash", "-c", commands_of(preset)],
+            cwd=user.folder,
+            env=around,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            stdin=subprocess.DEVNULL,
+        )
+        assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}\n{user.log()}"
+        assert provider.calls(), ended.stderr
+        record = user.types("report", "--json", code=0).record
+        assert record["spent"]["usd"] == provider.billed(client.provider) and record["residue"] == []
+        out = Path(record["out"])
+        assert out.is_relative_to(user.folder / "gearcase-out"), "where its page says that it is"
+        assert (out / "project/words.txt").read_text() == "hello\n"
+        if client is not CODEX:  # the model that it takes by itself acts by a tool that the provider's script does not know
+            assert (out / "project/OUT.txt").read_text() == "HELLO\n"
+        assert not (user.folder / "OUT.txt").exists(), "the folder itself is never touched"
+
+
 @pytest.mark.clients
 def test_claude_code_that_is_out_of_money_says_so_and_the_provider_is_not_asked(user):
     project = Project(user, CLAUDE)

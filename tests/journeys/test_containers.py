@@ -3,6 +3,7 @@
 A container is played by a user namespace of our own, whose root masks or forbids what a runtime does.
 """
 
+import re
 import shlex
 import subprocess
 
@@ -32,8 +33,17 @@ def test_a_box_starts_as_an_ordinary_user_of_a_user_namespace_that_may_make_othe
 
 def test_a_masked_proc_is_refused_with_what_to_grant(user):
     masked = "mount --bind /dev/null /proc/keys && "
-    code, told = contained(user, masked + as_user(f"$G exec {SMALL} -- id -u"))
-    assert code == 13 and "procMount Unmasked" in told and "systempaths=unconfined" in told, told
+    for line in (f"$G exec {SMALL} -- id -u", "$G doctor"):
+        code, told = contained(user, masked + as_user(line))
+        assert code == 3 and "procMount Unmasked" in told and "systempaths=unconfined" in told, told
+    assert "none could be started: a fresh /proc cannot be mounted" in told
+
+
+def test_doctor_starts_a_real_box_and_says_what_came_of_it(user):
+    told = " ".join(user.types("doctor", code=0).out.split())
+    assert re.search(r"a box was started and ended in \d+ ms, residue none", told), told
+    code, told = contained(user, as_user("$G doctor"))
+    assert code == 0 and "residue none" in told, told
 
 
 def test_where_no_namespaces_can_be_made_a_box_is_refused_and_the_door_alone_still_limits_money(user):
@@ -53,4 +63,4 @@ def test_where_no_namespaces_can_be_made_a_box_is_refused_and_the_door_alone_sti
         trap - EXIT
     """
     code, told = contained(user, forbid + "true" + program)
-    assert code == 0 and '"text": "hello"' in told.replace('":"', '": "') and "status 401" in told and "in 1 calls" in told, told
+    assert code == 0 and '"text": "hello"' in told.replace('":"', '": "') and "status 401" in told and "in 1 call," in told, told

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from gearcase.demo.attacks import ATTACKS
+from tests.local_model import small
 
 
 def test_the_demo_does_real_work_and_stops_every_attack(user):
@@ -21,7 +22,7 @@ def test_the_demo_does_real_work_and_stops_every_attack(user):
 
 def test_the_demo_tells_a_person_what_happened(user):
     ended = user.types("demo", code=0)
-    assert "by a recorded model; every command is really executed again" in " ".join(ended.err.split())
+    assert "by recorded models; every command is really executed again" in " ".join(ended.err.split())
     for name in ATTACKS:
         assert f"✓ {name}" in ended.err
     assert (
@@ -29,6 +30,42 @@ def test_the_demo_tells_a_person_what_happened(user):
         and "left behind: nothing" in ended.out
         and "every attack was stopped" in " ".join(ended.out.split())
     )
+
+
+def test_the_demo_says_how_often_the_recorded_worker_was_right(user):
+    told = " ".join(user.types("demo", code=0).out.split())
+    assert "the worker told 10 of 11 licenses rightly, wrong: uvloop (MIT)" in told
+
+
+def test_the_demo_asks_the_real_local_model_and_says_what_it_got_wrong(user):
+    user.environment["GEARCASE_MODEL"] = str(small())
+    told = json.loads(user.types("demo", "--local", "--json", code=0).out)
+    ran = told["run"]
+    assert ran["status"] == "accepted" and ran["residue"] == []
+    output = ran["checks"][0]["output"]
+    assert "135 of 135 cells are right" in output and "of 11 licenses rightly" in output
+    calls = [one["model"] for one in user.journal(ran["name"]) if one["type"] == "model_called"]
+    assert calls.count("local") >= 11 and calls.count("manual") == 4, calls
+    again = user.types("replay", ran["name"], "--json", code=0)
+    assert again.record["warnings"] == [], "what the local model told is on the run's own cassette"
+
+
+def test_a_worker_that_tells_nonsense_is_overruled_and_named(user):
+    (user.folder / "nonsense.json").write_text(json.dumps([{"text": '{"license": "WTFPL"}'}]))
+    ended = user.types("demo", "--worker", "scripted:nonsense.json", code=0)
+    told = " ".join(ended.out.split())
+    assert "ACCEPTED" in told and "the worker told 0 of 11 licenses rightly, wrong: aiohappyeyeballs (WTFPL)" in told
+    assert "differ from the cassette (its worker is live)" in told
+
+
+def test_a_missing_local_model_is_named_with_what_to_type(user):
+    user.environment["XDG_DATA_HOME"] = str(user.folder)
+    ended = user.types("demo", "--local", code=2)
+    assert "gearcase models pull small" in " ".join(ended.err.split())
+
+
+def test_an_attack_takes_no_model(user):
+    assert "leave the model out" in user.types("demo", "steal", "--local", code=2).err
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

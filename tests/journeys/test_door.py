@@ -230,6 +230,32 @@ def test_a_door_that_was_killed_is_put_in_order_by_the_next_report(user):
         user.types("report", door.name)
 
 
+def test_what_is_told_of_a_door_is_true_of_a_door(user):
+    with user.provides({"text": "hello"}) as provider, opened(user, "-f", box(user, provider), "--name", "alone") as door:
+        door.anthropic().messages.create(**ASK)
+        assert " OPEN " in user.types("report", "alone", code=0).out
+        assert " open " in user.types("ps", code=0).out
+        assert door.ends()[0] == 0
+    told = user.types("report", "alone", code=0).out
+    assert " CLOSED " in told and "each call is settled and on record" in told and "no limit" in told
+    for of_a_run in ("check", "deliver", "steps", "command", "sandbox", "8784"):
+        assert of_a_run not in told.replace(str(user.home), ""), told
+    assert " closed " in user.types("ps", code=0).out
+    log = user.types("logs", "alone", code=0).out
+    assert "door" in log and "closed" in log and "unverified" not in log
+    facts = user.types("report", "alone", "--json", code=0).record
+    assert facts["kind"] == "door" and not {"wall", "steps"} & facts["limits"].keys()
+    asked = user.types("door", "--help", code=0).out
+    assert "May be called" in asked and "agent" not in asked and "gear ask" not in asked
+
+
+def test_a_door_with_a_time_tells_it(user):
+    arguments = ("--wall", "10m", "--name", "timed")
+    with user.provides({"text": "hello"}) as provider, opened(user, "-f", box(user, provider), *arguments) as door:
+        assert door.ends()[0] == 0
+    assert "of 10m" in user.types("report", "timed", code=0).out
+
+
 def test_two_doors_at_once_have_a_token_a_ledger_and_a_journal_each(user):
     with user.provides({"text": "hello"}) as provider:
         file = box(user, provider)

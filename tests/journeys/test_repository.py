@@ -211,3 +211,16 @@ def test_two_runs_on_one_repository_and_what_can_not_be_applied(user, archives):
     assert "repository_gone" in user.types("apply", "run-1", "--branch", "b", code=2).err
     assert "+# two" in user.types("diff", "run-1", code=0).out
     user.types("apply", "run-1", "--patch", "two.patch", code=0)
+
+
+def test_what_has_no_room_in_the_workspace_is_refused_before_it_is_copied_with_a_size_that_would_do(user):
+    large = user.folder / "large"
+    large.mkdir()
+    for number in range(8):
+        (large / f"{number}.bin").write_bytes(bytes([number + 1]) * (10 << 20))
+    options = ("exec", "--give", large, "--memory", "512MiB")
+    refused = user.types(*options, "--disk", "64MiB", "--json", "--", "true", code=13)
+    error = refused.record["error"]
+    assert error["code"] == "too_large" and "80 MiB in 8 files" in error["message"] and "--disk 1GiB" in error["remedy"]
+    assert refused.record["residue"] == []
+    assert user.types(*options, "--disk", "128MiB", "--", "ls", "large", code=0).out.split() == [f"{n}.bin" for n in range(8)]

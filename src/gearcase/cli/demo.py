@@ -28,15 +28,24 @@ def demo(
         str, typer.Argument(metavar=f"[{'|'.join(ATTACKS)}]", help="Only this attack; default: everything.", show_default=False)
     ] = "",
     model: o.ModelOption = None,
-    worker: o.Worker = None,
+    worker: Annotated[
+        str | None, typer.Option("--worker", help="Answers `gear ask` live; default: as recorded, or the model.", metavar="MODEL")
+    ] = None,
+    local: Annotated[bool, typer.Option("--local", help="The same as --worker local: the model on this machine.")] = False,
     as_json: o.Json = False,
 ) -> None:
     """Show a box at work and under attack: no key, no account, nothing to pay.
 
-    A recorded model makes an inventory of real package data; every command is really executed again. With --model it is live.
+    A recorded model makes an inventory of real package data; every command is really executed again. With --local its worker model is
+    live on this machine (gearcase models pull small), with --model all is live.
     """
     if what and what not in ATTACKS:
         raise UsageError("unknown_attack", f"there is no attack {what!r}", remedy=f"one of: {', '.join(ATTACKS)}")
+    if what and (model or worker or local):
+        raise UsageError("no_work", f"the attack {what} asks no model of yours", remedy="leave the model out, or the attack")
+    if local and worker:
+        raise UsageError("two_workers", "--local names the worker already", remedy="leave out --local or --worker")
+    worker = "local" if local else worker
     ran = None if what else _work(model, worker, as_json)
     if not as_json:
         err().print(Text(f"{'A hostile program' if what else 'Now hostile programs'} in boxes of the same kind:", "bold"))
@@ -51,6 +60,8 @@ def demo(
         print_json({"run": ran[1].as_json() if ran else None, "attacks": attacks})
     elif ran is not None:
         show_ending(*ran, as_json=False)
+        if told := _of_worker(ran[1]):
+            out().print(Text(f"The check, outside: {told}. A program in the box weighed each answer before it used it.", "bold"))
         told = "The work was checked outside and delivered; every attack was stopped; nothing is left behind."
         out().print(Text(told if held and not ran[1].exit_code else "Something did not go as it should: see above.", "bold"))
         out().print(
@@ -60,20 +71,32 @@ def demo(
 
 
 def _work(model: str | None, worker: str | None, quiet: bool) -> tuple[RunFolder, EndRecord]:
-    """The inventory, by the recorded model or a live one."""
+    """The inventory: by the recorded models, by the recorded lead with a live worker, or all live."""
     live = [Override(("model", key), name, f"--{key}") for key, name in (("lead", model), ("worker", worker)) if name]
     if not quiet:
-        whose = f"by {neutral(model or '')}" if live else "by a recorded model; every command is really executed again"
+        again = "every command is really executed again"
+        whose = f"by recorded models; {again}"
+        if model:
+            whose = f"by {neutral(model)}"
+        elif worker:
+            whose = f"led by a recorded model, its worker {neutral(worker)} live; {again}"
         err().print(Text.assemble(("An inventory of 27 packages from four formats", "bold"), f", {whose}.", style=""))
     settings = RunOptions(
         box=load_box(HERE / "box.toml", live),
         out=Path("gearcase-demo"),
         force=True,
-        cassette=None if live else HERE / "cassette.jsonl",
+        cassette=None if model else HERE / "cassette.jsonl",
+        live_worker=worker is not None and model is None,
     )
     started = start(settings)
     watch.watch(started, quiet)
     return started.folder, ending(started.folder)
+
+
+def _of_worker(record: EndRecord) -> str:
+    """What the check says of the worker's answers."""
+    lines = [line for check in record.checks for line in str(check.get("output", "")).splitlines()]
+    return next((neutral(line) for line in lines if line.startswith("the worker ")), "")
 
 
 def _line(outcome: Outcome) -> Table:

@@ -6,8 +6,10 @@ import asyncio
 import dataclasses
 import os
 import platform
+import secrets
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +22,16 @@ from rich.table import Table
 from rich.text import Text
 
 from gearcase import __version__
-from gearcase.box import Sandbox
+from gearcase.box import Sandbox, box_from_options
 from gearcase.cli import options as o
 from gearcase.cli.console import out, print_json
 from gearcase.cli.shapes import STRENGTH_STYLE, counted, grid, section
 from gearcase.cli.text import neutral
 from gearcase.errors import GearcaseError
+from gearcase.run.room import sandbox_limits
 from gearcase.runs import state_folder
 from gearcase.sandbox.namespaces import NamespacesDriver
-from gearcase.seams import Profile
+from gearcase.seams import Command, Profile, SandboxSpec
 from gearcase.units import format_bytes
 
 _KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY", "MISTRAL_API_KEY", "OPENROUTER_API_KEY", "GROQ_API_KEY")
@@ -49,9 +52,9 @@ def doctor(
     as_json: o.Json = False,
     need: Annotated[list[str] | None, typer.Option("--need", help="An aspect that must be enforced (repeat).")] = None,
 ) -> None:
-    """Say what is enforced on this machine, by what, and the remedy for each "no". Exit 3 when a box could not start."""
-    profile = asyncio.run(_profile())
-    facts = list(_facts())
+    """Say what is enforced on this machine, by what, and the remedy for each "no"; then start a box. Exit 3 when none can start."""
+    profile, box = asyncio.run(_tried())
+    facts = [*_facts(), box]
     needed = tuple(need or Sandbox().need)
     lacking = [
         aspect for aspect in needed if aspect not in profile.guarantees or profile.guarantees[aspect].strength != "enforced"
@@ -74,12 +77,35 @@ def doctor(
     raise typer.Exit(3 if lacking or not all(fact.ok for fact in facts) else 0)
 
 
-async def _profile() -> Profile:
+async def _tried() -> tuple[Profile, Fact]:
+    """What was probed, and what came of a real box."""
     driver = NamespacesDriver()
     try:
-        return await driver.profile()
+        return await driver.profile(), await _box(driver)
     finally:
         await driver.close()
+
+
+async def _box(driver: NamespacesDriver) -> Fact:
+    """Start a box as a run would, run `true` in it and tear it down. The first box of a process also starts its launcher."""
+    spec = SandboxSpec(id=secrets.token_hex(6), limits=sandbox_limits(box_from_options(()).box))
+    before = time.monotonic()
+    try:
+        sandbox = await driver.open(spec)
+        try:
+            ended = await sandbox.run(Command(("/usr/bin/true",)))
+        finally:
+            residue = await sandbox.close()
+    except GearcaseError as error:
+        return Fact(
+            "a box", False, f"none could be started: {error.message}{f' ({error.cause})' if error.cause else ''}", error.remedy
+        )
+    took = f"{(time.monotonic() - before) * 1000:.0f} ms"
+    if ended.exit_code or residue:
+        left = ", ".join(residue) or "none"
+        told = f"was started, `true` {ended.ended} with {ended.exit_code}; residue: {left}"
+        return Fact("a box", False, told, "report this with the output of gearcase doctor --json")
+    return Fact("a box", True, f"was started and ended in {took}, residue none")
 
 
 def page(profile: Profile, facts: list[Fact], needed: tuple[str, ...], lacking: list[str], user: str) -> RenderableType:
@@ -89,12 +115,10 @@ def page(profile: Profile, facts: list[Fact], needed: tuple[str, ...], lacking: 
         Text.assemble(("gearcase ", "bold"), __version__, (f"   {platform.system()} {platform.release()}, as {user}", "dim")),
         _guarantees(profile, needed),
     ]
-    remedies = [(aspect, g.remedy) for aspect, g in profile.guarantees.items() if g.remedy]
-    if remedies:
-        table = grid(None, 1)
-        for aspect, remedy in remedies:
-            table.add_row(Text(neutral(aspect), "yellow"), neutral(remedy))
-        parts.append(section("To get more", table))
+    remedies = dict.fromkeys(guarantee.remedy for guarantee in profile.guarantees.values() if guarantee.remedy)
+    for remedy in remedies:
+        helped = ", ".join(aspect for aspect, guarantee in profile.guarantees.items() if guarantee.remedy == remedy)
+        parts.append(section(f"To get more of {neutral(helped)}", Text(neutral(remedy), "yellow")))
     table = grid(None, None, 1)
     for fact in facts:
         mark, style = ("✓", "green") if fact.ok else ("✗", "red")

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from gearcase.cli import options as o
 from gearcase.cli.console import err
+from gearcase.cli.shapes import counted
 from gearcase.cli.text import neutral
 from gearcase.errors import UsageError
 from gearcase.run.door import DoorAlone, DoorOptions, open_door
@@ -25,10 +26,15 @@ def door(
     usd: o.Usd = None,
     usd_per_minute: o.UsdPerMinute = None,
     tokens: o.Tokens = None,
-    wall: o.Wall = None,
-    model: o.ModelOption = None,
-    worker: o.Worker = None,
-    allow: o.Allow = None,
+    wall: Annotated[
+        str | None, typer.Option("--wall", help="Close it after this time, such as 8h; default: never.", metavar="TIME")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="May be called: PROVIDER/MODEL.", metavar="MODEL")] = None,
+    worker: Annotated[str | None, typer.Option("--worker", help="May be called as well.", metavar="MODEL")] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option("--allow", help="May be called as well, also a pattern: 'openai/gpt-5*' (repeat).", metavar="MODEL"),
+    ] = None,
     port: Annotated[int, typer.Option("--port", help="Port of 127.0.0.1; 0: any free one.", min=0, max=65535)] = 0,
     name: o.RunName = "",
     token_env: Annotated[
@@ -89,7 +95,7 @@ def _announce(opened: DoorAlone, options: DoorOptions, as_json: bool) -> None:
 
 def _summary(record: EndRecord) -> None:
     calls = record.spent.get("calls", 0)
-    text = f"gearcase: {neutral(record.name)} is closed: {format_money(record.spent.get('usd', 0))} in {calls} calls"
+    text = f"gearcase: the door {neutral(record.name)} is closed: {format_money(record.spent.get('usd', 0))} in {counted(calls, 'call')}"
     limit = f", limit reached: {neutral(record.limit)}" if record.limit else ""
     how = f", {record.status}" if record.exit_code else ""
     after = f"    gearcase report {neutral(record.name)}"

@@ -11,13 +11,15 @@ import typer
 from rich.text import Text
 
 from gearcase.brake import command
+from gearcase.cli import lines, terminal
 from gearcase.cli import options as o
-from gearcase.cli import terminal
 from gearcase.cli.console import err, print_json
 from gearcase.cli.history import history
 from gearcase.cli.shapes import denied
 from gearcase.cli.text import neutral
 from gearcase.errors import GearcaseError, UsageError
+from gearcase.events import CommandStarted, Giving
+from gearcase.journal import follow
 from gearcase.run.options import RunOptions
 from gearcase.run.process import Started, ending, start
 from gearcase.run.record import EndRecord
@@ -92,7 +94,7 @@ def terminal_link(wanted: bool | None, as_json: bool) -> TerminalLink | None:
 def follow_to_the_end(settings: RunOptions, *, as_json: bool, quiet: bool) -> None:
     """Run it, say how it ended, and leave with its exit code."""
     started = start(settings)
-    asyncio.run(_until_end(started, settings.terminal))
+    asyncio.run(_until_end(started, settings.terminal, quiet))
     ended = ending(started.folder)
     if as_json:
         print_json(ended.as_json())
@@ -103,12 +105,13 @@ def follow_to_the_end(settings: RunOptions, *, as_json: bool, quiet: bool) -> No
     raise typer.Exit(ended.exit_code)
 
 
-async def _until_end(started: Started, link: TerminalLink | None) -> None:
+async def _until_end(started: Started, link: TerminalLink | None, quiet: bool) -> None:
     """Wait for the program. Ctrl-C and a request to end kill its box; what it did is still settled and recorded."""
     loop = asyncio.get_running_loop()
     wanted = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, wanted.set)
+    telling = asyncio.create_task(_tell_giving(started)) if not quiet else None
     if link is not None:
         await terminal.Attached(started, link).until_end(wanted)
     while not started.poll():
@@ -120,6 +123,17 @@ async def _until_end(started: Started, link: TerminalLink | None) -> None:
                 if error.code != "not_running":
                     err().print(Text(neutral(error.message), "red"))
         await asyncio.sleep(0.02)
+    if telling is not None:
+        telling.cancel()
+
+
+async def _tell_giving(started: Started) -> None:
+    """Say how far what is given has come, until the program starts: from then on the screen is the program's."""
+    async for record in follow(started.folder.journal):
+        if isinstance(record.event, Giving):
+            err().print(Text(f"gearcase: {lines.giving(record.event)}", "dim"), soft_wrap=True)
+        elif isinstance(record.event, CommandStarted):
+            return
 
 
 def _complain(ended: EndRecord) -> None:

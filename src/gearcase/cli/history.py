@@ -59,9 +59,13 @@ def _told(folder: RunFolder) -> History:
 
 
 def limits_of(folder: RunFolder) -> Limits:
-    """The limits of the effective box. Only they are read: the files that the box names may be gone by now."""
+    """The limits of the effective box. Only they are read: the files that the box names may be gone by now.
+
+    A limit that this version does not know, of a run by another one, is left out: it must not keep the others from being told.
+    """
     try:
         tree = tomllib.loads(folder.box_file.read_text(), parse_float=Decimal)
     except FileNotFoundError:
         return Limits()  # the run stopped before its box was written
-    return Limits.model_validate(tree.get("limits", {}))
+    told: dict[str, object] = tree.get("limits", {})
+    return Limits.model_validate({name: value for name, value in told.items() if name in Limits.model_fields})

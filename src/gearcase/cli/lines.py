@@ -9,6 +9,7 @@ from typing import Any
 from rich.text import Text
 
 from gearcase import events
+from gearcase.cli.shapes import state_word
 from gearcase.cli.text import first_line, neutral
 from gearcase.journal import Record
 from gearcase.units import format_bytes, format_duration, format_money
@@ -37,6 +38,12 @@ def detail(record: Record) -> Text:
     shown = "  ".join(f"{key}={neutral(value, limit=120)}" for key, value in fields.items() if value not in ("", None, [], {}))
     clock = time.strftime("%H:%M:%S", time.localtime(record.time))
     return Text.assemble((f"{record.seq:>6}  {clock}  ", "dim"), (f"{neutral(record.type):<17}", "cyan"), "  ", shown)
+
+
+def giving(event: events.Giving) -> str:
+    """How far what is given has come."""
+    bytes_ = f"{format_bytes(event.bytes)} of {format_bytes(event.of_bytes)}"
+    return f"{neutral(event.phase)} what is given: {bytes_}, {event.files:,} of {event.of_files:,} files"
 
 
 def _command(text: str) -> str:
@@ -99,9 +106,9 @@ def _settled(event: events.Settled) -> _Said | None:
 
 
 _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
-    events.RunStarted: lambda e: ("run", "bold", f"{neutral(e.name)}  {first_line(e.goal)}"),
+    events.RunStarted: lambda e: ("door" if e.kind == "door" else "run", "bold", f"{neutral(e.name)}  {first_line(e.goal)}"),
     events.RunResumed: lambda e: ("run", "bold", "its journal is taken up again after a stop"),
-    events.RunEnded: lambda e: ("end", "bold", neutral(e.status)),
+    events.RunEnded: lambda e: ("end", "bold", neutral(state_word(e.status, str(e.record.get("kind"))))),
     events.Failure: lambda e: _error(e.error),
     events.Settled: _settled,
     events.Cut: lambda e: ("cut", "yellow", f"a hold counts as spent whole: {neutral(e.reason)}"),
@@ -115,6 +122,7 @@ _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
     events.CommandStarted: lambda e: ("$", "bold", _command(e.text)),
     events.CommandEnded: _ended,
     events.TestsClaimed: lambda e: ("tests", "cyan", f"{neutral(e.runner)} says {e.passed} passed, {e.failed} failed"),
+    events.Giving: lambda e: ("give", "cyan", giving(e)),
     events.FilesChanged: lambda e: ("files", "cyan", f"+{e.added} ~{e.changed} -{e.removed}"),
     events.SnapshotTaken: lambda e: ("snapshot", "cyan", f"{neutral(e.snapshot)}  {neutral(e.note)}"),
     events.Rewound: lambda e: ("rewind", "yellow", f"to {neutral(e.snapshot)}"),

@@ -13,7 +13,7 @@ from rich.text import Text
 from gearcase.cli import options as o
 from gearcase.cli.console import out, print_json
 from gearcase.cli.history import History, history
-from gearcase.cli.shapes import state_text
+from gearcase.cli.shapes import state_text, state_word
 from gearcase.cli.text import first_line, neutral
 from gearcase.runs import all_runs
 from gearcase.units import format_duration, format_money
@@ -45,6 +45,7 @@ def _facts(run: History) -> dict[str, Any]:
         "id": run.folder.id,
         "name": run.folder.name,
         "state": run.state,
+        "kind": view.kind,
         "goal": run.folder.goal,
         "model": view.model,
         "spent": view.spent,
@@ -71,7 +72,7 @@ def _table(runs: list[History]) -> Table:
         table.add_row(
             neutral(run.folder.name),
             Text(run.folder.id, "dim"),
-            state_text(run.state),
+            state_text(state_word(run.state, view.kind)),
             format_money(view.spent.get("usd", 0)),
             format_duration(view.elapsed(until)),
             Text(_ago(now - run.folder.created), "dim"),

@@ -27,6 +27,8 @@ STATE_STYLE = {
     "latched": "bold cyan",
     "killed": "bold red",
     "running": "bold blue",
+    "open": "bold blue",
+    "closed": "bold green",
 }
 VERDICT_MARK = {"passed": ("✓", "green"), "failed": ("✗", "red"), "skipped": ("–", "yellow")}
 _NAMES_SHOWN = 10
@@ -63,6 +65,14 @@ def amount(resource: str, value: int) -> str:
     if resource == "egress":
         return format_bytes(value)
     return f"{value:,}"
+
+
+_OF_A_DOOR = {"running": "open", "unverified": "closed"}
+
+
+def state_word(state: str, kind: str) -> str:
+    """How a state is called: a door alone is open or closed, there is nothing to verify."""
+    return _OF_A_DOOR.get(state, state) if kind == "door" else state
 
 
 def state_text(state: str) -> Text:

@@ -24,13 +24,14 @@ from gearcase.cli.shapes import (
     grid,
     section,
     share,
+    state_word,
 )
 from gearcase.cli.text import first_line, neutral
 from gearcase.cli.threads import tree
 from gearcase.cli.view import ROOT_LIMITS, View
 from gearcase.doors.repositories import has_change
 from gearcase.errors import GearcaseError
-from gearcase.run.record import EndRecord
+from gearcase.run.record import UNENDING, EndRecord
 from gearcase.units import format_bytes, format_duration, format_money
 
 _MEANING = {
@@ -46,6 +47,15 @@ _MEANING = {
     "killed": "killed",
     DIED: "the process that drove it died; its boxes died with it",
 }
+_OF_A_DOOR = {
+    "open": "it takes calls",
+    "closed": "each call is settled and on record",
+    "exhausted": "a limit ended it",
+    "failed": "its journal, its ledger or an upstream failed",
+    "frozen": "it answers nothing until it is resumed",
+    "latched": "it takes no new calls",
+    DIED: "the process that served it died; calls in flight count as spent",
+}
 _FILES_SHOWN = 20
 
 
@@ -57,6 +67,7 @@ def as_json(run: History, record: EndRecord | None) -> dict[str, Any]:
         "name": view.name,
         "goal": view.goal,
         "status": run.state,
+        "kind": view.kind,
         "model": view.model,
         "models": {
             name: {"calls": m.calls, "failed": m.failed, "usd": m.usd, "tokens": m.tokens} for name, m in view.models.items()
@@ -65,7 +76,7 @@ def as_json(run: History, record: EndRecord | None) -> dict[str, Any]:
         "steps": view.steps,
         "commands": view.commands,
         "failed_commands": view.failed_commands,
-        "limits": {**view.limits, "wall": int(run.limits.wall * 1000), "steps": run.limits.steps},
+        "limits": _limits(run),
         "limits_reached": list(view.struck),
         "hosts": {
             name: {"connections": host.connections, "sent": host.sent, "received": host.received}
@@ -93,10 +104,13 @@ def report(run: History, record: EndRecord | None) -> RenderableType:
     if run.view.checks:
         parts.append(section("Checks", _checks(run.view.checks)))
     parts.append(section("Spent", *_spent(run)))
-    parts.append(section("Work", *_work(run)))
-    if run.view.hosts or run.view.denied:
-        parts.append(section("Outside", *_outside(run.view)))
-    parts.append(section("Box", *_box(run)))
+    if run.view.kind == "door":
+        parts.append(section("Isolation", Text("none: what its callers do beside their model calls is not seen", "dim")))
+    else:
+        parts.append(section("Work", *_work(run)))
+        if run.view.hosts or run.view.denied:
+            parts.append(section("Outside", *_outside(run.view)))
+        parts.append(section("Box", *_box(run)))
     warnings = list(_warnings(run, record))
     if warnings:
         parts.append(section("Warnings", *warnings))
@@ -107,8 +121,9 @@ def report(run: History, record: EndRecord | None) -> RenderableType:
 def _verdict(run: History, record: EndRecord | None) -> RenderableType:
     state, view = run.state, run.view
     limit = record.limit if record else ""
-    meaning = f"{_MEANING.get(state, '')}{f' ({neutral(limit)})' if limit else ''}"
-    badge = Text(f" {state.upper()} ", f"{STATE_STYLE.get(state, 'bold')} reverse")
+    word = state_word(state, view.kind)
+    meaning = f"{_meaning(word, view.kind, record)}{f' ({neutral(limit)})' if limit else ''}"
+    badge = Text(f" {word.upper()} ", f"{STATE_STYLE.get(word, 'bold')} reverse")
     parts: list[RenderableType] = [
         Text(),
         Text.assemble(badge, "  ", (neutral(view.name), "bold"), (f"  {neutral(view.run)}", "dim"), f"  {meaning}"),
@@ -123,6 +138,26 @@ def _verdict(run: History, record: EndRecord | None) -> RenderableType:
         parts += [Text(f"  {neutral(error[key])}") for key in ("cause", "remedy") if error.get(key)]
         parts.append(Text())
     return Group(*parts)
+
+
+def _meaning(word: str, kind: str, record: EndRecord | None) -> str:
+    if kind == "door" and word in _OF_A_DOOR:
+        return _OF_A_DOOR[word]
+    if kind == "program" and word == "unverified" and record and not record.delivered:
+        return f"the program ended with exit {record.exit}; nothing was to leave"
+    return _MEANING.get(word, "")
+
+
+def _limits(run: History) -> dict[str, int]:
+    """The limits that this kind of run has; time in milliseconds."""
+    limits = {name: limit for name, limit in run.view.limits.items() if name != "wall"}
+    if not _unending(run):
+        limits["wall"] = int(run.limits.wall * 1000)
+    return {**limits, "steps": run.limits.steps} if run.view.kind == "agent" else limits
+
+
+def _unending(run: History) -> bool:
+    return run.view.kind == "door" and run.limits.wall >= UNENDING
 
 
 def _goal(goal: str) -> str:
@@ -184,8 +219,13 @@ def _spent(run: History) -> Iterator[RenderableType]:
         elif resource != "usd" and spent:
             table.add_row(name, "", f"{amount(resource, spent)}{waiting}")
     wall = view.elapsed(view.now)
-    table.add_row("time", Bar(share(wall, run.limits.wall)), f"{format_duration(wall)} of {format_duration(run.limits.wall)}")
-    table.add_row("steps", Bar(share(view.steps, run.limits.steps)), f"{view.steps} of {run.limits.steps}")
+    if _unending(run):
+        table.add_row("time", "", f"{format_duration(wall)}, no limit")
+    else:
+        most = format_duration(run.limits.wall)
+        table.add_row("time", Bar(share(wall, run.limits.wall)), f"{format_duration(wall)} of {most}")
+    if view.kind == "agent":
+        table.add_row("steps", Bar(share(view.steps, run.limits.steps)), f"{view.steps} of {run.limits.steps}")
     with suppress(GearcaseError):  # a full disk must not keep a report from being read
         day, most = day_total(today(), view.run, view.spent.get("usd", 0)).spent, user_limits().usd_per_day
         table.add_row("today", Bar(share(day, most)), f"{format_money(day)} of {format_money(most)}, all your runs")

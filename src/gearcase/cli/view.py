@@ -33,6 +33,7 @@ class View:
     run: str = ""
     name: str = ""
     goal: str = ""
+    kind: str = "agent"  # or "program", "door"
     gearcase: str = ""
     started: float = 0.0
     now: float = 0.0  # time of the last record
@@ -61,6 +62,7 @@ class View:
     finished: CommandView | None = None  # the latest that ended
     failures: tuple[CommandView, ...] = ()
     checks: Mapping[str, CheckView] = field(default_factory=dict[str, CheckView])
+    giving: events.Giving | None = None  # while what is given is on its way in
     files: tuple[int, int, int] = (0, 0, 0)  # added, changed, removed, summed over scans
     snapshots: int = 0
     rewinds: int = 0
@@ -127,9 +129,8 @@ def _on(kind: type[E]) -> Callable[[Callable[[View, E, Record], View]], Callable
 
 @_on(events.RunStarted)
 def _(view: View, event: events.RunStarted, record: Record) -> View:
-    return replace(
-        view, run=event.run, name=event.name, goal=event.goal, gearcase=event.gearcase, started=record.time, profile={}
-    )
+    told = replace(view, run=event.run, name=event.name, goal=event.goal, kind=event.kind, gearcase=event.gearcase)
+    return replace(told, started=record.time, profile={})
 
 
 @_on(events.RunResumed)
@@ -302,6 +303,11 @@ def _(view: View, event: events.CommandEnded, record: Record) -> View:
         failed_commands=view.failed_commands + failed,
         failures=(*view.failures, command)[-_LIST:] if failed else view.failures,
     )
+
+
+@_on(events.Giving)
+def _(view: View, event: events.Giving, record: Record) -> View:
+    return replace(view, giving=event)
 
 
 @_on(events.FilesChanged)

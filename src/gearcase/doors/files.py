@@ -16,15 +16,17 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from gearcase.doors.flags import flags
+from gearcase.doors.giving import Progress, require_room
 from gearcase.doors.patterns import Patterns, State
 from gearcase.doors.repositories import is_git_name, is_repository, stays_outside
 from gearcase.errors import RunError, UsageError
+from gearcase.events import Giving
 from gearcase.sandbox.beneath import (
     CREATE,
     explain,
@@ -38,7 +40,7 @@ from gearcase.sandbox.beneath import (
 )
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.content import ContentChanged, copy_content
-from gearcase.sandbox.copying import Refusal, copy_in, everything
+from gearcase.sandbox.copying import Refusal, Weight, copy_in, everything, weigh
 from gearcase.sandbox.manifest import Manifest
 from gearcase.sandbox.snapshots import kind_of, scan
 from gearcase.sandbox.trees import Cursor, Step, remove_tree, walk
@@ -157,22 +159,34 @@ class Delivery:
         return delivery
 
 
-def give(sources: Sequence[Path], root: int, owner: tuple[int, int], store: BlobStore) -> Given:
+def give(
+    sources: Sequence[Path], root: int, owner: tuple[int, int], store: BlobStore, tell: Callable[[Giving], None] | None = None
+) -> Given:
     """Copy each host path to /workspace (the descriptor `root`) under its own name, and scan the result into `store`.
 
-    Raises UsageError `not_given`, RunError `unreadable`, `vanished`, `disk_full`; then nothing of any source stays.
+    `tell` hears how far it has come. Raises UsageError `not_given`, RunError `too_large` before anything is copied, `unreadable`,
+    `vanished`, `disk_full`; then nothing of any source stays.
     """
     names: list[bytes] = []
     left_out: list[Refusal] = []
     files = size = 0
+    outside = {source: stays_outside if is_repository(source) else everything for source in sources}
+    whole, progress = Weight(), Progress(tell) if tell else None
+    for source in sources:
+        weigh(source, whole, outside=outside[source])
+    require_room(root, whole)
+    if progress:
+        progress.begin("copying", whole)
     try:
         for source in sources:
             name = _name_of(source)
-            copied = copy_in(source, root, name, owner, outside=stays_outside if is_repository(source) else everything)
+            copied = copy_in(source, root, name, owner, outside=outside[source], copied=progress.one if progress else None)
             names.append(name)
             files, size = files + copied.files, size + copied.size
             left_out += [Refusal(name + b"/" + refusal.path, refusal.reason) for refusal in copied.left_out]
-        manifest = scan(root, store)
+        if progress:
+            progress.begin("keeping", whole)
+        manifest = scan(root, store, seen=progress.one if progress else None)
     except BaseException:
         for name in names:
             remove_tree(root, name)

@@ -25,7 +25,7 @@ from gearcase.ledger import Ledger
 from gearcase.run.accounts import RUN, Pace, charge_time, close_agent_accounts, open_accounts
 from gearcase.run.ending import Ending
 from gearcase.run.questions import BUDGET, Questions
-from gearcase.run.record import EndRecord
+from gearcase.run.record import EndRecord, Kind
 from gearcase.runs import RunFolder, boot_id, write_atomically
 
 FLUSH_EVERY = 0.05
@@ -62,13 +62,15 @@ class Books:
         return record
 
 
-async def open_books(folder: RunFolder, box: Box, stack: AsyncExitStack, out: Path | None = None, force: bool = False) -> Books:
+async def open_books(
+    folder: RunFolder, box: Box, stack: AsyncExitStack, kind: Kind, out: Path | None = None, force: bool = False
+) -> Books:
     """Begin the books in a new run's folder; the stack ends what keeps them. From here on the brake works."""
     write_atomically(folder.box_file, effective_toml(box).encode())
     journal = Journal.create(folder.journal)
     stack.callback(journal.close)
     host = {"kernel": platform.release(), "python": platform.python_version(), "uid": os.getuid()}
-    journal.append(RunStarted(folder.id, folder.name, folder.goal, folder.box_digest, __version__, boot_id(), host))
+    journal.append(RunStarted(folder.id, folder.name, folder.goal, folder.box_digest, __version__, boot_id(), host, kind=kind))
     flusher = asyncio.create_task(_flush(journal))
     stack.callback(flusher.cancel)
     clock = BoxClock()
@@ -76,7 +78,7 @@ async def open_books(folder: RunFolder, box: Box, stack: AsyncExitStack, out: Pa
     ledger = Ledger(journal)
     open_accounts(ledger, box)
     pace = Pace(box, clock, journal)
-    ending = Ending(out, force, box, folder, clock, ledger, pace, journal)
+    ending = Ending(out, force, box, folder, clock, ledger, pace, journal, kind)
     allowance = DailyAllowance(folder.id, box.limits.usd_per_day)
     questions = Questions(folder.name, brake, ledger, pace)
     control = Control(folder, _verbs(brake, pace, questions))

@@ -25,12 +25,10 @@ from gearcase.events import Amounts, Failure
 from gearcase.run.accounts import LEAD, RUN
 from gearcase.run.books import Books, open_books
 from gearcase.run.ending import End
-from gearcase.run.record import EndRecord
+from gearcase.run.record import UNENDING, EndRecord
 from gearcase.runs import RunFolder, create
 
 GOAL = "model door"
-_LONGEST = 366 * 86400.0
-"""Seconds that a door may stand whose box writes no `wall`: as long as a box can say."""
 _LOOK = 0.1
 """Seconds between two looks at the clock and the brake."""
 _SHORTEST_TOKEN = 16
@@ -132,7 +130,7 @@ async def open_door(options: DoorOptions) -> AsyncGenerator[DoorAlone]:
         listener = stack.enter_context(_listen(options.port))
         folder, owner = create(box.goal, options.name)
         stack.callback(owner.release)
-        books = await open_books(folder, box, stack)
+        books = await open_books(folder, box, stack, "door")
         books.ending.end = End("done", exit=0)
         limit = box.limits.usd_per_minute
         model = ModelDoor(
@@ -172,7 +170,7 @@ def _of_a_door(loaded: LoadedBox) -> Box:
         )
     limits: dict[str, float] = {"wind_down_reserve": 0.0}
     if loaded.source("limits.wall") == DEFAULT:
-        limits["wall"] = _LONGEST
+        limits["wall"] = UNENDING
     changed = box.limits.model_copy(update=limits)
     return box.model_copy(update={"goal": GOAL, "files": Files(), "checks": (), "limits": changed})
 

@@ -19,7 +19,7 @@ from gearcase.ledger import Ledger
 from gearcase.run.accounts import RUN, Pace
 from gearcase.run.change import note_delivery
 from gearcase.run.handover import Acceptance, hand_over
-from gearcase.run.record import EndRecord, Status
+from gearcase.run.record import EndRecord, Kind, Status
 from gearcase.runs import RunFolder
 from gearcase.sandbox.beneath import explaining
 from gearcase.sandbox.blobs import BlobStore
@@ -52,6 +52,7 @@ class Ending:
     ledger: Ledger
     pace: Pace
     journal: Journal
+    kind: Kind = "agent"
     end: End = field(default_factory=lambda: End("failed", "it did not begin"))
     delivery: Delivery = field(default_factory=Delivery)
     verdicts: list[CheckVerdict] = field(default_factory=list[CheckVerdict])
@@ -118,6 +119,7 @@ class Ending:
             seconds=round(self.clock.now(), 3),
             residue=self.residue,
             error=error,
+            kind=self.kind,
             exit=self.end.exit if self.end.reason == "done" else None,
         )
 

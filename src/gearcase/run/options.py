@@ -22,6 +22,7 @@ class RunOptions:
     name: str = ""
     record: Path | None = None
     cassette: Path | None = None  # `gearcase replay`: what was recorded answers in place of every model
+    live_worker: bool = False  # beside a cassette: the box's own worker answers programs, the recorded lead is played
     strict: bool = False  # a replay ends at the first call that is not as recorded
     require_checks: bool = False
     answered: bool = False  # somebody watches and answers, or `unanswered` says what holds where nobody does

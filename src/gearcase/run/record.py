@@ -8,7 +8,13 @@ from typing import Any, Literal
 
 from gearcase.events import Amounts
 
+Kind = Literal["agent", "program", "door"]
+"""What runs: an agent in a box, a program in a box, or nothing but the door."""
+
 Status = Literal["accepted", "unverified", "rejected", "exhausted", "stopped", "failed", "frozen"]
+
+UNENDING = 366 * 86400.0
+"""Seconds that a door may stand whose box writes no `wall`: as long as a box can say."""
 
 EXIT_CODES: dict[str, int] = {
     "accepted": 0,
@@ -47,6 +53,7 @@ class EndRecord:
     seconds: float = 0.0
     residue: list[str] = field(default_factory=list[str])
     error: dict[str, Any] | None = None
+    kind: Kind = "agent"
     exit: int | None = None  # of the program that `gearcase exec` ran
 
     @property

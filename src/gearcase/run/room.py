@@ -75,7 +75,9 @@ def demand(box: Box, profile: Profile) -> None:
     """A box starts only where what it needs is enforced. Raises UnsafeError `unsafe`."""
     weak = [name for name in box.sandbox.need if profile.guarantees[name].strength != "enforced"]
     if weak:
-        remedies = "; ".join(f"{name}: {profile.guarantees[name].remedy}" for name in weak)
+        means = list(dict.fromkeys(profile.guarantees[name].remedy for name in weak))
+        by_remedy = {remedy: [name for name in weak if profile.guarantees[name].remedy == remedy] for remedy in means}
+        remedies = "; ".join(f"{', '.join(names)}: {remedy}" for remedy, names in by_remedy.items())
         raise UnsafeError(
             "unsafe",
             f"this machine does not enforce what the box needs: {', '.join(weak)}",

@@ -26,7 +26,7 @@ from gearcase.doors.model.routing import Routing
 from gearcase.doors.model.upstreams.cassette import Cassette
 from gearcase.doors.repositories import remember
 from gearcase.errors import GearcaseError, RunError, UsageError
-from gearcase.events import Failure
+from gearcase.events import Failure, Giving
 from gearcase.run.accounts import LEAD, Pace
 from gearcase.run.books import Books, open_books
 from gearcase.run.doors import Doors, declared
@@ -63,15 +63,19 @@ class Supervisor:
         """From nothing to nothing: returns the ending. Raises UsageError and UnsafeError before the run exists."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._driver.close)
+            options = self._options
             profile = await self._driver.profile(sandbox_limits(self._box))
             demand(self._box, profile)
             routing = Routing(
                 self._box.model,
-                forbidden=(*self._box.files.give, *self._box.files.see, *([self._options.out] if self._options.out else [])),
+                forbidden=(*self._box.files.give, *self._box.files.see, *([options.out] if options.out else [])),
                 played=self._played(),
+                live_worker=options.live_worker,
             )
             stack.push_async_callback(routing.close)
             routing.lead()  # a missing key or an unknown model is found before anything is made
+            if options.live_worker:
+                routing.worker()
             if routing.bills():
                 refuse_above(self._box.limits.usd)
             if self._options.record is not None and self._options.record.exists():
@@ -93,8 +97,8 @@ class Supervisor:
         return cassette
 
     async def _in_folder(self, folder: RunFolder, routing: Routing, stack: AsyncExitStack) -> EndRecord:
-        books = await open_books(folder, self._box, stack, self._options.out, self._options.force)
         options = self._options
+        books = await open_books(folder, self._box, stack, "program" if options.program else "agent", options.out, options.force)
         books.questions.answered = options.answered
         books.questions.unanswered, books.questions.after = options.unanswered, options.after
         stayed: list[str] = []
@@ -134,12 +138,17 @@ class Supervisor:
         try:
             await brake.add_sandbox(sandbox)
             store = BlobStore(folder.blobs)
-            given = await in_thread(give, box.files.give, sandbox.workspace, sandbox.owner, store)
+            loop = asyncio.get_running_loop()
+
+            def tell(far: Giving) -> None:
+                loop.call_soon_threadsafe(journal.append, far)
+
+            given = await in_thread(give, box.files.give, sandbox.workspace, sandbox.owner, store, tell)
             await in_thread(remember, folder.path, box.files.give, given.manifest)
             workspace = Workspace(sandbox, store, journal, brake)
             workspace.snapshots["s0"] = Snapshot("s0", given.manifest, "as given")
             await unless_killed(brake, room.require(box.sandbox.packages))
-            if self._options.cassette is not None:
+            if self._options.cassette is not None and not self._options.live_worker:
                 shutil.copyfile(self._options.cassette, folder.cassette)
             else:
                 routing.record(folder.cassette if self._options.record is None else self._options.record)

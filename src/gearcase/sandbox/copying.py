@@ -35,6 +35,7 @@ from gearcase.sandbox.beneath import (
 from gearcase.sandbox.content import ContentChanged, copy_content
 from gearcase.sandbox.trees import MAX_ENTRIES, Cursor, Step, remove_tree, walk
 
+_BLOCK = 4096
 _SPECIAL = {stat.S_IFSOCK: "a socket", stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
@@ -55,6 +56,44 @@ class Copied:
     left_out: tuple[Refusal, ...]
 
 
+@dataclass(slots=True)
+class Weight:
+    """What would come in: regular files and their bytes, all entries, and bytes on a disk (blocks are whole, holes cost nothing)."""
+
+    files: int = 0
+    size: int = 0
+    entries: int = 0
+    disk: int = 0
+
+    def add(self, status: os.stat_result) -> None:
+        """Take one entry into it."""
+        self.entries += 1
+        if stat.S_ISREG(status.st_mode):
+            self.files += 1
+            self.size += status.st_size
+            self.disk += min(-(-status.st_size // _BLOCK) * _BLOCK, status.st_blocks * 512)
+        else:
+            self.disk += _BLOCK
+
+
+def weigh(source: Path, whole: Weight, limit: int = MAX_ENTRIES, outside: Callable[[bytes], str] | None = None) -> None:
+    """Add what `copy_in` would copy of a file or folder to `whole`. Raises RunError, Refused as `copy_in` does."""
+    leave_out = outside or everything
+    with explaining(os.fsencode(source), "opening"):
+        handle = os.open(source, os.O_PATH | os.O_CLOEXEC)
+        try:
+            found = os.fstat(handle)
+            whole.add(found)
+            if not stat.S_ISDIR(found.st_mode):
+                return
+            with Cursor(handle) as cursor:
+                for step in walk(cursor, lambda name: not leave_out(cursor.below(name)), limit=limit):
+                    if step.happening == "enter" or (step.happening == "entry" and not leave_out(cursor.below(step.name))):
+                        whole.add(step.status)
+        finally:
+            os.close(handle)
+
+
 def everything(path: bytes) -> str:
     """No path stays outside."""
     return ""
@@ -67,10 +106,11 @@ def copy_in(
     owner: tuple[int, int],
     limit: int = MAX_ENTRIES,
     outside: Callable[[bytes], str] = everything,
+    copied: Callable[[int], None] | None = None,
 ) -> Copied:
     """Copy the file or folder `source` to `name` below the descriptor `root`.
 
-    `outside` says of a path below a folder why it is left out; empty where it is copied.
+    `outside` says of a path below a folder why it is left out; empty where it is copied. `copied` is told each file's bytes.
 
     Raises UsageError `not_given` (a special file, a taken name), Refused `too_many_files`, RunError for what the disk says.
     """
@@ -83,7 +123,7 @@ def copy_in(
                 f"two things that are given are both called {shown(name)}",
                 remedy="rename one of them, or give a folder that holds both",
             )
-        copying = _Copy(source, owner, outside)
+        copying = _Copy(source, owner, outside, copied)
         with _whole(root, name):
             found = os.fstat(handle)
             if stat.S_ISDIR(found.st_mode):
@@ -111,6 +151,7 @@ class _Copy:
     source: Path
     owner: tuple[int, int]
     outside: Callable[[bytes], str]
+    copied: Callable[[int], None] | None = None
     files: int = 0
     size: int = 0
     left_out: list[Refusal] = field(default_factory=list[Refusal])
@@ -198,6 +239,8 @@ class _Copy:
                 os.close(copy)
         self.files += 1
         self.size += status.st_size
+        if self.copied is not None:
+            self.copied(status.st_size)
 
     def _link(self, source: Cursor, target: Cursor, step: Step) -> None:
         with explaining(lambda: source.below(step.name), "copying"):

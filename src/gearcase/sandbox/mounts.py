@@ -17,6 +17,10 @@ from gearcase.errors import UnsafeError, UsageError
 from gearcase.sandbox import etcfiles, syscalls
 from gearcase.sandbox.syscalls import ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID
 
+UNMASK = (
+    "this container masks parts of its own /proc, so the kernel gives no box a new one: unmask it, never --privileged "
+    "(Kubernetes: procMount Unmasked; Docker: --security-opt systempaths=unconfined)"
+)
 STAGE = "/tmp"
 """Where the new root is built; a mount of ours hides whatever the host has there."""
 
@@ -151,19 +155,18 @@ def _system(writable: bool) -> None:
     os.symlink("/tmp", f"{STAGE}/var/tmp")
 
 
+def proc_masked(cause: str) -> UnsafeError:
+    """The error where a box gets no /proc of its own."""
+    return UnsafeError("proc_masked", "a fresh /proc cannot be mounted, so no box can be isolated", cause=cause, remedy=UNMASK)
+
+
 def _proc(user_limits: Mapping[str, int], masked: bool) -> dict[str, set[str]]:
     proc = f"{STAGE}/proc"
     os.mkdir(proc)
     try:
         syscalls.mount("proc", proc, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     except PermissionError as error:
-        raise UnsafeError(
-            "proc_masked",
-            "a fresh /proc cannot be mounted",
-            cause=str(error),
-            remedy="this container masks its own /proc: run it with unmasked /proc (Kubernetes: procMount Unmasked; "
-            "Docker: --security-opt systempaths=unconfined)",
-        ) from error
+        raise proc_masked(str(error)) from error
     for name, value in user_limits.items():
         with open(f"{proc}/sys/user/{name}", "w", encoding="ascii") as file:
             file.write(str(value))

@@ -6,7 +6,6 @@ says by how much a limit can be overshot, what is absent says how to get it.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 from collections.abc import Iterable
@@ -14,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gearcase.errors import UnsafeError
-from gearcase.sandbox import cgroups, landlock
+from gearcase.sandbox import cgroups, landlock, syscalls
 from gearcase.sandbox.disks import MKFS_PATHS
+from gearcase.sandbox.mounts import UNMASK, proc_masked
 from gearcase.seams import Guarantee, Profile
 
 _DELEGATE = "run under systemd with Delegate=yes (systemd-run --user --scope -p Delegate=yes gearcase ...), or as root"
@@ -31,17 +31,20 @@ class Abilities:
     landlock: int
     disk: bool
     namespaces: str  # empty when they work, else what the kernel said
+    proc: str  # empty when a fresh /proc can be mounted in them, else what the kernel said
 
 
 def probe(without: Iterable[str] = ()) -> Abilities:
     """Try everything. Costs some milliseconds; the driver keeps the answer."""
     left_out = set(without)
+    namespaces, proc = _isolation_refused()
     return Abilities(
         root=os.getuid() == 0,
         groups=cgroups.probe(left_out & {"cgroup1", "cgroup2"}),
         landlock=0 if "landlock" in left_out else landlock.version(),
         disk=os.getuid() == 0 and "disk" not in left_out and _disk_possible(),
-        namespaces=_namespaces_refused(),
+        namespaces=namespaces,
+        proc=proc,
     )
 
 
@@ -49,25 +52,49 @@ def _disk_possible() -> bool:
     return shutil.which("mkfs.ext4", path=MKFS_PATHS) is not None and os.access("/dev/loop-control", os.R_OK | os.W_OK)
 
 
-def _namespaces_refused() -> str:
-    """Make a user namespace with a network in a child; what failed, empty when nothing did."""
+def _isolation_refused() -> tuple[str, str]:
+    """Make namespaces in a child, and a /proc of their own in its child: what failed of each, empty when nothing did.
+
+    The kernel mounts a new /proc in a user namespace only where the one that is there hides nothing.
+    """
     reading, writing = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
     if child == 0:
-        libc = ctypes.CDLL(None, use_errno=True)
-        failed = libc.unshare(0x10000000 | 0x40000000 | 0x20000) != 0
-        if failed:
-            os.write(writing, os.strerror(ctypes.get_errno()).encode())
-        os._exit(0)
+        try:
+            _isolate(writing)
+        finally:
+            os._exit(0)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         told = pipe.read().decode()
     os.waitpid(child, 0)
-    return told
+    what, _, error = told.partition(" ")
+    return (error, "") if what == "namespaces" else ("", error)
+
+
+def _isolate(writing: int) -> None:
+    """What a box does first, as far as the machine lets us; what failed is written."""
+    ids = os.getuid(), os.getgid()
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID)
+    except OSError as error:
+        os.write(writing, f"namespaces {error.strerror}".encode())
+        return
+    try:
+        for name, line in (("setgroups", "deny"), ("uid_map", f"0 {ids[0]} 1"), ("gid_map", f"0 {ids[1]} 1")):
+            with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+                file.write(line)
+        first = os.fork()  # only the first process of a process namespace may mount its /proc
+        if first:
+            os.waitpid(first, 0)
+        else:
+            syscalls.mount("proc", "/proc", "proc")
+    except OSError as error:
+        os.write(writing, f"proc {error.strerror}".encode())
 
 
 def require_namespaces(found: Abilities) -> None:
-    """Raises UnsafeError `no_user_namespaces` with the remedy that fits this machine."""
+    """Raises UnsafeError `no_user_namespaces`, `proc_masked` with the remedy that fits this machine."""
     if found.namespaces:
         raise UnsafeError(
             "no_user_namespaces",
@@ -75,6 +102,8 @@ def require_namespaces(found: Abilities) -> None:
             cause=found.namespaces,
             remedy=_namespaces_remedy(),
         )
+    if found.proc:
+        raise proc_masked(found.proc)
 
 
 def _namespaces_remedy() -> str:
@@ -94,7 +123,9 @@ def _namespaces_remedy() -> str:
 
 def profile(found: Abilities, without: Iterable[str] = ()) -> Profile:
     """What the driver `namespaces` enforces with these abilities."""
-    isolated = Guarantee("absent", "", _namespaces_remedy()) if found.namespaces else None
+    isolated = None
+    if found.namespaces or found.proc:
+        isolated = Guarantee("absent", "", _namespaces_remedy() if found.namespaces else UNMASK)
     groups = found.groups
     freezer = "cgroup2" if groups.unified else "cgroup1" if "freezer" in groups.legacy else ""
     guarantees = {

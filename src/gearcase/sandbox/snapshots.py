@@ -18,7 +18,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Set
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -56,17 +56,20 @@ def scan(
     hash_all: bool = False,
     mapped: Set[int] = frozenset(),
     limit: int = MAX_ENTRIES,
+    seen: Callable[[int], None] | None = None,
 ) -> Manifest:
     """The tree below the descriptor `root`, its contents kept in `store`.
 
-    `mapped`: inodes that a process of the box has mapped shared and writable (`shared_mappings`). Raises Refused
-    `too_many_files`, RunError `tree_changed`, `unreadable`, `disk_full`.
+    `mapped`: inodes that a process of the box has mapped shared and writable (`shared_mappings`). `seen` is told each file's
+    bytes. Raises Refused `too_many_files`, RunError `tree_changed`, `unreadable`, `disk_full`.
     """
     scanning = _Scan(store, previous or Manifest(), hash_all, mapped)
     begun = time.time_ns()
     with Cursor(root, need=0o500) as cursor:
         for step in walk(cursor, limit=limit):
             scanning.take(cursor, step)
+            if seen is not None and step.happening == "entry":
+                seen(step.status.st_size)
     return Manifest(tuple(scanning.entries), begun)
 
 

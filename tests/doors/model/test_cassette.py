@@ -225,7 +225,7 @@ def test_it_says_what_was_recorded_and_what_was_not_played(tmp_path):
     cassette = Cassette(tmp_path / "a.cassette")
     assert cassette.lead == ("anthropic", "anthropic/m")
     exchange(cassette, conversation(1)[0])
-    assert cassette.unplayed == 2
+    assert cassette.unplayed() == 2
 
 
 def test_another_protocol_than_the_recorded_one_is_named(tmp_path):
@@ -294,7 +294,7 @@ def test_a_last_line_that_was_being_written_is_left_out(tmp_path):
     file.write_bytes(file.read_bytes()[:-20])
     cassette = Cassette(file)
     assert exchange(cassette, conversation(1)[0]) == answers[:1]
-    assert cassette.unplayed == 0
+    assert cassette.unplayed() == 0
 
 
 @pytest.mark.parametrize(

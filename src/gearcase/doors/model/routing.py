@@ -81,10 +81,14 @@ class Routing:
         forbidden: Iterable[Path] = (),
         environment: Mapping[str, str] = os.environ,
         played: Cassette | None = None,
+        live_worker: bool = False,
     ) -> None:
         """`forbidden`: paths that a `manual:` folder may not lie in. `played`: a replay; the cassette names the lead and answers for
-        every model, none of which needs a key. Raises nothing; `lead` and `worker` do."""
-        self._model = model if played is None else model.model_copy(update=_recorded(played))
+        every model, none of which needs a key; with `live_worker` the box's own worker answers for itself. Raises nothing; `lead` and
+        `worker` do."""
+        self._live = model.worker if live_worker else None
+        kept = {"worker": model.worker} if live_worker else {}
+        self._model = model if played is None else model.model_copy(update={**_recorded(played), **kept})
         self._played = played
         self._forbidden = tuple(forbidden)
         self._environment = environment
@@ -100,7 +104,7 @@ class Routing:
         self._housing = housing
 
     def record(self, file: Path) -> None:
-        """Record the traffic of every upstream into a cassette; a cassette that is played is not recorded again."""
+        """Record the traffic of every upstream into a cassette; one that is played is recorded again beside a live worker only."""
         self._record = file
         self._routes.clear()
 
@@ -116,7 +120,7 @@ class Routing:
     def bills(self) -> bool:
         """Whether any of the models may cost somebody money."""
         routes = [route for route in (self.lead(), self.worker()) if route is not None]
-        return self._played is None and (bool(self._model.allow) or any(route.billed for route in routes))
+        return any(route.billed for route in routes) or (self._played is None and bool(self._model.allow))
 
     def names(self) -> list[str]:
         """What programs inside may call, as far as it can be listed."""
@@ -147,9 +151,11 @@ class Routing:
         for upstream in {*self._upstreams.values(), *([self._played] if self._played else [])}:
             if isinstance(upstream, Cassette) and upstream.mismatched:
                 differ = _counted(upstream.mismatched, "call differs", "calls differ")
-                told.append(f"{differ} from the cassette, the first: {upstream.mismatches[0]}")
-        if self._played is not None and self._played.unplayed:
-            told.append(f"{_counted(self._played.unplayed, 'recorded call was', 'recorded calls were')} not asked for")
+                why = " (its worker is live)" if self._live else ""
+                told.append(f"{differ} from the cassette{why}, the first: {upstream.mismatches[0]}")
+        unplayed = self._played.unplayed(lead_only=self._live is not None) if self._played else 0
+        if unplayed:
+            told.append(f"{_counted(unplayed, 'recorded call was', 'recorded calls were')} not asked for")
         for one in self._locals:
             if one.server.deaths:
                 told.append(f"the server of the local model died {_counted(one.server.deaths, 'time', 'times')}: see the journal")
@@ -198,10 +204,11 @@ class Routing:
         if reference.startswith(("http://", "https://")):
             base, _, model = reference.partition("#")
             upstream = self._upstream(
-                base, lambda: Http(Endpoint(_with_version(base), self._environment.get("OPENAI_API_KEY", "")))
+                reference, base, lambda: Http(Endpoint(_with_version(base), self._environment.get("OPENAI_API_KEY", "")))
             )
             price = self._price("http", model, pricing.nominal(model))
-            return Route(reference, "http", model, "chat", _SPEAKS["responses"], price, upstream, self._bills(base))
+            billed = not self._plays(reference) and not _of_this_machine(base)
+            return Route(reference, "http", model, "chat", _SPEAKS["responses"], price, upstream, billed)
         provider, _, model = reference.partition("/")
         if provider == "local" and "local" not in self._model.providers:
             return self._local(reference, model)
@@ -216,9 +223,9 @@ class Routing:
             )
         protocol = settings.protocol or (known[2] if known else "chat")
         price = pricing.find(provider, model, self._overrides)
-        upstream = self._upstream(provider, lambda: Http(self._endpoint(provider, settings, protocol)))
+        upstream = self._upstream(reference, provider, lambda: Http(self._endpoint(provider, settings, protocol)))
         speaks = _SPEAKS[protocol] | _SPEAKS["gemini"] if provider in _GEMINI else _SPEAKS[protocol]
-        return Route(reference, provider, model, protocol, speaks, price, upstream, self._played is None)
+        return Route(reference, provider, model, protocol, speaks, price, upstream, not self._plays(reference))
 
     def _local(self, reference: str, name: str) -> Route:
         """A model on this machine. Its price is nominal, so that limits of money mean something."""
@@ -231,7 +238,7 @@ class Routing:
 
         nominal = replace(pricing.nominal(name or "local"), context_window=CONTEXT, max_output=MAX_OUTPUT)
         price = self._price("local", name or "local", nominal)
-        upstream = self._upstream(reference, make)
+        upstream = self._upstream(reference, reference, make)
         return Route(reference, "local", name or "local", "chat", frozenset(_SPEAKS), price, upstream, billed=False)
 
     def _synthetic(self, reference: str, kind: str, place: Path) -> Route:
@@ -240,17 +247,17 @@ class Routing:
                 return Manual(place, self._forbidden)
             return Cassette(place) if kind == "cassette" else Scripted.from_file(place)
 
-        upstream = self._upstream(reference, make)
+        upstream = self._upstream(reference, reference, make)
         protocol, name = "anthropic", kind
-        played = getattr(upstream, "lead", None)
+        played = getattr(self._played if self._plays(reference) else upstream, "lead", None)
         if played is not None:
             protocol, name = played
         price = self._price(kind, name, pricing.nominal(name))
         return Route(reference, kind, name, protocol, frozenset(_SPEAKS), price, upstream, billed=False)
 
-    def _bills(self, base: str) -> bool:
-        """Whether the server of this address sends an invoice: one of this machine does not."""
-        return self._played is None and not _of_this_machine(base)
+    def _plays(self, reference: str) -> bool:
+        """Whether a cassette answers for this model."""
+        return self._played is not None and reference != self._live
 
     def _price(self, provider: str, model: str, otherwise: Price) -> Price:
         try:
@@ -258,13 +265,15 @@ class Routing:
         except Refused:
             return otherwise
 
-    def _upstream(self, key: str, make: Any) -> Upstream:
-        if self._played is not None:
-            return self._played
+    def _upstream(self, reference: str, key: str, make: Any) -> Upstream:
+        played = self._played if self._plays(reference) else None
+        if played is not None and self._live is None:
+            return played
+        key = "played" if played is not None else key
         if key not in self._upstreams:
-            self._upstreams[key] = make()
+            self._upstreams[key] = played or make()
         upstream = self._upstreams[key]
-        if self._record is not None and not isinstance(upstream, Cassette | Recording):
+        if self._record is not None and (upstream is played or not isinstance(upstream, Cassette | Recording)):
             upstream = self._upstreams[key] = Recording(upstream, self._record, _names(self._model))
         return upstream
 

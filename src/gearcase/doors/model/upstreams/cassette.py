@@ -225,10 +225,9 @@ class Cassette:
         """Protocol and model of the recorded lead, which a replay must speak; None when no lead was recorded."""
         return self._lead
 
-    @property
-    def unplayed(self) -> int:
+    def unplayed(self, lead_only: bool = False) -> int:
         """Recorded calls that were not asked for yet."""
-        return sum(len(takes) for takes in self._takes.values())
+        return sum(len(takes) for key, takes in self._takes.items() if key.startswith("lead ") or not lead_only)
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         """See `Upstream`. RunError `cassette_mismatch`: the call is not on the cassette, or differs and it is strict."""
