@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field
 
-from gearcase.box.fields import Table, wrong
+from gearcase.box.fields import Name, Size, Table, written, wrong
 from gearcase.box.hosts import parse_name, parse_place, parse_rule, place_text
 from gearcase.errors import UsageError
 
@@ -31,6 +31,9 @@ Host = Annotated[str, _written_as(parse_name, str), Field(max_length=253)]
 Place = Annotated[str, _written_as(parse_place, lambda place: place_text(*place)), Field(max_length=300)]
 
 
+Relation = Annotated[str, Field(pattern=r"^[^.\x00]{1,63}\.[^\x00]{1,63}$")]
+
+
 class HttpDoor(Table):
     """What may be reached outside, by name. Nothing else has an address inside."""
 
@@ -47,7 +50,19 @@ class HttpDoor(Table):
     proxy: bool = Field(default=False, description="set HTTPS_PROXY inside, for programs that find no name without one")
 
 
+class PostgresDoor(Table):
+    """A PostgreSQL database inside, at NAME.box:5432."""
+
+    mode: Literal["fresh"] = Field(default="fresh", description="fresh: an empty throw-away database")
+    memory: Size = written(512 * 2**20, "512MiB", "memory of its server")
+    disk: Size = written(2 * 2**30, "2GiB", "space of its server")
+    must_touch: tuple[Relation, ...] = Field(
+        default=(), description="relations (SCHEMA.TABLE) without contact to which the work was not real"
+    )
+
+
 class Doors(Table):
     """The doors beside model and gear."""
 
     http: HttpDoor = HttpDoor()
+    postgres: Mapping[Name, PostgresDoor] = Field(default_factory=dict[str, PostgresDoor], description="databases, by name")

@@ -16,7 +16,13 @@ _FIRST = 3
 
 def declared(box: Box) -> list[Door]:
     """The doors of a box, not open yet."""
-    return []
+    found: list[Door] = []
+    if box.doors.postgres:
+        from gearcase.doors.postgres.door import PostgresDoor
+
+        alone = len(box.doors.postgres) == 1
+        found += [PostgresDoor(name, one, alone=alone) for name, one in box.doors.postgres.items()]
+    return found
 
 
 class Doors:

@@ -1,0 +1,153 @@
+"""A throw-away PostgreSQL server in a sandbox of its own, and what its superuser is asked to do.
+
+The server listens at a Unix socket alone. It knows three roles: `postgres` and `restorer` are superusers whose password this process
+made up and nobody else has, `agent` owns the one database and holds no other right.
+
+Threat: SQL is code. Whoever becomes the superuser has the sandbox: no network, nothing of this machine but the programs, its own limits.
+What it tells this process is text of limited length; what is read as facts is JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from typing import Any
+
+import orjson
+
+from gearcase.doors.housed import Housed, failed
+from gearcase.doors.postgres.binaries import INSIDE, Binaries
+from gearcase.errors import RunError
+from gearcase.seams import Command, CommandResult, Housing, Limits, Mount
+
+AGENT = "agent"
+RESTORER = "restorer"
+SOCKET = ".s.PGSQL.5432"
+_SUPERUSER = "postgres"
+_PROCESSES = 256
+_STARTING = 60.0
+"""Seconds."""
+_ANSWER = 4 << 20
+"""Bytes of an answer that are kept."""
+_SETTINGS = {
+    "listen_addresses": "",
+    "unix_socket_directories": "/workspace",
+    "max_connections": "100",
+    "fsync": "off",  # a power cut ends the run, and the database with it
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "256MB",
+    "checkpoint_timeout": "1h",
+    "log_min_messages": "fatal",
+    "log_min_error_statement": "panic",  # statements hold values, which belong nowhere
+    "lc_messages": "C",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+_MAKE = '"$@" && cd data && printf %s "$ACCESS" >pg_hba.conf && printf %s "$SETTINGS" >postgresql.conf'
+_ACCESS = f"local all {AGENT} trust\nlocal all all scram-sha-256\n"
+
+
+class Cluster:
+    """One server. Make it with `open`; `life` ends when the server does."""
+
+    def __init__(self, housed: Housed, binaries: Binaries, database: str) -> None:
+        self.housed = housed
+        self.binaries = binaries
+        self.database = database
+        self._password = secrets.token_hex(16)
+        self.life: asyncio.Task[CommandResult] | None = None
+
+    @classmethod
+    async def open(
+        cls, housing: Housing, binaries: Binaries, database: str, memory: int, disk: int, mounts: tuple[Mount, ...] = ()
+    ) -> Cluster:
+        """A server with one empty database, owned by `agent`. Raises RunError `door_failed` and what the driver raises."""
+        limits = Limits(memory=memory, cpus=2.0, disk=disk, processes=_PROCESSES)
+        own = (Mount(binaries.root, INSIDE),) if binaries.bundled else ()
+        housed = await Housed.open(housing, f"postgres-{database}", limits, (*own, *mounts))
+        cluster = cls(housed, binaries, database)
+        try:
+            await cluster._begin(memory)
+        except BaseException:
+            await housed.close()
+            raise
+        return cluster
+
+    async def _begin(self, memory: int) -> None:
+        options = "--auth=scram-sha-256 --no-sync --no-instructions --no-locale --encoding=UTF8 --wal-segsize=1".split()
+        at = ("--pgdata=/workspace/data", f"--username={_SUPERUSER}", "--pwfile=/proc/self/fd/0")
+        settings = {**_SETTINGS, "shared_buffers": f"{memory // 4 >> 10}kB"}
+        told = {"ACCESS": _ACCESS, "SETTINGS": "".join(f"{name} = '{value}'\n" for name, value in settings.items())}
+        argv = ("/bin/sh", "-c", _MAKE, "sh", self._program("initdb"), *at, *options)
+        made = await self.housed.run(Command(argv, environment=told, stdin=self._password.encode()))
+        if made.exit_code != 0:
+            raise failed(f"the database {self.database} could not be made", made)
+        self.life = self.housed.start(Command((self._program("postgres"), "-D", "/workspace/data"), output_cap=8192))
+        await self.housed.wait_for(SOCKET, _STARTING)
+        await self.ask(
+            f"CREATE ROLE {RESTORER} SUPERUSER LOGIN PASSWORD '{self._password}';"
+            f"CREATE ROLE {AGENT} LOGIN; REVOKE CONNECT ON DATABASE postgres, template1 FROM PUBLIC;",
+            database="postgres",
+        )
+        await self.ask(f"CREATE DATABASE {quoted(self.database)} OWNER {AGENT} TEMPLATE template0;", database="postgres")
+        if self.binaries.major < 15:  # newer ones let the owner of a database make tables in it
+            await self.ask(f"ALTER SCHEMA public OWNER TO {AGENT};")
+
+    def _program(self, name: str) -> str:
+        return f"{self.binaries.inside}/{name}"
+
+    async def ask(self, sql: str, database: str = "") -> str:
+        """Run SQL as the superuser; returns what it answers, unaligned. Raises RunError `door_failed`."""
+        options = ("--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1", "--file=-")
+        done = await self.run("psql", *options, f"--dbname={database or self.database}", stdin=sql.encode())
+        if done.exit_code != 0:
+            raise failed(f"the database {self.database} does not answer", done)
+        return done.stdout.text()
+
+    async def facts(self, sql: str) -> Any:
+        """The one JSON value that a query answers with. Raises RunError `door_failed`."""
+        text = await self.ask(sql)
+        try:
+            return orjson.loads(text or "null")
+        except orjson.JSONDecodeError as error:
+            remedy = "report this, with the version of the server"
+            raise RunError("door_failed", "the database's facts cannot be read", cause=text[:200], remedy=remedy) from error
+
+    async def run(self, program: str, *arguments: str, user: str = _SUPERUSER, stdin: bytes = b"") -> CommandResult:
+        """Run one of PostgreSQL's programs beside the server, as a superuser of it."""
+        environment = {
+            "PGHOST": "/workspace",
+            "PGUSER": user,
+            "PGPASSWORD": self._password,
+            "PGOPTIONS": "-c search_path=pg_catalog -c statement_timeout=0",
+            "PATH": "/usr/bin:/bin",
+        }
+        argv = (self._program(program), *arguments)
+        command = Command(argv, environment=environment, stdin=stdin, output_cap=_ANSWER, merge_stderr=False)
+        return await self.housed.run(command)
+
+    async def connect(self) -> socket.socket:
+        """A connection to the server, non-blocking, nothing said yet. Raises RunError `door_failed` where the server has ended."""
+        try:
+            return await self.housed.connect(SOCKET)
+        except OSError as error:
+            ended = self.life.result() if self.life is not None and self.life.done() else None
+            raise failed(f"the database server of {self.database} has ended", ended) from error
+
+    async def close(self) -> None:
+        """End the server and remove everything of it."""
+        await self.housed.close()
+
+
+def quoted(name: str) -> str:
+    """A name as SQL takes it, whatever is in it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A text as SQL takes it, whatever is in it."""
+    return "E'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

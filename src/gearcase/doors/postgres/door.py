@@ -1,0 +1,247 @@
+"""The postgres door: a database at NAME.box:5432, and what programs inside did with it, on record.
+
+Behind it stands a throw-away server in a sandbox of its own (`Cluster`). Which relations were touched is what that server counted: it is
+asked while the run goes on and once more when every session has ended.
+
+Threat: a server that was taken over, clients that speak nonsense. Neither reaches anything but the other: see `session` and `cluster`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import secrets
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gearcase.box import doors as declaration
+from gearcase.doors.housed import failed
+from gearcase.doors.postgres import facts, wire
+from gearcase.doors.postgres.binaries import choose
+from gearcase.doors.postgres.cluster import AGENT, Cluster, quoted
+from gearcase.doors.postgres.record import Record
+from gearcase.doors.postgres.session import Role, Session
+from gearcase.errors import GearcaseError, RunError
+from gearcase.events import Amounts, ConnectionClosed, ConnectionOpened, Contact, DatabaseOpened, DoorRefused, Failure
+from gearcase.seams import Housing, Place
+
+PORT = 5432
+MOST_SESSIONS = 128
+LOOK_EVERY = 5.0
+"""Seconds between two looks at what was touched."""
+_LAST_LOOK = 20.0
+_TOKEN = "only-a-token"
+_MOST_RECORDS = 1000
+
+
+class PostgresDoor:
+    """One declared database. `alone`: it is the only one, so that programs find it by the usual variables."""
+
+    def __init__(self, name: str, declared: declaration.PostgresDoor, *, alone: bool) -> None:
+        self.id = f"postgres.{name}"
+        self.places = (Place(f"{name}.box", PORT),)
+        self._name = name
+        self._declared = declared
+        self._alone = alone
+        self._cluster: Cluster | None = None
+        self._housing: Housing | None = None
+        self._record: Record | None = None
+        self._sessions: set[Session] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._serving: list[asyncio.Task[None]] = []
+        self._numbers = itertools.count(1)
+        self._touched: dict[str, Amounts] = {}
+        self._told: Contact | None = None
+        self._latched = False
+        self._refused: dict[str, int] = {}
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """See `Door`."""
+        if not self._alone:
+            return {}
+        host = self.places[0].name
+        return {
+            "DATABASE_URL": f"postgresql://{AGENT}:{_TOKEN}@{host}:{PORT}/{self._name}",
+            "PGHOST": host,
+            "PGPORT": str(PORT),
+            "PGUSER": AGENT,
+            "PGDATABASE": self._name,
+            "PGPASSWORD": _TOKEN,
+        }
+
+    async def open(self, housing: Housing) -> None:
+        """Start the server and plant the nonce. Raises UsageError `missing_extra`, RunError `door_failed`."""
+        began, declared = time.monotonic(), self._declared
+        self._housing = housing
+        self._record = Record(self.id, housing.recorder)
+        binaries = choose()
+        cluster = self._cluster = await Cluster.open(housing, binaries, self._name, declared.memory, declared.disk)
+        nonce = secrets.token_hex(16)
+        await cluster.ask(f"ALTER DATABASE {quoted(self._name)} SET gearcase.contact = '{nonce}'; SELECT pg_stat_reset();")
+        digest = hashlib.sha256(nonce.encode()).hexdigest()
+        seconds = round(time.monotonic() - began, 3)
+        housing.recorder.append(DatabaseOpened(self.id, declared.mode, binaries.major, seconds=seconds, nonce=digest))
+        assert cluster.life is not None
+        cluster.life.add_done_callback(self._server_ended)
+        self._serving.append(asyncio.create_task(self._watch()))
+
+    async def serve(self, agent: str, place: Place, sock: socket.socket, pay: Callable[[int], None]) -> None:
+        """See `Door`. What reaches a throw-away server has not left: nothing is paid."""
+        sock.setblocking(False)
+        self._serving.append(asyncio.create_task(self._accept(agent, sock)))
+
+    async def _accept(self, agent: str, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            while len(self._tasks) >= MOST_SESSIONS:
+                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            inner, _ = await loop.sock_accept(listening)
+            inner.setblocking(False)
+            inner.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            task = asyncio.create_task(self._serve(agent, inner))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, agent: str, inner: socket.socket) -> None:
+        assert self._cluster is not None and self._record is not None
+        role = Role(AGENT, self._name, {})
+        session = Session(next(self._numbers), agent, inner, role, self._record, self._cluster.connect, lambda count: None)
+        self._sessions.add(session)
+        try:
+            if key := await session.begin():
+                await self._cancel(key)
+            else:
+                await self._pass_on(agent, session)
+        except GearcaseError as error:
+            self._refuse(agent, error)
+            session.tell(error)
+        except (OSError, TimeoutError):
+            return  # the client is gone, or never said what it wants
+        finally:
+            self._sessions.discard(session)
+            session.close()
+
+    async def _pass_on(self, agent: str, session: Session) -> None:
+        assert self._housing is not None
+        recorder, began, why = self._housing.recorder, time.monotonic(), "failed"
+        is_recorded = session.number <= _MOST_RECORDS
+        if is_recorded:
+            recorder.append(ConnectionOpened(self.id, session.number, self.places[0].name, PORT, ""), agent)
+        if self._latched:
+            session.hold("latch")
+        try:
+            why = await session.pass_on()
+        finally:
+            if is_recorded:
+                seconds = round(time.monotonic() - began, 3)
+                name = self.places[0].name
+                recorder.append(
+                    ConnectionClosed(self.id, session.number, name, session.sent, session.received, seconds, why), agent
+                )
+
+    async def _cancel(self, key: bytes) -> None:
+        """Pass a cancelling message on, where it means a session of this door."""
+        assert self._cluster is not None
+        if all(key != session.key for session in self._sessions):
+            return
+        sock = await self._cluster.connect()
+        try:
+            length = (8 + len(key)).to_bytes(4, "big")
+            await asyncio.get_running_loop().sock_sendall(sock, length + wire.CANCEL.to_bytes(4, "big") + key)
+        finally:
+            sock.close()
+
+    async def _watch(self) -> None:
+        """Tell what was touched, while statements come."""
+        assert self._record is not None and self._cluster is not None
+        seen = 0
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            if self._record.statements != seen and not self._cluster.housed.sandbox.frozen:
+                seen = self._record.statements
+                await self._look(self._cluster)
+
+    async def _look(self, cluster: Cluster) -> None:
+        assert self._housing is not None
+        for name, amounts in (await facts.touched(cluster)).items():
+            before = self._touched.get(name, {"read": 0, "written": 0})
+            self._touched[name] = {key: max(amounts[key], before[key]) for key in before}
+        missing = [name for name in self._declared.must_touch if not any(self._touched.get(name, {}).values())]
+        contact = Contact(self.id, self._touched.copy(), missing)
+        if contact != self._told:
+            self._told = contact
+            self._housing.recorder.append(contact)
+
+    def _server_ended(self, life: asyncio.Task[Any]) -> None:
+        """A server that ends before it is told to, on record."""
+        assert self._housing is not None
+        if life.cancelled() or self._cluster is None:
+            return
+        error = life.exception()
+        if not isinstance(error, GearcaseError):
+            error = failed(f"the database server of {self._name} has ended", life.result())
+        self._housing.recorder.append(Failure(error.envelope()))
+
+    def _refuse(self, agent: str, error: GearcaseError) -> None:
+        assert self._housing is not None
+        count = self._refused[error.code] = self._refused.get(error.code, 0) + 1
+        if str(count).strip("0") == "1":
+            self._housing.recorder.append(DoorRefused(self.id, error.code, error.message, {"count": count}), agent)
+
+    def describe(self) -> Mapping[str, Any]:
+        """See `Door`."""
+        host = self.places[0].name
+        return {
+            "address": f"postgresql://{AGENT}@{host}:{PORT}/{self._name}",
+            "purpose": f"a PostgreSQL database ({self._declared.mode})",
+            "must_touch": list(self._declared.must_touch),
+        }
+
+    def latch(self) -> None:
+        """See `Door`."""
+        self._latched = True
+        for session in self._sessions:
+            session.hold("latch")
+
+    def unlatch(self) -> None:
+        """See `Door`."""
+        self._latched = False
+        for session in self._sessions:
+            session.release("latch")
+
+    async def close(self) -> tuple[str, ...]:
+        """See `Door`. What was touched is told before the server ends."""
+        tasks = [*self._serving, *self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._serving.clear()
+        cluster, self._cluster = self._cluster, None
+        if cluster is None:
+            return ()
+        try:
+            await self._last_look(cluster)
+        finally:
+            await cluster.close()
+        return ()
+
+    async def _last_look(self, cluster: Cluster) -> None:
+        """What was touched, once every session has ended. Of a server that ended or stands frozen for good, it is what is known."""
+        assert self._record is not None and self._housing is not None
+        self._record.flush()
+        if cluster.housed.sandbox.frozen or cluster.life is None or cluster.life.done():
+            return
+        try:
+            async with asyncio.timeout(_LAST_LOOK):
+                await facts.settle(cluster)
+                await self._look(cluster)
+        except GearcaseError as error:
+            self._housing.recorder.append(Failure(error.envelope()))
+        except TimeoutError:
+            remedy = "see what the agent's last statements were: gearcase logs"
+            error = RunError("door_failed", f"the database {self._name} did not say what was touched", remedy=remedy)
+            self._housing.recorder.append(Failure(error.envelope()))
