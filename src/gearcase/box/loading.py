@@ -176,6 +176,9 @@ def _path_places(draft: _Draft) -> Iterable[_Place]:
         for key in ("key_file", "ca"):
             if key in draft.table("model", "providers", name):
                 yield _Place(("model", "providers", name, key), "file")
+    for name in draft.table("doors", "postgres"):
+        if "password_file" in draft.table("doors", "postgres", name):
+            yield _Place(("doors", "postgres", name, "password_file"), "file")
     for key in ("lead", "worker"):
         kind = _FILE_UPSTREAMS.get(str(draft.table("model").get(key)).partition(":")[0])
         if kind:

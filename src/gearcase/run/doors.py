@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from gearcase.box import Box
@@ -14,14 +15,15 @@ _FIRST = 3
 """198.18.0.1 and .2 are the model and gear doors; names outside begin at 198.18.1.0."""
 
 
-def declared(box: Box) -> list[Door]:
-    """The doors of a box, not open yet."""
+def declared(box: Box, folder: Path) -> list[Door]:
+    """The doors of a box, not open yet. `folder` is the run's: what a door keeps of itself lies there."""
     found: list[Door] = []
     if box.doors.postgres:
+        from gearcase.doors.postgres.difference import DATABASES
         from gearcase.doors.postgres.door import PostgresDoor
 
         alone = len(box.doors.postgres) == 1
-        found += [PostgresDoor(name, one, alone=alone) for name, one in box.doors.postgres.items()]
+        found += [PostgresDoor(name, one, folder / DATABASES, alone=alone) for name, one in box.doors.postgres.items()]
     return found
 
 

@@ -127,7 +127,7 @@ class Supervisor:
             books.ending,
         )
         tools = find_tools(box.sandbox.tools, os.environ)
-        doors = Doors(declared(box))
+        doors = Doors(declared(box, folder.path))
         sandbox = await open_sandbox(self._driver, box, tools, doors, folder.id)
         room = Room(sandbox, journal, brake, clock, pace)
         try:

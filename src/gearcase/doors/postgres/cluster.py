@@ -117,8 +117,10 @@ class Cluster:
             remedy = "report this, with the version of the server"
             raise RunError("door_failed", "the database's facts cannot be read", cause=text[:200], remedy=remedy) from error
 
-    async def run(self, program: str, *arguments: str, user: str = _SUPERUSER, stdin: bytes = b"") -> CommandResult:
-        """Run one of PostgreSQL's programs beside the server, as a superuser of it."""
+    async def run(
+        self, program: str, *arguments: str, user: str = _SUPERUSER, stdin: bytes = b"", stdin_from: str = ""
+    ) -> CommandResult:
+        """Run one of PostgreSQL's programs beside the server, as a superuser of it. It reads `stdin`, or a file of the sandbox."""
         environment = {
             "PGHOST": "/workspace",
             "PGUSER": user,
@@ -127,6 +129,8 @@ class Cluster:
             "PATH": "/usr/bin:/bin",
         }
         argv = (self._program(program), *arguments)
+        if stdin_from:
+            argv = ("/bin/sh", "-c", 'from=$1; shift; exec "$@" <"$from"', "sh", stdin_from, *argv)
         command = Command(argv, environment=environment, stdin=stdin, output_cap=_ANSWER, merge_stderr=False)
         return await self.housed.run(command)
 

@@ -11,19 +11,25 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import os
 import secrets
 import socket
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from gearcase.box import doors as declaration
+from gearcase.box.dsn import parse_dsn
 from gearcase.doors.housed import failed
 from gearcase.doors.postgres import facts, wire
 from gearcase.doors.postgres.binaries import choose
+from gearcase.doors.postgres.branching import Part, open_branch
 from gearcase.doors.postgres.cluster import AGENT, Cluster, quoted
+from gearcase.doors.postgres.difference import keep
 from gearcase.doors.postgres.record import Record
 from gearcase.doors.postgres.session import Role, Session
+from gearcase.doors.postgres.source import password_of
 from gearcase.errors import GearcaseError, RunError
 from gearcase.events import Amounts, ConnectionClosed, ConnectionOpened, Contact, DatabaseOpened, DoorRefused, Failure
 from gearcase.seams import Housing, Place
@@ -38,14 +44,19 @@ _MOST_RECORDS = 1000
 
 
 class PostgresDoor:
-    """One declared database. `alone`: it is the only one, so that programs find it by the usual variables."""
+    """One declared database. `alone`: it is the only one, so that programs find it by the usual variables.
 
-    def __init__(self, name: str, declared: declaration.PostgresDoor, *, alone: bool) -> None:
+    `folder` keeps what outlives the run: what the database held before and after.
+    """
+
+    def __init__(self, name: str, declared: declaration.PostgresDoor, folder: Path, *, alone: bool) -> None:
         self.id = f"postgres.{name}"
         self.places = (Place(f"{name}.box", PORT),)
         self._name = name
         self._declared = declared
         self._alone = alone
+        self._folder = folder
+        self._before = facts.Inventory({}, {})
         self._cluster: Cluster | None = None
         self._housing: Housing | None = None
         self._record: Record | None = None
@@ -78,16 +89,38 @@ class PostgresDoor:
         began, declared = time.monotonic(), self._declared
         self._housing = housing
         self._record = Record(self.id, housing.recorder)
-        binaries = choose()
-        cluster = self._cluster = await Cluster.open(housing, binaries, self._name, declared.memory, declared.disk)
+        cluster, size = await self._behind(housing)
+        self._cluster = cluster
+        self._before = await facts.inventory(cluster)
         nonce = secrets.token_hex(16)
         await cluster.ask(f"ALTER DATABASE {quoted(self._name)} SET gearcase.contact = '{nonce}'; SELECT pg_stat_reset();")
-        digest = hashlib.sha256(nonce.encode()).hexdigest()
-        seconds = round(time.monotonic() - began, 3)
-        housing.recorder.append(DatabaseOpened(self.id, declared.mode, binaries.major, seconds=seconds, nonce=digest))
+        tables = self._before.tables
+        housing.recorder.append(
+            DatabaseOpened(
+                door=self.id,
+                mode=declared.mode,
+                server=cluster.binaries.major,
+                source=declared.source or "",
+                tables=len(tables),
+                rows=sum(tables.values()),
+                bytes=size,
+                seconds=round(time.monotonic() - began, 3),
+                nonce=hashlib.sha256(nonce.encode()).hexdigest(),
+            )
+        )
         assert cluster.life is not None
         cluster.life.add_done_callback(self._server_ended)
         self._serving.append(asyncio.create_task(self._watch()))
+
+    async def _behind(self, housing: Housing) -> tuple[Cluster, int]:
+        """The server, and the bytes that its source takes."""
+        declared = self._declared
+        if declared.source is None:
+            return await Cluster.open(housing, choose(), self._name, declared.memory, declared.disk), 0
+        password = password_of(declared.password_env or "", declared.password_file, os.environ)
+        part = Part(declared.exclude, declared.schema_only)
+        dsn = parse_dsn(declared.source)
+        return await open_branch(housing, self._name, dsn, password, part, declared.memory, declared.disk)
 
     async def serve(self, agent: str, place: Place, sock: socket.socket, pay: Callable[[int], None]) -> None:
         """See `Door`. What reaches a throw-away server has not left: nothing is paid."""
@@ -239,6 +272,7 @@ class PostgresDoor:
             async with asyncio.timeout(_LAST_LOOK):
                 await facts.settle(cluster)
                 await self._look(cluster)
+                keep(self._folder, self._name, self._declared, self._before, await facts.inventory(cluster))
         except GearcaseError as error:
             self._housing.recorder.append(Failure(error.envelope()))
         except TimeoutError:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
-from gearcase.doors.postgres.cluster import Cluster
+from gearcase.doors.postgres.cluster import Cluster, quoted
 from gearcase.events import Amounts
 
 MOST = 2000
@@ -35,3 +36,76 @@ async def settle(cluster: Cluster) -> None:
         "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid(); EXIT WHEN NOT FOUND; PERFORM pg_sleep(0.01); "
         "PERFORM pg_stat_clear_snapshot(); END LOOP; END $$;"
     )
+
+
+_DEFINITIONS = rf"""
+WITH mine AS (
+  SELECT c.oid, n.nspname, c.relname, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND n.nspname NOT LIKE 'pg\_%' AND n.nspname <> 'information_schema'
+    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+  ORDER BY n.nspname, c.relname LIMIT {MOST})
+SELECT json_build_object(
+  'relations', (SELECT coalesce(json_agg(json_build_object('schema', nspname, 'name', relname, 'kind', relkind, 'lines', (
+      SELECT coalesce(json_agg(line), '[]') FROM (
+        SELECT 'column ' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod) || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
+               || coalesce(' default ' || pg_get_expr(d.adbin, d.adrelid), '') AS line
+        FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        WHERE a.attrelid = mine.oid AND a.attnum > 0 AND NOT a.attisdropped AND mine.relkind <> 'S'
+        UNION ALL SELECT 'constraint ' || conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
+          WHERE conrelid = mine.oid AND contype <> 'n'
+        UNION ALL SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = mine.oid
+        UNION ALL SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = mine.oid AND NOT tgisinternal
+        UNION ALL SELECT pg_get_viewdef(mine.oid) WHERE mine.relkind IN ('v', 'm')) lines))), '[]') FROM mine),
+  'functions', (SELECT coalesce(json_object_agg(p.oid::regprocedure::text, md5(pg_get_functiondef(p.oid))), '{{}}')
+    FROM (SELECT f.oid FROM pg_proc f JOIN pg_namespace n ON n.oid = f.pronamespace
+      WHERE f.prokind IN ('f', 'p') AND n.nspname NOT LIKE 'pg\_%' AND n.nspname <> 'information_schema'
+        AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = f.oid AND d.deptype = 'e')
+      LIMIT {MOST}) p));
+"""
+_HAVE_ROWS = ("r", "p", "m")
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """A table, view or sequence. `kind` is PostgreSQL's letter, `lines` define it, `rows` is -1 where it holds none of its own."""
+
+    kind: str
+    rows: int
+    lines: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What a database holds. `functions` maps a signature to a digest of its text."""
+
+    relations: dict[str, Relation]
+    functions: dict[str, str]
+
+    @property
+    def tables(self) -> dict[str, int]:
+        """Tables and their rows."""
+        return {name: one.rows for name, one in self.relations.items() if one.kind in _HAVE_ROWS}
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, held: dict[str, Any]) -> Inventory:
+        """What `as_json` made."""
+        return cls({name: Relation(**one) for name, one in held["relations"].items()}, dict(held["functions"]))
+
+
+async def inventory(cluster: Cluster) -> Inventory:
+    """What the database holds now, every row counted. Raises RunError `door_failed`."""
+    found = cast(dict[str, Any], await cluster.facts(_DEFINITIONS))
+    with_rows = [one for one in found["relations"] if one["kind"] in _HAVE_ROWS]
+    counts = ", ".join(f"(SELECT count(*) FROM {quoted(one['schema'])}.{quoted(one['name'])})" for one in with_rows)
+    rows = iter(await cluster.facts(f"SELECT json_build_array({counts});"))
+    relations = {
+        f"{one['schema']}.{one['name']}": Relation(
+            one["kind"], int(next(rows)) if one["kind"] in _HAVE_ROWS else -1, sorted(one["lines"])
+        )
+        for one in found["relations"]
+    }
+    return Inventory(relations, dict(found["functions"]))
