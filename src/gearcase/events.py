@@ -361,6 +361,17 @@ class StatementsRan(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class DatabaseSnapshot(Event):
+    """What a branch held was kept before a statement of this kind; `file` is in the run's folder `databases`."""
+
+    door: str
+    kind: str
+    file: str
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Contact(Event):
     """Which relations of a declared resource were touched so far, as its server counted them: relation -> read, written (rows).
 

@@ -75,6 +75,11 @@ def test_the_live_database_stays_as_it_is_when_its_branch_loses_every_table(user
     before = shop.digest()
     inside(user, branch(user, shop), DESTROY)
     assert shop.digest() == before
+    kept = facts(user, "database_snapshot")
+    assert [(one["kind"], one["file"]) for one in kept] == [("DO", "shop-before.dump")]
+    (dump,) = (user.home / "state").glob("gearcase/runs/*/databases/shop-before.dump")
+    assert dump.stat().st_size == kept[0]["bytes"]
+    assert "TABLE DATA public orders" in shop.run("pg_restore", "--list", dump), "what was there can be had back"
     told = user.types("db", "diff", code=0).out
     assert "dropped  table public.customers (200 rows)" in told
     assert "dropped  table public.orders (1,000 rows)" in told

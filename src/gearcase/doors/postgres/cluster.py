@@ -10,8 +10,13 @@ What it tells this process is text of limited length; what is read as facts is J
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import secrets
+import shutil
 import socket
+import stat
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -19,6 +24,7 @@ import orjson
 from gearcase.doors.housed import Housed, failed
 from gearcase.doors.postgres.binaries import INSIDE, Binaries
 from gearcase.errors import RunError
+from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Command, CommandResult, Housing, Limits, Mount
 
 AGENT = "agent"
@@ -134,6 +140,22 @@ class Cluster:
         command = Command(argv, environment=environment, stdin=stdin, output_cap=_ANSWER, merge_stderr=False)
         return await self.housed.run(command)
 
+    async def dump_to(self, target: Path) -> int:
+        """Write what the database holds into a new file of this machine, in PostgreSQL's custom format; returns its bytes.
+
+        Raises RunError `door_failed`, and OSError of this machine's disk.
+        """
+        inside = f"dump-{secrets.token_hex(8)}"
+        options = ("--format=custom", "--compress=1", "--no-sync", "--no-owner", "--no-privileges", "--lock-wait-timeout=10s")
+        try:
+            done = await self.run("pg_dump", *options, f"--dbname={self.database}", f"--file=/workspace/{inside}")
+            if done.exit_code != 0:
+                raise failed(f"the database {self.database} could not be dumped", done)
+            return await in_thread(_fetch, self.housed.sandbox.workspace, inside, target)
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(inside, dir_fd=self.housed.sandbox.workspace)
+
     async def connect(self) -> socket.socket:
         """A connection to the server, non-blocking, nothing said yet. Raises RunError `door_failed` where the server has ended."""
         try:
@@ -155,3 +177,16 @@ def quoted(name: str) -> str:
 def literal(text: str) -> str:
     """A text as SQL takes it, whatever is in it."""
     return "E'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _fetch(folder: int, name: str, target: Path) -> int:
+    """Copy a file of a sandbox out, and nothing that only looks like one."""
+    found = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    with os.fdopen(found, "rb") as source:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            remedy = "start the run again: its database server may have been taken over"
+            raise RunError("door_failed", f"{name} is no file", remedy=remedy)
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        with target.open("xb") as sink:
+            shutil.copyfileobj(source, sink, 1 << 20)
+            return sink.tell()

@@ -27,6 +27,7 @@ from gearcase.doors.postgres.binaries import choose
 from gearcase.doors.postgres.branching import Part, open_branch
 from gearcase.doors.postgres.cluster import AGENT, Cluster, quoted
 from gearcase.doors.postgres.difference import keep
+from gearcase.doors.postgres.gate import Gate
 from gearcase.doors.postgres.record import Record
 from gearcase.doors.postgres.session import Role, Session
 from gearcase.doors.postgres.source import password_of
@@ -57,6 +58,7 @@ class PostgresDoor:
         self._alone = alone
         self._folder = folder
         self._before = facts.Inventory({}, {})
+        self._gate: Gate | None = None
         self._cluster: Cluster | None = None
         self._housing: Housing | None = None
         self._record: Record | None = None
@@ -108,6 +110,9 @@ class PostgresDoor:
                 nonce=hashlib.sha256(nonce.encode()).hexdigest(),
             )
         )
+        if declared.mode == "branch":
+            kept = self._folder / f"{self._name}-before.dump"
+            self._gate = Gate(self.id, cluster, kept, housing.recorder, lambda: self._look(cluster))
         assert cluster.life is not None
         cluster.life.add_done_callback(self._server_ended)
         self._serving.append(asyncio.create_task(self._watch()))
@@ -142,7 +147,9 @@ class PostgresDoor:
     async def _serve(self, agent: str, inner: socket.socket) -> None:
         assert self._cluster is not None and self._record is not None
         role = Role(AGENT, self._name, {})
-        session = Session(next(self._numbers), agent, inner, role, self._record, self._cluster.connect, lambda count: None)
+        session = Session(
+            next(self._numbers), agent, inner, role, self._record, self._cluster.connect, lambda count: None, self._gate
+        )
         self._sessions.add(session)
         try:
             if key := await session.begin():
@@ -168,6 +175,8 @@ class PostgresDoor:
             session.hold("latch")
         try:
             why = await session.pass_on()
+            if session.refused is not None:
+                raise session.refused
         finally:
             if is_recorded:
                 seconds = round(time.monotonic() - began, 3)

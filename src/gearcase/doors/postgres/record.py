@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
 
 from gearcase.doors.postgres.wire import field_of
 from gearcase.events import Amounts, StatementRan, StatementsRan
@@ -67,12 +66,10 @@ class Record:
 class Statements:
     """Follows one session: told what passes, it tells the record of each statement that ends."""
 
-    def __init__(self, record: Record, agent: str, session: int, ended: Callable[[], None]) -> None:
-        """`ended` is called when a request is answered whole."""
+    def __init__(self, record: Record, agent: str, session: int) -> None:
         self._record = record
         self._agent = agent
         self._session = session
-        self._ended = ended
         self._began = 0.0
         self._sent = self._received = 0
 
@@ -90,7 +87,6 @@ class Statements:
         """A message of the server, of those that are `WANTED`."""
         if kind == _READY:
             self._began = 0.0
-            self._ended()
         elif kind == _COMPLETE:
             words = body.rstrip(b"\0").decode("ascii", "replace").split()
             rows = int(words[-1]) if len(words) > 1 and words[-1].isdecimal() and len(words[-1]) < 16 else 0

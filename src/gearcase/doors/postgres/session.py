@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from gearcase.doors.postgres import wire
+from gearcase.doors.postgres.gate import ClientReader, Gate
 from gearcase.doors.postgres.record import WANTED, Record, Statements
 from gearcase.doors.relay import Relay
 from gearcase.errors import GearcaseError, Refused
@@ -20,9 +21,16 @@ from gearcase.errors import GearcaseError, Refused
 START_WITHIN = 30.0
 """Seconds."""
 _KEY = ord("K")
+_GATE = "gate"
 _REQUESTS = 3
 """First messages in a row: TLS, GSSAPI, and the one that counts."""
-_STATES = {"wrong_user": "28000", "wrong_database": "3D000", "bad_protocol": "08P01", "door_failed": "57P03"}
+_STATES = {
+    "wrong_user": "28000",
+    "wrong_database": "3D000",
+    "bad_protocol": "08P01",
+    "door_failed": "57P03",
+    "no_snapshot": "55000",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +54,25 @@ class Session:
         record: Record,
         connect: Callable[[], Awaitable[socket.socket]],
         pay: Callable[[int], None],
+        gate: Gate | None,
     ) -> None:
         """`connect` makes a connection to the server, `inner` is the client's."""
         self.number = number
         self.key = b""
         self.sent = self.received = 0
+        self.refused: Refused | None = None
         self._inner = inner
         self._outer: socket.socket | None = None
         self._role = role
         self._connect = connect
         self._pay = pay
-        self._statements = Statements(record, agent, number, self._answered)
+        self._statements = Statements(record, agent, number)
         self._walker = wire.Walker(WANTED + b"K", self._heard)
         self._relay: Relay | None = None
         self._held: set[str] = set()
-        self.busy = False
+        self._gate = gate
+        self._reader = ClientReader()
+        self._keeping: asyncio.Task[None] | None = None
 
     async def begin(self) -> bytes:
         """The client's first messages; returns what it wants cancelled, empty where it begins a session. Raises Refused."""
@@ -101,13 +113,38 @@ class Session:
         self._relay = Relay(self._inner, self._outer, self._pay, self._out, self._back)
         if self._held:
             self._relay.pause()
-        return await self._relay.run()
+        try:
+            return await self._relay.run()
+        finally:
+            if self._keeping is not None:
+                self._keeping.cancel()
+                await asyncio.wait({self._keeping})
 
     def _out(self, data: bytes) -> bytes:
         self.sent += len(data)
         self._statements.sent(len(data))
-        self.busy = True
-        return data
+        if self._gate is None:
+            return data
+        if not self._gate.armed:
+            return self._reader.take() + data
+        passes, word = self._reader.feed(data)
+        if word:
+            self.hold(_GATE)
+            self._keeping = asyncio.create_task(self._keep(self._gate, word))
+        return passes
+
+    async def _keep(self, gate: Gate, word: str) -> None:
+        """What waits at the gate passes when the snapshot is made."""
+        assert self._relay is not None
+        try:
+            await gate.keep(word)
+        except (GearcaseError, OSError) as error:
+            remedy = "let the operator see why: gearcase logs; give the database more disk"
+            self.refused = Refused("no_snapshot", f"no snapshot could be made before {word}", cause=str(error), remedy=remedy)
+            self._relay.end("no_snapshot")
+            return
+        self._relay.push(self._reader.take())
+        self.release(_GATE)
 
     def _back(self, data: bytes) -> bytes:
         self.received += len(data)
@@ -120,9 +157,6 @@ class Session:
             self.key = body
         else:
             self._statements.heard(kind, body)
-
-    def _answered(self) -> None:
-        self.busy = False
 
     def hold(self, why: str) -> None:
         """Nothing new reaches the server until `why` is released."""

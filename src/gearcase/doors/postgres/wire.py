@@ -19,7 +19,8 @@ _MOST_START = 10_000
 """Bytes of a first message, as the server itself holds it."""
 _MOST_KEPT = 16 * 1024
 """Bytes of a message that we look into; of a longer one its beginning."""
-_head = struct.Struct("!BI")
+HEAD = struct.Struct("!BI")
+"""Of every message but the first: its kind, its length without the kind."""
 _start = struct.Struct("!II")
 
 
@@ -101,7 +102,7 @@ class Walker:
         """The next bytes. Raises Refused `bad_protocol`."""
         if self._rest:
             data, self._rest = self._rest + data, b""
-        at, end, wanted, unpack = self._skip, len(data), self._wanted, _head.unpack_from
+        at, end, wanted, unpack = self._skip, len(data), self._wanted, HEAD.unpack_from
         while at + 5 <= end:
             kind, length = unpack(data, at)
             if length < 4:
