@@ -157,3 +157,27 @@ def test_a_box_that_cannot_be_meant_is_refused(user, text, says):
     told = user.types("box", "check", box(user, f"[doors.postgres.shop]\n{text}\n"), code=2)
     assert says in " ".join(told.err.split())
     assert "secret" not in told.err
+
+
+HONEST = """import subprocess
+told = subprocess.run(["psql", "-XqAtc", "SELECT sum(total) FROM orders"], capture_output=True, text=True, check=True).stdout
+open("out.txt", "w").write(told)
+"""
+MOCK = 'open("out.txt", "w").write("500500\\n")\n'
+
+
+def test_who_answers_from_a_mock_is_told_from_who_asked_by_contact_alone(user, shop):
+    file = branch(user, shop, 'must_touch = ["public.orders"]\n[files]\ngive = ["work.py"]\ntake = ["out.txt"]\n')
+    delivered, contacts = [], []
+    for text in (HONEST, MOCK):
+        (user.folder / "work.py").write_text(text)
+        out = user.folder / f"out-{len(delivered)}"
+        record = user.types("exec", "--json", "-f", file, "--out", out, "--", "python3", "work.py", code=0).record
+        delivered.append((out / "out.txt").read_bytes())
+        contacts.append(facts(user, "contact")[-1])
+        assert record["residue"] == []
+    assert delivered[0] == delivered[1]
+    assert contacts[0]["relations"] == {"public.orders": {"read": 1000, "written": 0}}
+    assert contacts[0]["missing"] == []
+    assert contacts[1]["relations"] == {}
+    assert contacts[1]["missing"] == ["public.orders"]
