@@ -56,8 +56,9 @@ class HttpDoor(Table):
 class PostgresDoor(Table):
     """A PostgreSQL database inside, at NAME.box:5432."""
 
-    mode: Literal["fresh", "branch"] = Field(
-        default="fresh", description="fresh: an empty throw-away database; branch: a throw-away copy of `from`"
+    mode: Literal["fresh", "branch", "read_only"] = Field(
+        default="fresh",
+        description="fresh: an empty throw-away one; branch: a throw-away copy of `from`; read_only: `from` itself",
     )
     source: DsnText | None = Field(
         default=None, alias="from", description="postgresql://USER@HOST:PORT/DATABASE, without a password"
@@ -80,6 +81,8 @@ class PostgresDoor(Table):
             raise wrong("a fresh database has no `from`" if self.source else f'mode = "{self.mode}" needs `from`, the database')
         if self.mode != "branch" and (self.exclude or self.schema_only):
             raise wrong("`exclude` and `schema_only` are for a branch")
+        if self.mode == "read_only" and self.must_touch:
+            raise wrong("what was touched is counted by servers of our own: `must_touch` is for fresh and branch")
         return self
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import orjson
 
 from gearcase.doors.housed import Housed, failed
+from gearcase.doors.postgres import wire
 from gearcase.doors.postgres.binaries import INSIDE, Binaries
 from gearcase.errors import RunError
 from gearcase.sandbox.threads import in_thread
@@ -163,6 +164,25 @@ class Cluster:
         except OSError as error:
             ended = self.life.result() if self.life is not None and self.life.done() else None
             raise failed(f"the database server of {self.database} has ended", ended) from error
+
+    async def reach(self, start: wire.Start) -> socket.socket:
+        """A session, begun. Raises RunError `door_failed`."""
+        sock = await self.connect()
+        try:
+            await asyncio.get_running_loop().sock_sendall(sock, wire.write_start(start.code, start.values))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    async def cancel(self, key: bytes) -> None:
+        """Cancel what the session with this key does. Raises RunError `door_failed`."""
+        sock = await self.connect()
+        try:
+            length = (8 + len(key)).to_bytes(4, "big")
+            await asyncio.get_running_loop().sock_sendall(sock, length + wire.CANCEL.to_bytes(4, "big") + key)
+        finally:
+            sock.close()
 
     async def close(self) -> None:
         """End the server and remove everything of it."""

@@ -22,15 +22,16 @@ from typing import Any
 from gearcase.box import doors as declaration
 from gearcase.box.dsn import parse_dsn
 from gearcase.doors.housed import failed
-from gearcase.doors.postgres import facts, wire
-from gearcase.doors.postgres.binaries import choose
+from gearcase.doors.postgres import facts
+from gearcase.doors.postgres.binaries import choose, newest
 from gearcase.doors.postgres.branching import Part, open_branch
 from gearcase.doors.postgres.cluster import AGENT, Cluster, quoted
 from gearcase.doors.postgres.difference import keep
 from gearcase.doors.postgres.gate import Gate
+from gearcase.doors.postgres.live import Live, password_from_file
 from gearcase.doors.postgres.record import Record
 from gearcase.doors.postgres.session import Role, Session
-from gearcase.doors.postgres.source import password_of
+from gearcase.doors.postgres.source import Source, password_of
 from gearcase.errors import GearcaseError, RunError
 from gearcase.events import Amounts, ConnectionClosed, ConnectionOpened, Contact, DatabaseOpened, DoorRefused, Failure
 from gearcase.seams import Housing, Place
@@ -59,6 +60,7 @@ class PostgresDoor:
         self._folder = folder
         self._before = facts.Inventory({}, {})
         self._gate: Gate | None = None
+        self._live: Live | None = None
         self._cluster: Cluster | None = None
         self._housing: Housing | None = None
         self._record: Record | None = None
@@ -91,6 +93,8 @@ class PostgresDoor:
         began, declared = time.monotonic(), self._declared
         self._housing = housing
         self._record = Record(self.id, housing.recorder)
+        if declared.mode == "read_only":
+            return await self._open_live(housing)
         cluster, size = await self._behind(housing)
         self._cluster = cluster
         self._before = await facts.inventory(cluster)
@@ -116,6 +120,29 @@ class PostgresDoor:
         assert cluster.life is not None
         cluster.life.add_done_callback(self._server_ended)
         self._serving.append(asyncio.create_task(self._watch()))
+        return None
+
+    async def _open_live(self, housing: Housing) -> None:
+        declared, began = self._declared, time.monotonic()
+        assert declared.source is not None
+        dsn = parse_dsn(declared.source)
+        password = password_of(declared.password_env or "", declared.password_file, os.environ)
+        source = Source(dsn, password, newest())
+        live = Live(source, password or password_from_file(source, os.environ))
+        about = await live.open()
+        self._live = live
+        housing.recorder.append(
+            DatabaseOpened(
+                door=self.id,
+                mode=declared.mode,
+                server=about.version,
+                source=declared.source,
+                tables=len(about.tables),
+                rows=sum(one.rows for one in about.tables),
+                bytes=sum(one.bytes for one in about.tables),
+                seconds=round(time.monotonic() - began, 3),
+            )
+        )
 
     async def _behind(self, housing: Housing) -> tuple[Cluster, int]:
         """The server, and the bytes that its source takes."""
@@ -130,9 +157,9 @@ class PostgresDoor:
     async def serve(self, agent: str, place: Place, sock: socket.socket, pay: Callable[[int], None]) -> None:
         """See `Door`. What reaches a throw-away server has not left: nothing is paid."""
         sock.setblocking(False)
-        self._serving.append(asyncio.create_task(self._accept(agent, sock)))
+        self._serving.append(asyncio.create_task(self._accept(agent, sock, pay if self._live else _free)))
 
-    async def _accept(self, agent: str, listening: socket.socket) -> None:
+    async def _accept(self, agent: str, listening: socket.socket, pay: Callable[[int], None]) -> None:
         loop = asyncio.get_running_loop()
         while True:
             while len(self._tasks) >= MOST_SESSIONS:
@@ -140,16 +167,15 @@ class PostgresDoor:
             inner, _ = await loop.sock_accept(listening)
             inner.setblocking(False)
             inner.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            task = asyncio.create_task(self._serve(agent, inner))
+            task = asyncio.create_task(self._serve(agent, inner, pay))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, agent: str, inner: socket.socket) -> None:
-        assert self._cluster is not None and self._record is not None
-        role = Role(AGENT, self._name, {})
-        session = Session(
-            next(self._numbers), agent, inner, role, self._record, self._cluster.connect, lambda count: None, self._gate
-        )
+    async def _serve(self, agent: str, inner: socket.socket, pay: Callable[[int], None]) -> None:
+        behind = self._cluster or self._live
+        assert behind is not None and self._record is not None
+        role, number = Role(AGENT, self._name), next(self._numbers)
+        session = Session(number, agent, inner, role, self._record, behind.reach, pay, self._gate)
         self._sessions.add(session)
         try:
             if key := await session.begin():
@@ -187,15 +213,9 @@ class PostgresDoor:
 
     async def _cancel(self, key: bytes) -> None:
         """Pass a cancelling message on, where it means a session of this door."""
-        assert self._cluster is not None
-        if all(key != session.key for session in self._sessions):
-            return
-        sock = await self._cluster.connect()
-        try:
-            length = (8 + len(key)).to_bytes(4, "big")
-            await asyncio.get_running_loop().sock_sendall(sock, length + wire.CANCEL.to_bytes(4, "big") + key)
-        finally:
-            sock.close()
+        behind = self._cluster or self._live
+        if behind is not None and any(key == session.key for session in self._sessions):
+            await behind.cancel(key)
 
     async def _watch(self) -> None:
         """Tell what was touched, while statements come."""
@@ -262,6 +282,10 @@ class PostgresDoor:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._serving.clear()
+        if self._live is not None:
+            await self._live.close()
+            assert self._record is not None
+            self._record.flush()
         cluster, self._cluster = self._cluster, None
         if cluster is None:
             return ()
@@ -288,3 +312,7 @@ class PostgresDoor:
             remedy = "see what the agent's last statements were: gearcase logs"
             error = RunError("door_failed", f"the database {self._name} did not say what was touched", remedy=remedy)
             self._housing.recorder.append(Failure(error.envelope()))
+
+
+def _free(count: int) -> None:
+    """What reaches a throw-away server has not left: nothing is paid."""

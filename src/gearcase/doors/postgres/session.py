@@ -39,7 +39,6 @@ class Role:
 
     user: str
     database: str
-    settings: Mapping[str, str]
 
 
 class Session:
@@ -52,11 +51,11 @@ class Session:
         inner: socket.socket,
         role: Role,
         record: Record,
-        connect: Callable[[], Awaitable[socket.socket]],
+        reach: Callable[[wire.Start], Awaitable[socket.socket]],
         pay: Callable[[int], None],
         gate: Gate | None,
     ) -> None:
-        """`connect` makes a connection to the server, `inner` is the client's."""
+        """`reach` makes a session with the server; `inner` is the client's connection."""
         self.number = number
         self.key = b""
         self.sent = self.received = 0
@@ -64,7 +63,7 @@ class Session:
         self._inner = inner
         self._outer: socket.socket | None = None
         self._role = role
-        self._connect = connect
+        self._reach = reach
         self._pay = pay
         self._statements = Statements(record, agent, number)
         self._walker = wire.Walker(WANTED + b"K", self._heard)
@@ -88,9 +87,7 @@ class Session:
                 raise Refused("bad_protocol", "the client insists on TLS or GSSAPI", remedy="let it connect with sslmode=disable")
         if start.key:
             return start.key
-        first = wire.write_start(start.code, self._admit(start.values))
-        self._outer = await self._connect()
-        await loop.sock_sendall(self._outer, first)
+        self._outer = await self._reach(wire.Start(start.code, self._admit(start.values)))
         return b""
 
     def _admit(self, values: Mapping[str, str]) -> dict[str, str]:
@@ -105,7 +102,7 @@ class Session:
         if "replication" in values:
             remedy = "connect without the setting replication"
             raise Refused("wrong_database", "this door is not for replication", remedy=remedy)
-        return {**values, "user": role.user, "database": role.database, **role.settings}
+        return {**values, "user": role.user, "database": role.database}
 
     async def pass_on(self) -> str:
         """Pass on what is said, both ways, until one side ends it; returns why."""
