@@ -181,3 +181,22 @@ def test_who_answers_from_a_mock_is_told_from_who_asked_by_contact_alone(user, s
     assert contacts[0]["missing"] == []
     assert contacts[1]["relations"] == {}
     assert contacts[1]["missing"] == ["public.orders"]
+
+
+def test_a_database_leaves_as_a_dump_that_was_checked(user, shop):
+    (user.folder / "check.sh").write_text(
+        "head -c 5 $DELIVERED/shop.dump | grep -q PGDMP && grep -aq late $DELIVERED/shop.dump\n"
+    )
+    file = branch(
+        user,
+        shop,
+        '[files]\ntake = ["postgres:shop"]\n[[check]]\nname = "whole"\nrun = "sh check.sh"\n',
+    )
+    model = user.script(
+        {"commands": ["psql -c 'CREATE TABLE late AS SELECT * FROM orders WHERE total > 900'", "gear done --as-is"]}
+    )
+    record = user.types("run", "List the late ones", "-f", file, "--model", model, "--out", "out", "--json", code=0).record
+    assert record["status"] == "accepted"
+    assert [one["path"] for one in record["delivered"]] == ["shop.dump"]
+    assert "TABLE DATA public late" in shop.run("pg_restore", "--list", user.folder / "out/shop.dump")
+    assert "names no database" in user.types("box", "check", box(user, '[files]\ntake = ["postgres:other"]\n'), code=2).err

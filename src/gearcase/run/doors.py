@@ -69,6 +69,13 @@ class Doors:
         """What `gear doors` tells of them."""
         return [{"name": door.id, **door.describe()} for door in self.doors]
 
+    async def dump(self, name: str, target: Path) -> int:
+        """Write a database into a new file; returns its bytes. Raises GearcaseError."""
+        from gearcase.doors.postgres.door import PostgresDoor
+
+        found = next(one for one in self.doors if isinstance(one, PostgresDoor) and one.id == f"postgres.{name}")
+        return await found.dump(target)
+
     async def close(self) -> list[str]:
         """Close them, the last one first; returns what stayed."""
         return [one for door in reversed(self.doors) for one in await door.close()]

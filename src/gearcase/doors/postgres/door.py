@@ -254,6 +254,13 @@ class PostgresDoor:
         if str(count).strip("0") == "1":
             self._housing.recorder.append(DoorRefused(self.id, error.code, error.message, {"count": count}), agent)
 
+    async def dump(self, target: Path) -> int:
+        """Write what the database holds now into a new file; returns its bytes. Raises RunError `door_failed`."""
+        if self._cluster is None or self._cluster.housed.sandbox.frozen:
+            remedy = "resume the run; `gearcase db diff` tells what became of a database in the end"
+            raise RunError("door_failed", f"the database {self._name} stands still or has ended", remedy=remedy)
+        return await self._cluster.dump_to(target)
+
     def describe(self) -> Mapping[str, Any]:
         """See `Door`."""
         host = self.places[0].name
