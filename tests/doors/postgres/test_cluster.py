@@ -42,9 +42,9 @@ async def opened(folder, **declared):
         assert sandbox.id
 
     door = PostgresDoor("orders", Declared(**declared), folder / "databases", alone=True)
+    listening = socket.create_server(("127.0.0.1", 0))
     try:
         await door.open(Housing(driver, facts, adopt, lambda sandbox, residue: stayed.extend(residue)))
-        listening = socket.create_server(("127.0.0.1", 0))
         await door.serve("lead", door.places[0], listening, lambda count: None)
         yield door, facts, f"postgresql://agent@127.0.0.1:{listening.getsockname()[1]}/orders"
     finally:

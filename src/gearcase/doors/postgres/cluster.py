@@ -16,6 +16,7 @@ import secrets
 import shutil
 import socket
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ _SUPERUSER = "postgres"
 _PROCESSES = 256
 _STARTING = 60.0
 """Seconds."""
+_POLL = 0.02
 _ANSWER = 4 << 20
 """Bytes of an answer that are kept."""
 _SETTINGS = {
@@ -110,7 +112,12 @@ class Cluster:
     async def ask(self, sql: str, database: str = "") -> str:
         """Run SQL as the superuser; returns what it answers, unaligned. Raises RunError `door_failed`."""
         options = ("--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1", "--file=-")
-        done = await self.run("psql", *options, f"--dbname={database or self.database}", stdin=sql.encode())
+        until = time.monotonic() + _STARTING
+        while True:
+            done = await self.run("psql", *options, f"--dbname={database or self.database}", stdin=sql.encode())
+            if "the database system is starting up" not in done.stderr.text() or time.monotonic() > until:
+                break  # it listens before it serves, and lets nobody in meanwhile
+            await asyncio.sleep(_POLL)
         if done.exit_code != 0:
             raise failed(f"the database {self.database} does not answer", done)
         return done.stdout.text()
