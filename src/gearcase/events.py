@@ -285,7 +285,7 @@ class ModelCalled(Event):
 
 @dataclass(frozen=True, slots=True)
 class DoorRefused(Event):
-    """A door said no. `door` is model, gear, resolver, files."""
+    """A door said no. `door` is model, gear, resolver, files, or one that the box declares."""
 
     door: str
     code: str
@@ -333,6 +333,69 @@ class ConnectionClosed(Event):
     received: int
     seconds: float
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseOpened(Event):
+    """A database door is open. `nonce` is the SHA-256 of what `SHOW gearcase.contact` answers there: who knows it was in contact."""
+
+    door: str
+    mode: str  # fresh | branch | read_only
+    server: int  # major version of the server that answers
+    source: str = ""  # without its password
+    tables: int = 0
+    rows: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    nonce: str = ""
+    left_out: list[str] = field(default_factory=list[str])
+
+
+@dataclass(frozen=True, slots=True)
+class StatementRan(Event):
+    """A statement of a database session, as the server counted it. Never what it said. `error` is its SQLSTATE; bytes out and in."""
+
+    door: str
+    session: int
+    kind: str
+    rows: int
+    sent: int
+    received: int
+    seconds: float
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StatementsRan(Event):
+    """Statements that were counted, not recorded one by one, since the last of these: kind -> count, rows, errors, milliseconds."""
+
+    door: str
+    kinds: dict[str, Amounts]
+    sent: int
+    received: int
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseSnapshot(Event):
+    """What a branch held was kept before a statement of this kind; `file` is in the run's folder `databases`."""
+
+    door: str
+    kind: str
+    file: str
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Contact(Event):
+    """Which relations of a declared resource were touched so far, as its server counted them: relation -> read, written (rows).
+
+    `missing` are those that the box says must be touched.
+    """
+
+    door: str
+    relations: dict[str, Amounts]
+    missing: list[str]
 
 
 @dataclass(frozen=True, slots=True)

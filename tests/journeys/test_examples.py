@@ -32,3 +32,17 @@ def test_a_table_with_guessed_cells_is_rejected(user):
     model = user.script({"commands": [f'mkdir out; python3 -c "{guess}"', "gear done --as-is"]})
     record = user.types("run", "-f", CLEAN_TABLE / "box.toml", "--model", model, "--json", code=10).record
     assert record["status"] == "rejected" and 0 < record["checks"][0]["score"] < 0.9
+
+
+def test_a_table_is_loaded_into_a_database_of_the_boxs_own(user):
+    command = (
+        'psql -qc "CREATE TABLE sales (shop text, amount int)" -c "\\copy sales FROM sales.csv CSV HEADER" && mkdir out && '
+        'psql -qc "\\copy (SELECT shop, sum(amount) FROM sales GROUP BY 1 ORDER BY 1) TO out/totals.csv CSV"'
+    )
+    model = user.script({"commands": [command, "gear done"]})
+    box = EXAMPLES / "doors/postgres/box.toml"
+    record = user.types("run", "-f", box, "--model", model, "--out", "out", "--json", code=0).record
+    assert (user.folder / "out/out/totals.csv").read_text() == "north,15\nsouth,20\n"
+    assert record["residue"] == []
+    contact = [one for one in user.journal() if one["type"] == "contact"][-1]
+    assert contact["relations"]["public.sales"]["written"] == 3 and contact["missing"] == []

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
-from gearcase.box.fields import Table, wrong
+from gearcase.box.dsn import parse_dsn
+from gearcase.box.fields import Name, Size, Table, Word, written, wrong
 from gearcase.box.hosts import parse_name, parse_place, parse_rule, place_text
 from gearcase.errors import UsageError
 
@@ -21,7 +23,7 @@ def _written_as(parse: Callable[[str], T], held: Callable[[T], str]) -> BeforeVa
         try:
             return held(parse(value))
         except UsageError as error:
-            raise wrong(f"{error.message}: {error.remedy}") from None
+            raise wrong(f"{error.message}: {error.remedy}", secret="secret" in error.context) from None
 
     return BeforeValidator(convert)
 
@@ -29,6 +31,10 @@ def _written_as(parse: Callable[[str], T], held: Callable[[T], str]) -> BeforeVa
 Rule = Annotated[str, _written_as(parse_rule, str), Field(max_length=300)]
 Host = Annotated[str, _written_as(parse_name, str), Field(max_length=253)]
 Place = Annotated[str, _written_as(parse_place, lambda place: place_text(*place)), Field(max_length=300)]
+
+
+DsnText = Annotated[str, _written_as(parse_dsn, str), Field(max_length=1000)]
+Relation = Annotated[str, Field(pattern=r"^[^.\x00]{1,63}\.[^\x00]{1,63}$")]
 
 
 class HttpDoor(Table):
@@ -47,7 +53,41 @@ class HttpDoor(Table):
     proxy: bool = Field(default=False, description="set HTTPS_PROXY inside, for programs that find no name without one")
 
 
+class PostgresDoor(Table):
+    """A PostgreSQL database inside, at NAME.box:5432."""
+
+    mode: Literal["fresh", "branch", "read_only"] = Field(
+        default="fresh",
+        description="fresh: an empty throw-away one; branch: a throw-away copy of `from`; read_only: `from` itself",
+    )
+    source: DsnText | None = Field(
+        default=None, alias="from", description="postgresql://USER@HOST:PORT/DATABASE, without a password"
+    )
+    password_env: Word | None = Field(
+        default=None, description="environment variable that holds its password; else PGPASSWORD, ~/.pgpass"
+    )
+    password_file: Path | None = Field(default=None, description="file that holds its password")
+    exclude: tuple[Relation, ...] = Field(default=(), description="tables (SCHEMA.TABLE) whose rows are not copied")
+    schema_only: bool = Field(default=False, description="copy no rows at all")
+    memory: Size = written(512 * 2**20, "512MiB", "memory of its server")
+    disk: Size = written(2 * 2**30, "2GiB", "space of its server")
+    must_touch: tuple[Relation, ...] = Field(
+        default=(), description="relations (SCHEMA.TABLE) without contact to which the work was not real"
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> PostgresDoor:
+        if (self.mode == "fresh") != (self.source is None):
+            raise wrong("a fresh database has no `from`" if self.source else f'mode = "{self.mode}" needs `from`, the database')
+        if self.mode != "branch" and (self.exclude or self.schema_only):
+            raise wrong("`exclude` and `schema_only` are for a branch")
+        if self.mode == "read_only" and self.must_touch:
+            raise wrong("what was touched is counted by servers of our own: `must_touch` is for fresh and branch")
+        return self
+
+
 class Doors(Table):
     """The doors beside model and gear."""
 
     http: HttpDoor = HttpDoor()
+    postgres: Mapping[Name, PostgresDoor] = Field(default_factory=dict[str, PostgresDoor], description="databases, by name")

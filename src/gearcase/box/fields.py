@@ -24,9 +24,9 @@ _BYTES_MAX = 2**50
 _SECONDS_MAX = 366 * 86400.0
 
 
-def wrong(message: str) -> PydanticCustomError:
-    """What a validator raises for a value that it refuses."""
-    return PydanticCustomError("box", "{message}", {"message": message})
+def wrong(message: str, *, secret: bool = False) -> PydanticCustomError:
+    """What a validator raises for a value that it refuses. The value is not shown where it holds a secret."""
+    return PydanticCustomError("secret" if secret else "box", "{message}", {"message": message})
 
 
 def _declared(parse: Callable[[Any], T], check: Callable[[T], str]) -> BeforeValidator:

@@ -176,6 +176,9 @@ def _path_places(draft: _Draft) -> Iterable[_Place]:
         for key in ("key_file", "ca"):
             if key in draft.table("model", "providers", name):
                 yield _Place(("model", "providers", name, key), "file")
+    for name in draft.table("doors", "postgres"):
+        if "password_file" in draft.table("doors", "postgres", name):
+            yield _Place(("doors", "postgres", name, "password_file"), "file")
     for key in ("lead", "worker"):
         kind = _FILE_UPSTREAMS.get(str(draft.table("model").get(key)).partition(":")[0])
         if kind:
@@ -321,6 +324,7 @@ def _whole(draft: _Draft, box: Box) -> None:
             draft.wrong(("check", number, "name"), f"= {check.name!r} is the name of an earlier check")
         names.add(check.name)
         _distinct(draft, ("check", number, "files"), check.files)
+    _taken_databases(draft, box)
     for name, price in box.model.prices.items():
         rates = price.model_dump(exclude={"context", "max_output"}, exclude_none=True)
         missing = [key for key in ("input", "output") if rates and key not in rates]
@@ -337,6 +341,17 @@ def _whole(draft: _Draft, box: Box) -> None:
             find_tools([name], draft.environment)
         except PathMistake as mistake:
             draft.wrong(("sandbox", "tools", number), mistake.message, mistake.near)
+
+
+def _taken_databases(draft: _Draft, box: Box) -> None:
+    """What `take` calls a database is one of the box's own."""
+    for number, pattern in enumerate(box.files.take):
+        name = pattern.removeprefix("postgres:")
+        door = box.doors.postgres.get(name)
+        if name != pattern and (door is None or door.mode == "read_only"):
+            draft.wrong(
+                ("files", "take", number), f"= {pattern!r} names no database of the box's own", nearest(name, box.doors.postgres)
+            )
 
 
 def _distinct(draft: _Draft, at: PathKey, paths: tuple[Path, ...]) -> None:

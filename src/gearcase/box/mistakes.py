@@ -145,6 +145,8 @@ _SAID = {
 
 def _value(detail: ErrorDetails) -> tuple[str, str]:
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
+    if kind == "secret":
+        return detail["msg"], ""
     if kind == "box":
         message = detail["msg"]
         return message if str(given) in message else f"is {given}: {message}", ""

@@ -51,6 +51,7 @@ COMMANDS: dict[str, _Entry] = {
     "kill": _Entry("brake", "kill"),
     "box": _Entry("box", "app"),
     "journal": _Entry("journal", "app"),
+    "db": _Entry("db", "app"),
     "models": _Entry("models", "app"),
     "doctor": _Entry("doctor", "doctor"),
 }

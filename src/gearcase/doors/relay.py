@@ -1,6 +1,6 @@
 """Bytes between two sockets, both ways, as fast as this process can: read once, written once, nothing copied in between.
 
-`judge` sees every chunk of one way before it passes, and may hold, pass or refuse it. Memory of a connection is bounded: as long as a
+A judge sees every chunk of its way before it passes, and may hold, pass or refuse it. Memory of a connection is bounded: as long as a
 sink has not taken a chunk, nothing more is read from its source.
 """
 
@@ -25,12 +25,19 @@ _buffer = memoryview(bytearray(CHUNK))  # used only between a read and the write
 class Relay:
     """One pair of connected, non-blocking sockets. `meter` is told the bytes of every chunk and may raise Refused."""
 
-    def __init__(self, inner: socket.socket, outer: socket.socket, meter: Callable[[int], None], judge: Judge | None) -> None:
+    def __init__(
+        self,
+        inner: socket.socket,
+        outer: socket.socket,
+        meter: Callable[[int], None],
+        judge: Judge | None,
+        judge_back: Judge | None = None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[str] = self._loop.create_future()
         self._meter = meter
         self.out = _Way(self, inner, outer, judge)
-        self.back = _Way(self, outer, inner, None)
+        self.back = _Way(self, outer, inner, judge_back)
 
     async def run(self) -> str:
         """Relay until both ways have ended; returns why it ended: `done`, or what broke it. Both sockets are the caller's to close."""
@@ -54,6 +61,10 @@ class Relay:
     def resume(self) -> None:
         """Undo `pause`."""
         self.out.resume()
+
+    def push(self, held: bytes) -> None:
+        """Send out what the judge held back, before anything that comes after it. Only while paused."""
+        self.out.push(held)
 
     def pay(self, count: int) -> None:
         """Pay for a chunk."""
@@ -98,6 +109,12 @@ class _Way:
         self._paused = False
         self.go()
 
+    def push(self, held: bytes) -> None:
+        if self._left:
+            self._left += held
+        else:
+            self._send(memoryview(held))
+
     def _rest(self) -> None:
         if self._reading:
             self._reading = False
@@ -113,7 +130,7 @@ class _Way:
                 if self._judge is not None:
                     chunk = memoryview(self._judge(bytes(chunk)))
                 self._relay.pay(len(chunk))
-                if not self._send(chunk) or count < CHUNK:
+                if not self._send(chunk) or count < CHUNK or self._paused:
                     return None
         except BlockingIOError:
             return None

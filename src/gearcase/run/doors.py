@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from gearcase.box import Box
@@ -14,9 +15,16 @@ _FIRST = 3
 """198.18.0.1 and .2 are the model and gear doors; names outside begin at 198.18.1.0."""
 
 
-def declared(box: Box) -> list[Door]:
-    """The doors of a box, not open yet."""
-    return []
+def declared(box: Box, folder: Path) -> list[Door]:
+    """The doors of a box, not open yet. `folder` is the run's: what a door keeps of itself lies there."""
+    found: list[Door] = []
+    if box.doors.postgres:
+        from gearcase.doors.postgres.difference import DATABASES
+        from gearcase.doors.postgres.door import PostgresDoor
+
+        alone = len(box.doors.postgres) == 1
+        found += [PostgresDoor(name, one, folder / DATABASES, alone=alone) for name, one in box.doors.postgres.items()]
+    return found
 
 
 class Doors:
@@ -60,6 +68,13 @@ class Doors:
     def describe(self) -> list[Mapping[str, Any]]:
         """What `gear doors` tells of them."""
         return [{"name": door.id, **door.describe()} for door in self.doors]
+
+    async def dump(self, name: str, target: Path) -> int:
+        """Write a database into a new file; returns its bytes. Raises GearcaseError."""
+        from gearcase.doors.postgres.door import PostgresDoor
+
+        found = next(one for one in self.doors if isinstance(one, PostgresDoor) and one.id == f"postgres.{name}")
+        return await found.dump(target)
 
     async def close(self) -> list[str]:
         """Close them, the last one first; returns what stayed."""

@@ -7,6 +7,8 @@ on the copy that leaves. What the agent sees of a verdict is what the box lets i
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -17,25 +19,29 @@ from gearcase.box import Box, Check
 from gearcase.brake import Brake, Level
 from gearcase.checks import CheckVerdict, run_check, view
 from gearcase.doors.delivery import deliver, verify
-from gearcase.doors.files import Delivery, discard, take
+from gearcase.doors.files import DeliveredFile, Delivery, Refusal, discard, take
 from gearcase.doors.patches import as_patch
 from gearcase.doors.patterns import Patterns
 from gearcase.doors.repositories import recall
-from gearcase.errors import Refused, RunError
+from gearcase.errors import GearcaseError, Refused, RunError
 from gearcase.events import CheckRan, Delivered
 from gearcase.ledger import Ledger
 from gearcase.run.accounts import LEAD
 from gearcase.run.change import selected
+from gearcase.run.doors import Doors
 from gearcase.run.workspace import Workspace
 from gearcase.runs import RunFolder
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Driver, Limits, Recorder, Sandbox
+from gearcase.units import format_bytes
 
 T = TypeVar("T")
 
 MOST_REQUESTS = 20
 """How often an agent may have checks run."""
+DATABASE = "postgres:"
+"""What begins a pattern of `take` that means a database: it leaves as NAME.dump, in PostgreSQL's custom format."""
 FINAL = "final"
 """The request that nobody makes: the checks on what is handed over."""
 
@@ -53,6 +59,7 @@ class Acceptance:
         ledger: Ledger,
         recorder: Recorder,
         brake: Brake,
+        doors: Doors,
     ) -> None:
         self._box = box
         self._driver = driver
@@ -62,6 +69,7 @@ class Acceptance:
         self._ledger = ledger
         self._recorder = recorder
         self._brake = brake
+        self._doors = doors
         self._turn = asyncio.Lock()
         self._requests = 0
         self._latest: dict[str, dict[str, Any]] = {}
@@ -104,8 +112,30 @@ class Acceptance:
     async def stage(self, staging: Path) -> Delivery:
         """Copy the deliverables of this moment into a new folder, with the box frozen."""
         files = self._box.files
+        databases = [one.removeprefix(DATABASE) for one in files.take if one.startswith(DATABASE)]
+        patterns = [one for one in files.take if not one.startswith(DATABASE)]
         async with self._workspace.still() as workspace:
-            return await in_thread(take, workspace, files.take, staging, most_bytes=files.take_max)
+            delivery = await in_thread(take, workspace, patterns, staging, most_bytes=files.take_max)
+        for name in databases:
+            delivery = await self._stage_database(name, delivery, staging)
+        return delivery
+
+    async def _stage_database(self, name: str, delivery: Delivery, staging: Path) -> Delivery:
+        """Add a dump of a database to what is staged. Whatever stands against it is a refusal, as for any file."""
+        path = f"{name}.dump"
+        try:
+            if os.path.lexists(staging / path):
+                raise Refused("exists", "a file of the box has its name", remedy="let the agent name it otherwise")
+            size = await self._doors.dump(name, staging / path)
+            if delivery.total + size > self._box.files.take_max:
+                (staging / path).unlink()
+                raise Refused("too_large", f"{format_bytes(size)} more is too much", remedy="raise take_max in [files]")
+        except GearcaseError as error:
+            return replace(delivery, refused=(*delivery.refused, Refusal(path.encode(), error.message)))
+        (staging / path).chmod(0o644)
+        digest = await in_thread(_digest, staging / path)
+        files = sorted((*delivery.files, DeliveredFile(path.encode(), digest, size, 0o644)), key=lambda file: file.path)
+        return replace(delivery, files=tuple(files))
 
     async def _run(self, check: Check, staging: Path, delivery: Delivery, request: str) -> CheckVerdict:
         """One check, on record and paid by the lead. Where what it read changed meanwhile, its verdict is void."""
@@ -153,6 +183,11 @@ class Acceptance:
     @staticmethod
     def _refusals(delivery: Delivery) -> list[dict[str, str]]:
         return [{"path": refusal.path.decode("utf-8", "replace"), "reason": refusal.reason} for refusal in delivery.refused[:20]]
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 async def unless_killed(brake: Brake, work: Coroutine[Any, Any, T]) -> T | None:

@@ -132,7 +132,7 @@ class Supervisor:
             books.ending,
         )
         tools = find_tools(box.sandbox.tools, os.environ)
-        doors = Doors(declared(box))
+        doors = Doors(declared(box, folder.path))
         sandbox = await open_sandbox(self._driver, box, tools, doors, folder.id)
         room = Room(sandbox, journal, brake, clock, pace)
         try:
@@ -165,7 +165,7 @@ class Supervisor:
             for one in (door, http, *doors.doors):
                 brake.add_door(one)
             await unless_killed(brake, doors.open(housing))
-            acceptance = Acceptance(box, self._driver, sandbox_limits(box), workspace, folder, ledger, journal, brake)
+            acceptance = Acceptance(box, self._driver, sandbox_limits(box), workspace, folder, ledger, journal, brake, doors)
             lead = Lead(box, sandbox, door, ledger, brake, clock, pace, room.run, books.questions, self._sleep)
             operations = Operations(
                 box=box,

@@ -1,0 +1,130 @@
+"""The postgres door against a bare byte pump, in turn, in one run: `pgbench -S` with 8 clients, on the same server. And a branch of 100 MB
+beside `createdb -T` of the same data.
+
+    python benchmarks/postgres.py
+
+The door counts and journals every statement; the pump parses nothing. Each is a process of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import uvloop
+from figures import Figure, show
+
+from gearcase.box.doors import PostgresDoor as Declared
+from gearcase.doors.postgres.cluster import Cluster
+from gearcase.doors.postgres.door import PostgresDoor
+from gearcase.journal import Journal
+from gearcase.sandbox.namespaces import NamespacesDriver
+from gearcase.seams import Housing
+
+HERE = Path(__file__).parent
+ROUNDS, SECONDS, CLIENTS = 5, 3, 8
+
+
+@asynccontextmanager
+async def opened(folder: Path) -> AsyncIterator[tuple[PostgresDoor, Cluster, int]]:
+    """The door, the server behind it, and the port on which the door is served here."""
+    driver = NamespacesDriver()
+    journal = Journal.create(folder / "journal")
+
+    async def adopt(sandbox: object) -> None:
+        """Nothing brakes here."""
+
+    housing = Housing(driver, journal, adopt, lambda sandbox, residue: None)
+    door = PostgresDoor("bench", Declared(), folder / "databases", alone=True)
+    try:
+        await door.open(housing)
+        listening = socket.create_server(("127.0.0.1", 0))
+        await door.serve("lead", door.places[0], listening, lambda count: None)
+        cluster = door._cluster
+        assert cluster is not None
+        yield door, cluster, listening.getsockname()[1]
+    finally:
+        await door.close()
+        await driver.close()
+
+
+async def pgbench(cluster: Cluster, host: str, port: int, *arguments: str) -> str:
+    """Run it as the agent would."""
+    environment = {"PGHOST": host, "PGPORT": str(port), "PGUSER": "agent", "PGDATABASE": "bench", "PATH": "/usr/bin:/bin"}
+    process = await asyncio.create_subprocess_exec(
+        cluster.binaries.program("pgbench"),
+        *arguments,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, said = await process.communicate()
+    if process.returncode:
+        raise SystemExit(said.decode())
+    return out.decode()
+
+
+async def measure() -> list[Figure]:
+    """Every figure of the door."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as text:
+        folder = Path(text)
+        async with opened(folder) as (_door, cluster, port):
+            path = cluster.housed.path_of(".s.PGSQL.5432").replace("self", str(os.getpid()))
+            (folder / ".s.PGSQL.5432").symlink_to(path)
+            pump = await asyncio.create_subprocess_exec(sys.executable, HERE / "pump.py", path, stdout=asyncio.subprocess.PIPE)
+            assert pump.stdout is not None
+            pumped = int(await pump.stdout.readline())
+            try:
+                await pgbench(cluster, "127.0.0.1", port, "-iq", "-s", "5")
+                places = {"door": ("127.0.0.1", port), "pump": ("127.0.0.1", pumped), "direct": (text, 5432)}
+                rates: dict[str, list[float]] = {name: [] for name in places}
+                for _ in range(ROUNDS):
+                    for name, place in places.items():
+                        told = await pgbench(cluster, *place, "-S", "-n", "-c", str(CLIENTS), "-T", str(SECONDS))
+                        found = re.search(r"tps = ([\d.]+)", told)
+                        assert found is not None, told
+                        rates[name].append(float(found[1]))
+            finally:
+                pump.kill()
+                await pump.wait()
+            return [*_rates({name: statistics.median(one) for name, one in rates.items()}), *await _start(cluster)]
+
+
+def _rates(rates: dict[str, float]) -> list[Figure]:
+    ours, pump, direct = rates["door"], rates["pump"], rates["direct"]
+    what = f"queries a second through the postgres door, {CLIENTS} clients"
+    return [
+        Figure(what, f"{ours:,.0f}/s", f"bare byte pump {pump:,.0f}/s", ours / pump, at_least=0.6),
+        Figure(what, f"{ours:,.0f}/s", f"Unix socket, direct {direct:,.0f}/s", ours / direct),
+    ]
+
+
+async def _start(cluster: Cluster) -> list[Figure]:
+    """A copy of the same data inside the server: the quickest that PostgreSQL itself can do."""
+    began = time.perf_counter()
+    await cluster.ask(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'bench'; CREATE DATABASE copy TEMPLATE bench;",
+        database="postgres",
+    )
+    template = time.perf_counter() - began
+    began = time.perf_counter()
+    target = Path(tempfile.mkdtemp()) / "dump"
+    size = await cluster.dump_to(target)
+    dumped = time.perf_counter() - began
+    target.unlink()
+    target.parent.rmdir()
+    what = f"a snapshot at the gate ({size / 1e6:.0f} MB dump)"
+    return [Figure(what, f"{dumped * 1000:,.0f} ms", f"CREATE DATABASE TEMPLATE {template * 1000:,.0f} ms", dumped / template)]
+
+
+if __name__ == "__main__":
+    sys.exit(show(uvloop.run(measure())))

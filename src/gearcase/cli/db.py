@@ -1,0 +1,55 @@
+"""`gearcase db`: what a run did to its databases."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from gearcase.cli import options as o
+from gearcase.cli.console import err, out, print_json
+from gearcase.cli.text import neutral
+from gearcase.doors.postgres.difference import DATABASES, Change, Kept, compare, recall
+from gearcase.runs import find
+
+app = typer.Typer(help="What a run did to its databases.", no_args_is_help=True)
+_STYLES = {"added": "green", "dropped": "red", "changed": "cyan"}
+_LINE = 300
+
+
+@app.command("diff")
+def diff(
+    run: o.RunReference = "",
+    name: Annotated[str, typer.Option("--name", help="One database of it, as the box calls it.")] = "",
+    as_json: o.Json = False,
+) -> None:
+    """Show what differs between a database as the run was given it and as the run left it: schema, and rows of each table."""
+    folder = find(run)
+    kept = recall(folder.path / DATABASES, name)
+    if as_json:
+        print_json({"run": folder.id, "databases": [_as_json(one) for one in kept]})
+        return
+    for one in kept:
+        changes = list(compare(one.before, one.after))
+        source = f" of {one.source}" if one.source else ""
+        title = Text.assemble((neutral(one.name), "bold"), f" ({one.mode}{neutral(source)}): {len(changes) or 'nothing'} changed")
+        err().print(title, soft_wrap=True)
+        for change in changes:
+            out().print(Text(_line(change), _STYLES[change.what]), soft_wrap=True)
+            for line in change.lines:
+                out().print(f"    {neutral(line, limit=_LINE)}", soft_wrap=True)
+
+
+def _line(change: Change) -> str:
+    rows = ""
+    if change.what == "changed" and change.rows_before != change.rows_after:
+        rows = f" ({change.rows_before:,} -> {change.rows_after:,} rows)"
+    elif (count := max(change.rows_before, change.rows_after)) >= 0:
+        rows = f" ({count:,} rows)"
+    return f"{change.what:<8} {change.kind} {neutral(change.name)}{rows}"
+
+
+def _as_json(kept: Kept) -> dict[str, Any]:
+    changes = [change.as_json() for change in compare(kept.before, kept.after)]
+    return {"name": kept.name, "mode": kept.mode, "source": kept.source, "changes": changes}

@@ -1,0 +1,146 @@
+"""A branch: a throw-away copy of a database, made by `pg_dump` outside and `pg_restore` in the sandbox of the server.
+
+Both run at once, joined by a FIFO in a folder that the sandbox sees read-only: nothing of the source is kept on this machine's disk.
+
+Threat: a dump is code, which `pg_restore` runs as a superuser: in the sandbox alone. Owners, grants, subscriptions and event triggers are
+left out; every object belongs to the agent's role.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gearcase.box.dsn import Dsn
+from gearcase.doors.housed import failed
+from gearcase.doors.postgres.binaries import choose, newest
+from gearcase.doors.postgres.cluster import AGENT, RESTORER, Cluster
+from gearcase.doors.postgres.source import About, Source
+from gearcase.errors import GearcaseError, RunError
+from gearcase.seams import Housing, Mount
+from gearcase.units import format_bytes
+
+INSIDE = "/opt/source"
+_FIFO = "dump"
+_LEFT = ("--no-owner", "--no-privileges", "--no-security-labels", "--no-tablespaces", "--no-subscriptions", "--no-publications")
+_ROOM = 96 << 20
+"""Bytes of a server's disk that no data can have: its own tables and its log."""
+COPY_WITHIN = 3600.0
+"""Seconds."""
+_LAST_WORDS = 2.0
+"""Seconds in which a dump that broke off says why."""
+_SETTLE = f"""
+DO $$ DECLARE one record; BEGIN
+  FOR one IN SELECT evtname FROM pg_event_trigger LOOP EXECUTE format('DROP EVENT TRIGGER %I', one.evtname); END LOOP;
+END $$;
+REASSIGN OWNED BY {RESTORER} TO {AGENT};
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What of the source is copied. Patterns are those of pg_dump's `--exclude-table-data`."""
+
+    exclude: Sequence[str] = ()
+    schema_only: bool = False
+
+
+class Fifo:
+    """A folder with a FIFO in it, seen in the sandbox at `INSIDE`. The FIFO is made after the sandbox, which takes none in."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="gearcase-"))
+        self._folder.chmod(0o755)
+
+    @property
+    def mount(self) -> Mount:
+        """For the sandbox."""
+        return Mount(self._folder, INSIDE, executable=False)
+
+    def make(self) -> str:
+        """Make the FIFO; returns its path outside."""
+        path = self._folder / _FIFO
+        os.mkfifo(path)
+        path.chmod(0o644)
+        return str(path)
+
+    def close(self) -> None:
+        """Remove it. Idempotent."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def check_size(about: About, part: Part, disk: int) -> int:
+    """The bytes that a copy takes. Raises RunError `too_large` where they do not fit, before anything is copied."""
+    needed = 0 if part.schema_only else sum(one.bytes for one in about.tables if one.full_name not in part.exclude)
+    if needed + _ROOM > disk:
+        raise RunError(
+            "too_large",
+            f"the database holds {format_bytes(needed)}, its server's disk is {format_bytes(disk)}",
+            remedy='give it more (`disk = "..."` in its table), or copy less: `exclude`, `schema_only`',
+        )
+    return needed
+
+
+async def open_branch(
+    housing: Housing, name: str, dsn: Dsn, password: str, part: Part, memory: int, disk: int
+) -> tuple[Cluster, int]:
+    """A server with a copy of a database; also the bytes that the source takes.
+
+    Raises UsageError and RunError, and leaves nothing behind then.
+    """
+    about = await Source(dsn, password, newest()).about()
+    binaries = choose(about.version, about.extensions)
+    size = check_size(about, part, disk)
+    fifo = Fifo()
+    try:
+        cluster = await Cluster.open(housing, binaries, name, memory, disk, (fifo.mount,))
+        try:
+            await copy(Source(dsn, password, binaries), cluster, fifo, part)
+        except BaseException:
+            await cluster.close()
+            raise
+    finally:
+        fifo.close()
+    return cluster, size
+
+
+async def copy(source: Source, cluster: Cluster, fifo: Fifo, part: Part) -> None:
+    """Copy it. Raises what `Source.failed` makes, and RunError `door_failed`."""
+    path = fifo.make()
+    wanted = (*(f"--exclude-table-data={one}" for one in part.exclude), *(["--schema-only"] if part.schema_only else []))
+    options = ("--format=custom", "--compress=0", "--no-sync", "--no-password", "--lock-wait-timeout=30s", *_LEFT, *wanted)
+    dump = asyncio.create_task(source.run("pg_dump", *options, f"--file={path}"))
+    into = (*_LEFT, "--exit-on-error", "--single-transaction", f"--dbname={cluster.database}")
+    restore = asyncio.create_task(cluster.run("pg_restore", *into, user=RESTORER, stdin_from=f"{INSIDE}/{_FIFO}"))
+    try:
+        await asyncio.wait({dump, restore}, timeout=COPY_WITHIN, return_when=asyncio.FIRST_COMPLETED)
+        if not dump.done() and not restore.done():
+            raise source.failed(f"timeout expired: not copied within {COPY_WITHIN:g} s")
+        if dump.done() and dump.result()[0] != 0:
+            raise source.failed(dump.result()[2])
+        restored = await restore
+        if restored.exit_code != 0:
+            await asyncio.wait({dump}, timeout=_LAST_WORDS)
+            if dump.done() and dump.result()[0] != 0 and "Broken pipe" not in dump.result()[2]:
+                raise source.failed(dump.result()[2])
+            raise _unrestored(source, restored.stderr.text(), failed(f"{source.dsn} could not be copied", restored))
+        code, _, said = await dump
+        if code != 0:
+            raise source.failed(said)
+    finally:
+        for task in (dump, restore):
+            task.cancel()
+        await asyncio.gather(dump, restore, return_exceptions=True)
+    await cluster.ask(_SETTLE)
+
+
+def _unrestored(source: Source, said: str, error: GearcaseError) -> GearcaseError:
+    if "No space left on device" in said or "Disk quota exceeded" in said:
+        remedy = 'give it more (`disk = "..."` in its table), or copy less: `exclude`, `schema_only`'
+        return RunError("too_large", f"the copy of {source.dsn} does not fit", cause=said[-2000:], remedy=remedy)
+    return error

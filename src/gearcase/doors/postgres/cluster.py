@@ -1,0 +1,219 @@
+"""A throw-away PostgreSQL server in a sandbox of its own, and what its superuser is asked to do.
+
+The server listens at a Unix socket alone. It knows three roles: `postgres` and `restorer` are superusers whose password this process
+made up and nobody else has, `agent` owns the one database and holds no other right.
+
+Threat: SQL is code. Whoever becomes the superuser has the sandbox: no network, nothing of this machine but the programs, its own limits.
+What it tells this process is text of limited length; what is read as facts is JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from gearcase.doors.housed import Housed, failed
+from gearcase.doors.postgres import wire
+from gearcase.doors.postgres.binaries import INSIDE, Binaries
+from gearcase.errors import RunError
+from gearcase.sandbox.threads import in_thread
+from gearcase.seams import Command, CommandResult, Housing, Limits, Mount
+
+AGENT = "agent"
+RESTORER = "restorer"
+SOCKET = ".s.PGSQL.5432"
+_SUPERUSER = "postgres"
+_PROCESSES = 256
+_STARTING = 60.0
+"""Seconds."""
+_POLL = 0.02
+_ANSWER = 4 << 20
+"""Bytes of an answer that are kept."""
+_SETTINGS = {
+    "listen_addresses": "",
+    "unix_socket_directories": "/workspace",
+    "max_connections": "100",
+    "fsync": "off",  # a power cut ends the run, and the database with it
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "256MB",
+    "checkpoint_timeout": "1h",
+    "log_min_messages": "fatal",
+    "log_min_error_statement": "panic",  # statements hold values, which belong nowhere
+    "lc_messages": "C",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+_MAKE = '"$@" && cd data && printf %s "$ACCESS" >pg_hba.conf && printf %s "$SETTINGS" >postgresql.conf'
+_ACCESS = f"local all {AGENT} trust\nlocal all all scram-sha-256\n"
+
+
+class Cluster:
+    """One server. Make it with `open`; `life` ends when the server does."""
+
+    def __init__(self, housed: Housed, binaries: Binaries, database: str) -> None:
+        self.housed = housed
+        self.binaries = binaries
+        self.database = database
+        self._password = secrets.token_hex(16)
+        self.life: asyncio.Task[CommandResult] | None = None
+
+    @classmethod
+    async def open(
+        cls, housing: Housing, binaries: Binaries, database: str, memory: int, disk: int, mounts: tuple[Mount, ...] = ()
+    ) -> Cluster:
+        """A server with one empty database, owned by `agent`. Raises RunError `door_failed` and what the driver raises."""
+        limits = Limits(memory=memory, cpus=2.0, disk=disk, processes=_PROCESSES)
+        own = (Mount(binaries.root, INSIDE),) if binaries.bundled else ()
+        housed = await Housed.open(housing, f"postgres-{database}", limits, (*own, *mounts))
+        cluster = cls(housed, binaries, database)
+        try:
+            await cluster._begin(memory)
+        except BaseException:
+            await housed.close()
+            raise
+        return cluster
+
+    async def _begin(self, memory: int) -> None:
+        options = "--auth=scram-sha-256 --no-sync --no-instructions --no-locale --encoding=UTF8 --wal-segsize=1".split()
+        at = ("--pgdata=/workspace/data", f"--username={_SUPERUSER}", "--pwfile=/proc/self/fd/0")
+        settings = {**_SETTINGS, "shared_buffers": f"{memory // 4 >> 10}kB"}
+        told = {"ACCESS": _ACCESS, "SETTINGS": "".join(f"{name} = '{value}'\n" for name, value in settings.items())}
+        argv = ("/bin/sh", "-c", _MAKE, "sh", self._program("initdb"), *at, *options)
+        made = await self.housed.run(Command(argv, environment=told, stdin=self._password.encode()))
+        if made.exit_code != 0:
+            raise failed(f"the database {self.database} could not be made", made)
+        self.life = self.housed.start(Command((self._program("postgres"), "-D", "/workspace/data"), output_cap=8192))
+        await self.housed.wait_for(SOCKET, _STARTING)
+        await self.ask(
+            f"CREATE ROLE {RESTORER} SUPERUSER LOGIN PASSWORD '{self._password}';"
+            f"CREATE ROLE {AGENT} LOGIN; REVOKE CONNECT ON DATABASE postgres, template1 FROM PUBLIC;",
+            database="postgres",
+        )
+        await self.ask(f"CREATE DATABASE {quoted(self.database)} OWNER {AGENT} TEMPLATE template0;", database="postgres")
+        if self.binaries.major < 15:  # newer ones let the owner of a database make tables in it
+            await self.ask(f"ALTER SCHEMA public OWNER TO {AGENT};")
+
+    def _program(self, name: str) -> str:
+        return f"{self.binaries.inside}/{name}"
+
+    async def ask(self, sql: str, database: str = "") -> str:
+        """Run SQL as the superuser; returns what it answers, unaligned. Raises RunError `door_failed`."""
+        options = ("--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1", "--file=-")
+        until = time.monotonic() + _STARTING
+        while True:
+            done = await self.run("psql", *options, f"--dbname={database or self.database}", stdin=sql.encode())
+            if "the database system is starting up" not in done.stderr.text() or time.monotonic() > until:
+                break  # it listens before it serves, and lets nobody in meanwhile
+            await asyncio.sleep(_POLL)
+        if done.exit_code != 0:
+            raise failed(f"the database {self.database} does not answer", done)
+        return done.stdout.text()
+
+    async def facts(self, sql: str) -> Any:
+        """The one JSON value that a query answers with. Raises RunError `door_failed`."""
+        text = await self.ask(sql)
+        try:
+            return orjson.loads(text or "null")
+        except orjson.JSONDecodeError as error:
+            remedy = "report this, with the version of the server"
+            raise RunError("door_failed", "the database's facts cannot be read", cause=text[:200], remedy=remedy) from error
+
+    async def run(
+        self, program: str, *arguments: str, user: str = _SUPERUSER, stdin: bytes = b"", stdin_from: str = ""
+    ) -> CommandResult:
+        """Run one of PostgreSQL's programs beside the server, as a superuser of it. It reads `stdin`, or a file of the sandbox."""
+        environment = {
+            "PGHOST": "/workspace",
+            "PGUSER": user,
+            "PGPASSWORD": self._password,
+            "PGOPTIONS": "-c search_path=pg_catalog -c statement_timeout=0",
+            "PATH": "/usr/bin:/bin",
+        }
+        argv = (self._program(program), *arguments)
+        if stdin_from:
+            argv = ("/bin/sh", "-c", 'from=$1; shift; exec "$@" <"$from"', "sh", stdin_from, *argv)
+        command = Command(argv, environment=environment, stdin=stdin, output_cap=_ANSWER, merge_stderr=False)
+        return await self.housed.run(command)
+
+    async def dump_to(self, target: Path) -> int:
+        """Write what the database holds into a new file of this machine, in PostgreSQL's custom format; returns its bytes.
+
+        Raises RunError `door_failed`, and OSError of this machine's disk.
+        """
+        inside = f"dump-{secrets.token_hex(8)}"
+        options = ("--format=custom", "--compress=1", "--no-sync", "--no-owner", "--no-privileges", "--lock-wait-timeout=10s")
+        try:
+            done = await self.run("pg_dump", *options, f"--dbname={self.database}", f"--file=/workspace/{inside}")
+            if done.exit_code != 0:
+                raise failed(f"the database {self.database} could not be dumped", done)
+            return await in_thread(_fetch, self.housed.sandbox.workspace, inside, target)
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(inside, dir_fd=self.housed.sandbox.workspace)
+
+    async def connect(self) -> socket.socket:
+        """A connection to the server, non-blocking, nothing said yet. Raises RunError `door_failed` where the server has ended."""
+        try:
+            return await self.housed.connect(SOCKET)
+        except OSError as error:
+            ended = self.life.result() if self.life is not None and self.life.done() else None
+            raise failed(f"the database server of {self.database} has ended", ended) from error
+
+    async def reach(self, start: wire.Start) -> socket.socket:
+        """A session, begun. Raises RunError `door_failed`."""
+        sock = await self.connect()
+        try:
+            await asyncio.get_running_loop().sock_sendall(sock, wire.write_start(start.code, start.values))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    async def cancel(self, key: bytes) -> None:
+        """Cancel what the session with this key does. Raises RunError `door_failed`."""
+        sock = await self.connect()
+        try:
+            length = (8 + len(key)).to_bytes(4, "big")
+            await asyncio.get_running_loop().sock_sendall(sock, length + wire.CANCEL.to_bytes(4, "big") + key)
+        finally:
+            sock.close()
+
+    async def close(self) -> None:
+        """End the server and remove everything of it."""
+        await self.housed.close()
+
+
+def quoted(name: str) -> str:
+    """A name as SQL takes it, whatever is in it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A text as SQL takes it, whatever is in it."""
+    return "E'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _fetch(folder: int, name: str, target: Path) -> int:
+    """Copy a file of a sandbox out, and nothing that only looks like one."""
+    found = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    with os.fdopen(found, "rb") as source:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            remedy = "start the run again: its database server may have been taken over"
+            raise RunError("door_failed", f"{name} is no file", remedy=remedy)
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        with target.open("xb") as sink:
+            shutil.copyfileobj(source, sink, 1 << 20)
+            return sink.tell()

@@ -1,0 +1,202 @@
+"""A branch of a live database in a box: whatever happens to it there, the live one stays as it is."""
+
+import json
+import os
+
+import pytest
+
+from tests.postgres_server import PASSWORD, live
+
+SHOP = """
+CREATE TABLE customers (id int PRIMARY KEY, email text NOT NULL, "Odd Name" text);
+CREATE TABLE orders (id serial PRIMARY KEY, customer int REFERENCES customers, total numeric NOT NULL DEFAULT 0);
+CREATE TABLE "Wild ""table"" \n; \\! touch /tmp/owned" ("select" int);
+INSERT INTO customers SELECT n, 'user' || n || '@example.org', 'x' FROM generate_series(1, 200) n;
+INSERT INTO orders (customer, total) SELECT 1 + n % 200, n FROM generate_series(1, 1000) n;
+CREATE VIEW big AS SELECT * FROM orders WHERE total > 500;
+CREATE FUNCTION double(x int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 2 * x';
+CREATE INDEX by_customer ON orders (customer);
+"""
+DESTROY = """
+DO $$ DECLARE one record; BEGIN
+  FOR one IN SELECT schemaname, tablename FROM pg_tables WHERE schemaname = 'public' LOOP
+    EXECUTE format('DROP TABLE %I.%I CASCADE', one.schemaname, one.tablename);
+  END LOOP;
+END $$;
+CREATE TABLE IF NOT EXISTS left_behind (x int);
+"""
+
+
+@pytest.fixture(scope="module")
+def shop():
+    with live() as server:
+        server.sql(SHOP)
+        yield server
+
+
+def box(user, text):
+    file = user.folder / "box.toml"
+    file.write_text(text)
+    return file
+
+
+def branch(user, server, more=""):
+    user.environment["SHOP_PASSWORD"] = PASSWORD
+    return box(user, f'[doors.postgres.shop]\nmode = "branch"\nfrom = "{server.dsn}"\npassword_env = "SHOP_PASSWORD"\n{more}')
+
+
+def facts(user, type_):
+    return [one for one in user.journal() if one["type"] == type_]
+
+
+def inside(user, file, sql, code=0):
+    return user.types("exec", "-f", file, "--", "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-c", sql, code=code)
+
+
+def test_a_branch_holds_what_the_live_database_holds(user, shop):
+    told = inside(
+        user,
+        branch(user, shop),
+        "SELECT count(*), sum(total) FROM orders; SELECT count(*) FROM big; SELECT double(21); SELECT min(email) FROM customers; "
+        "INSERT INTO orders (customer, total) VALUES (1, 5) RETURNING id; ALTER TABLE orders ADD note text;",
+    ).out
+    assert told.split() == ["1000|500500", "500", "42", "user100@example.org", "1001"]
+    opened = facts(user, "database_opened")[0]
+    assert (opened["mode"], opened["source"], opened["tables"], opened["rows"]) == ("branch", shop.dsn, 3, 1200)
+    changed = json.loads(user.types("db", "diff", "--json", code=0).out)["databases"][0]["changes"]
+    assert [(one["what"], one["kind"], one["name"], one["rows_before"], one["rows_after"], one["lines"]) for one in changed] == [
+        ("changed", "table", "public.orders", 1000, 1001, ["+ column note text"])
+    ]
+    everything = "".join(file.read_text(errors="replace") for file in (user.home / "state").rglob("*") if file.is_file())
+    assert PASSWORD not in everything, "the password stands in no file of the run"
+
+
+def test_the_live_database_stays_as_it_is_when_its_branch_loses_every_table(user, shop):
+    before = shop.digest()
+    inside(user, branch(user, shop), DESTROY)
+    assert shop.digest() == before
+    kept = facts(user, "database_snapshot")
+    assert [(one["kind"], one["file"]) for one in kept] == [("DO", "shop-before.dump")]
+    (dump,) = (user.home / "state").glob("gearcase/runs/*/databases/shop-before.dump")
+    assert dump.stat().st_size == kept[0]["bytes"]
+    assert "TABLE DATA public orders" in shop.run("pg_restore", "--list", dump), "what was there can be had back"
+    told = user.types("db", "diff", code=0).out
+    assert "dropped  table public.customers (200 rows)" in told
+    assert "dropped  table public.orders (1,000 rows)" in told
+    assert "dropped  view public.big" in told
+    assert "added    table public.left_behind" in told
+    assert "\n; \\!" not in told, "no name breaks a line"
+    assert not os.path.exists("/tmp/owned")
+    with live() as control:  # the same script where nothing stands between: it does destroy
+        control.sql(SHOP)
+        whole = control.digest()
+        control.sql(DESTROY)
+        assert control.digest() != whole
+        assert control.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == "1"
+
+
+def test_rows_can_be_left_out_of_a_branch(user, shop):
+    file = branch(user, shop, "schema_only = true\n")
+    assert inside(user, file, "SELECT count(*) FROM orders; SELECT count(*) FROM customers").out.split() == ["0", "0"]
+    file = branch(user, shop, 'exclude = ["public.orders"]\n')
+    assert inside(user, file, "SELECT count(*) FROM orders; SELECT count(*) FROM customers").out.split() == ["0", "200"]
+
+
+@pytest.mark.parametrize(
+    ("more", "environment", "code"),
+    [
+        ("", {"SHOP_PASSWORD": "wrong"}, "source_refused"),
+        ("", {"SHOP_PASSWORD": ""}, "source_refused"),
+        ('disk = "32MiB"\n', {}, "too_large"),
+    ],
+)
+def test_a_branch_that_cannot_be_made_says_why_and_leaves_nothing_behind(user, shop, more, environment, code):
+    file = branch(user, shop, more)
+    ended = user.types("exec", "--json", "-f", file, "--", "true", **environment)
+    assert ended.code == 13
+    assert ended.record["error"]["code"] == code
+    assert ended.record["error"]["remedy"]
+    assert ended.record["residue"] == []
+    assert PASSWORD not in ended.out
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ((":{port}/", ":1/"), "source_unreachable"),
+        (("/shop", "/nothing"), "source_refused"),
+        (("127.0.0.1", "nowhere.invalid"), "source_unreachable"),
+    ],
+)
+def test_a_source_that_is_not_there_is_named(user, shop, change, code):
+    old, new = change[0].format(port=shop.port), change[1]
+    file = branch(user, shop)
+    file.write_text(file.read_text().replace(old, new))
+    assert user.types("exec", "--json", "-f", file, "--", "true").record["error"]["code"] == code
+
+
+def test_an_empty_database_has_an_empty_branch(user, shop):
+    shop.sql("DROP DATABASE IF EXISTS bare", "postgres", "postgres")
+    shop.sql("CREATE DATABASE bare OWNER owner", "postgres", "postgres")
+    file = branch(user, shop)
+    file.write_text(file.read_text().replace("/shop", "/bare"))
+    assert inside(user, file, "CREATE TABLE t (x int)").out == ""
+    assert facts(user, "database_opened")[0]["tables"] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('mode = "branch"', "needs `from`"),
+        ('from = "postgresql://owner:secret@h/d"\nmode = "branch"', "holds a password"),
+        ('from = "mysql://h/d"\nmode = "branch"', "no address of a PostgreSQL database"),
+        ('from = "postgresql://h/d?options=-csearch_path"\nmode = "branch"', "has a setting 'options'"),
+    ],
+)
+def test_a_box_that_cannot_be_meant_is_refused(user, text, says):
+    told = user.types("box", "check", box(user, f"[doors.postgres.shop]\n{text}\n"), code=2)
+    assert says in " ".join(told.err.split())
+    assert "secret" not in told.err
+
+
+HONEST = """import subprocess
+told = subprocess.run(["psql", "-XqAtc", "SELECT sum(total) FROM orders"], capture_output=True, text=True, check=True).stdout
+open("out.txt", "w").write(told)
+"""
+MOCK = 'open("out.txt", "w").write("500500\\n")\n'
+
+
+def test_who_answers_from_a_mock_is_told_from_who_asked_by_contact_alone(user, shop):
+    file = branch(user, shop, 'must_touch = ["public.orders"]\n[files]\ngive = ["work.py"]\ntake = ["out.txt"]\n')
+    delivered, contacts = [], []
+    for text in (HONEST, MOCK):
+        (user.folder / "work.py").write_text(text)
+        out = user.folder / f"out-{len(delivered)}"
+        record = user.types("exec", "--json", "-f", file, "--out", out, "--", "python3", "work.py", code=0).record
+        delivered.append((out / "out.txt").read_bytes())
+        contacts.append(facts(user, "contact")[-1])
+        assert record["residue"] == []
+    assert delivered[0] == delivered[1]
+    assert contacts[0]["relations"] == {"public.orders": {"read": 1000, "written": 0}}
+    assert contacts[0]["missing"] == []
+    assert contacts[1]["relations"] == {}
+    assert contacts[1]["missing"] == ["public.orders"]
+
+
+def test_a_database_leaves_as_a_dump_that_was_checked(user, shop):
+    (user.folder / "check.sh").write_text(
+        "head -c 5 $DELIVERED/shop.dump | grep -q PGDMP && grep -aq late $DELIVERED/shop.dump\n"
+    )
+    file = branch(
+        user,
+        shop,
+        '[files]\ntake = ["postgres:shop"]\n[[check]]\nname = "whole"\nrun = "sh check.sh"\n',
+    )
+    model = user.script(
+        {"commands": ["psql -c 'CREATE TABLE late AS SELECT * FROM orders WHERE total > 900'", "gear done --as-is"]}
+    )
+    record = user.types("run", "List the late ones", "-f", file, "--model", model, "--out", "out", "--json", code=0).record
+    assert record["status"] == "accepted"
+    assert [one["path"] for one in record["delivered"]] == ["shop.dump"]
+    assert "TABLE DATA public late" in shop.run("pg_restore", "--list", user.folder / "out/shop.dump")
+    assert "names no database" in user.types("box", "check", box(user, '[files]\ntake = ["postgres:other"]\n'), code=2).err
