@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, Field
 
+from gearcase.box.calls import ApiDoor, DoorName
 from gearcase.box.fields import Table, wrong
 from gearcase.box.hosts import parse_name, parse_place, parse_rule, place_text
 from gearcase.errors import UsageError
@@ -51,3 +52,6 @@ class Doors(Table):
     """The doors beside model and gear."""
 
     http: HttpDoor = HttpDoor()
+    api: Mapping[DoorName, ApiDoor] = Field(
+        default_factory=dict[str, ApiDoor], description="APIs whose credentials stay outside, each at http://NAME.box"
+    )

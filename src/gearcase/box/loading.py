@@ -176,6 +176,12 @@ def _path_places(draft: _Draft) -> Iterable[_Place]:
         for key in ("key_file", "ca"):
             if key in draft.table("model", "providers", name):
                 yield _Place(("model", "providers", name, key), "file")
+    for name in draft.table("doors", "api"):
+        at = ("doors", "api", name)
+        if "ca" in draft.table(*at):
+            yield _Place((*at, "ca"), "file")
+        for variable in draft.table(*at, "key_files"):
+            yield _Place((*at, "key_files", variable), "file")
     for key in ("lead", "worker"):
         kind = _FILE_UPSTREAMS.get(str(draft.table("model").get(key)).partition(":")[0])
         if kind:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,13 @@ _FIRST = 3
 
 
 def declared(box: Box) -> list[Door]:
-    """The doors of a box, not open yet."""
-    return []
+    """The doors of a box, not open yet. Raises UsageError where one lacks what it needs, such as a secret."""
+    doors: list[Door] = []
+    if box.doors.api:
+        from gearcase.doors.api import ApiDoor
+
+        doors += [ApiDoor(name, one, os.environ) for name, one in box.doors.api.items()]
+    return doors
 
 
 class Doors:

@@ -57,6 +57,7 @@ class Supervisor:
         self._began = began
         self._driver: Driver = NamespacesDriver()
         self._work: asyncio.Task[End] | None = None
+        self._doors = Doors(())
 
     async def execute(self) -> EndRecord:
         """From nothing to nothing: returns the ending. Raises UsageError and UnsafeError before the run exists."""
@@ -71,6 +72,7 @@ class Supervisor:
             )
             stack.push_async_callback(routing.close)
             routing.lead()  # a missing key or an unknown model is found before anything is made
+            self._doors = Doors(declared(self._box))  # and so is a missing secret
             if routing.bills():
                 refuse_above(self._box.limits.usd)
             if self._options.record is not None and self._options.record.exists():
@@ -127,7 +129,7 @@ class Supervisor:
             books.ending,
         )
         tools = find_tools(box.sandbox.tools, os.environ)
-        doors = Doors(declared(box))
+        doors = self._doors
         sandbox = await open_sandbox(self._driver, box, tools, doors, folder.id)
         room = Room(sandbox, journal, brake, clock, pace)
         try:
