@@ -43,8 +43,8 @@ async def opened(folder: Path) -> AsyncIterator[tuple[PostgresDoor, Cluster, int
     async def adopt(sandbox: object) -> None:
         """Nothing brakes here."""
 
-    housing = Housing(driver, journal, adopt, lambda sandbox, residue: None)
-    door = PostgresDoor("bench", Declared(), folder / "databases", alone=True)
+    housing = Housing(driver, journal, adopt, lambda sandbox, residue: None, folder)
+    door = PostgresDoor("bench", Declared(), alone=True)
     try:
         await door.open(housing)
         listening = socket.create_server(("127.0.0.1", 0))

@@ -399,6 +399,20 @@ class Contact(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ApiCalled(Event):
+    """A call of an api door ended. Bytes out and in; `why` is done, a refusal's code, or what cut it. The path is without its query."""
+
+    door: str
+    method: str
+    path: str
+    status: int
+    sent: int
+    received: int
+    seconds: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class GearUsed(Event):
     """An operation of the gear door."""
 

@@ -272,13 +272,14 @@ class Driver(Protocol):
 class Housing:
     """What a run lends to a server that lives in a sandbox of its own: a driver, its record, its brake.
 
-    `adopt` puts a sandbox under the brake, `release` takes it away with what stayed of it.
+    `adopt` puts a sandbox under the brake, `release` takes it away with what stayed of it. What a door keeps of itself lies in `folder`.
     """
 
     driver: Driver
     recorder: Recorder
     adopt: Callable[[Sandbox], Awaitable[None]]
     release: Callable[[Sandbox, tuple[str, ...]], None]
+    folder: Path
 
 
 # --- doors -----------------------------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from gearcase.box.calls import ApiDoor
 from gearcase.box.dsn import parse_dsn
-from gearcase.box.fields import Name, Size, Table, Word, written, wrong
+from gearcase.box.fields import DoorName, Size, Table, Word, written, wrong
 from gearcase.box.hosts import parse_name, parse_place, parse_rule, place_text
 from gearcase.errors import UsageError
 
@@ -90,4 +91,7 @@ class Doors(Table):
     """The doors beside model and gear."""
 
     http: HttpDoor = HttpDoor()
-    postgres: Mapping[Name, PostgresDoor] = Field(default_factory=dict[str, PostgresDoor], description="databases, by name")
+    api: Mapping[DoorName, ApiDoor] = Field(
+        default_factory=dict[str, ApiDoor], description="APIs whose credentials stay outside, each at http://NAME.box"
+    )
+    postgres: Mapping[DoorName, PostgresDoor] = Field(default_factory=dict[str, PostgresDoor], description="databases, by name")

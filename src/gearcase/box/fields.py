@@ -19,6 +19,7 @@ from gearcase.units import NANO, parse_bytes, parse_duration, parse_money
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 T = TypeVar("T")
 
+_RESERVED = frozenset({"model", "gear", "proxy"})
 _DOLLARS_MAX = 10**9  # a billion dollars: the sum of nano-dollars stays below 2**63
 _BYTES_MAX = 2**50
 _SECONDS_MAX = 366 * 86400.0
@@ -27,6 +28,12 @@ _SECONDS_MAX = 366 * 86400.0
 def wrong(message: str, *, secret: bool = False) -> PydanticCustomError:
     """What a validator raises for a value that it refuses. The value is not shown where it holds a secret."""
     return PydanticCustomError("secret" if secret else "box", "{message}", {"message": message})
+
+
+def _door_name(value: Any) -> Any:
+    if value in _RESERVED:
+        raise wrong(f"{value}.box is a door of every box: choose another name")
+    return value
 
 
 def _declared(parse: Callable[[Any], T], check: Callable[[T], str]) -> BeforeValidator:
@@ -112,6 +119,7 @@ Cores = Annotated[
 
 Count = Annotated[int, Field(strict=True, ge=1, le=2**53)]
 Name = Annotated[str, Field(pattern=NAME)]
+DoorName = Annotated[str, BeforeValidator(_door_name), Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 Rate = Annotated[Decimal, Field(ge=0, le=10**6, allow_inf_nan=False)]
 """Dollars per million tokens."""
 

@@ -166,19 +166,28 @@ class _Place:
     kind: str  # any | file | new folder
 
 
+_NAMED_FILES = (
+    (("model", "providers"), ("key_file", "ca")),
+    (("doors", "postgres"), ("password_file",)),
+    (("doors", "api"), ("ca",)),
+)
+"""Tables of named tables, and the keys in each that name a file."""
+
+
 def _path_places(draft: _Draft) -> Iterable[_Place]:
     for key in ("give", "see"):
         for number in range(len(draft.list_of("files", key))):
             yield _Place(("files", key, number), "any")
     for number, check in enumerate(draft.list_of("check")):
         yield from _check_places(number, check)
-    for name in draft.table("model", "providers"):
-        for key in ("key_file", "ca"):
-            if key in draft.table("model", "providers", name):
-                yield _Place(("model", "providers", name, key), "file")
-    for name in draft.table("doors", "postgres"):
-        if "password_file" in draft.table("doors", "postgres", name):
-            yield _Place(("doors", "postgres", name, "password_file"), "file")
+    for above, keys in _NAMED_FILES:
+        for name in draft.table(*above):
+            for key in keys:
+                if key in draft.table(*above, name):
+                    yield _Place((*above, name, key), "file")
+    for name in draft.table("doors", "api"):
+        for variable in draft.table("doors", "api", name, "key_files"):
+            yield _Place(("doors", "api", name, "key_files", variable), "file")
     for key in ("lead", "worker"):
         kind = _FILE_UPSTREAMS.get(str(draft.table("model").get(key)).partition(":")[0])
         if kind:

@@ -1,7 +1,8 @@
 """HTTP for doors: one handler per listening socket, on sockets that were born inside a box, or on a loopback port of this machine.
 
 In a box the listener says who is asking; a connection carries no other identity. Where anybody can connect, a *gate* asks for one. A
-handler gets a whole request and gives a reply, whole or as chunks. Built on uvicorn's HTTP protocol (a C parser that refuses smuggling),
+handler gets a whole request, or with `streaming` its head and a body that comes as it is sent, and gives a reply, whole or as chunks.
+Built on uvicorn's HTTP protocol (a C parser that refuses smuggling),
 with the limits that a hostile client makes necessary: connections, header bytes, body bytes, and deadlines for headers, bodies, idleness.
 
 Threat: a box that exhausts the host process with connections, endless headers or bodies, slow sending, or ambiguous framing.
@@ -11,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping
-from contextlib import aclosing, contextmanager
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -23,13 +25,18 @@ from uvicorn.server import ServerState
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """A whole request. Header names are lower case; `path` is percent-decoded and without the query."""
+    """A request. Header names are lower case; `path` is percent-decoded and without the query, `raw_path` as it was sent.
+
+    With `streaming`, `body` is empty and `chunks` is the body as it comes; it ends in a ConnectionError where the client breaks off.
+    """
 
     method: str
     path: str
     query: bytes
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
+    raw_path: bytes = b""
+    chunks: AsyncIterator[bytes] | None = None
 
     def header(self, name: bytes) -> bytes:
         """The first header of that lower-case name; empty when there is none."""
@@ -44,7 +51,11 @@ class Reply:
     status: int
     headers: Mapping[str, str]
     chunks: AsyncIterator[bytes] | bytes
+    more_headers: Sequence[tuple[str, str]] = ()  # names may stand here several times
 
+
+_LINGER, _LINGER_BYTES = 5.0, 1024 * 1024
+"""Seconds and bytes for which an unread body is read before its refusal is sent."""
 
 Handler = Callable[[HttpRequest], Awaitable[Reply]]
 Gate = Callable[[HttpRequest], Reply | None]
@@ -62,14 +73,54 @@ class ServerLimits:
     body_within: float = 120.0
     read_within: float = 300.0  # a client takes no more of a stream
     idle: int = 75
+    least_rate: int = 1024  # bytes of a streamed body in a second, once `body_within` is over
 
 
 class Server:
-    """A listening socket that is being served."""
+    """Serves connections: those that a listening socket accepts, or those that it is handed."""
 
-    def __init__(self, server: asyncio.Server, state: ServerState) -> None:
-        self._server = server
-        self._state = state
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        limits: ServerLimits | None = None,
+        cancel: bool = False,
+        gate: Gate | None = None,
+        streaming: bool = False,
+    ) -> None:
+        """With `cancel` a handler is cancelled once its client has gone; without, it goes on to its reply, which nobody reads. A
+        stream always ends with its client. What the `gate` refuses never reaches the handler."""
+        self._bounds = limits or ServerLimits()
+        app = _App(handler, self._bounds, cancel, gate, streaming)
+        self._config = Config(
+            app,
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            log_level="error",  # a refused message is no news: a client that sends nothing else would fill the log
+            server_header=False,
+            proxy_headers=False,
+            ws="none",
+            http="httptools",
+        )
+        self._config.timeout_keep_alive = self._bounds.idle
+        self._config.load()
+        self._state = ServerState()
+        self._server: asyncio.Server | None = None
+
+    async def listen(self, sock: socket.socket) -> None:
+        """Accept on a listening socket until the end."""
+        sock.setblocking(False)
+        self._server = await asyncio.get_running_loop().create_server(self._made, sock=sock, backlog=128)
+
+    async def take(self, sock: socket.socket, context: ssl.SSLContext | None = None) -> None:
+        """Serve one accepted connection, over TLS with a context. Raises OSError where the handshake fails."""
+        within = self._bounds.headers_within if context is not None else None
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(self._made, sock, ssl=context, ssl_handshake_timeout=within)
+
+    def _made(self) -> _Connection:
+        return _Connection(self._config, self._state, self._bounds)
 
     @property
     def connections(self) -> int:
@@ -78,7 +129,8 @@ class Server:
 
     async def close(self) -> None:
         """Stop listening, close every connection, end every handler. Idempotent."""
-        self._server.close()
+        if self._server is not None:
+            self._server.close()
         for connection in list(self._state.connections):
             connection.transport.abort()
         await asyncio.sleep(0)  # connections learn that they are lost, and cancel what serves them
@@ -95,32 +147,12 @@ async def serve(
     limits: ServerLimits | None = None,
     cancel: bool = False,
     gate: Gate | None = None,
+    streaming: bool = False,
 ) -> Server:
-    """Serve HTTP/1.1 on a listening socket until the Server is closed. What the `gate` refuses never reaches the handler.
-
-    With `cancel` a handler is cancelled once its client has gone; without, it goes on to its reply, which nobody reads. A stream
-    always ends with its client.
-    """
-    bounds = limits or ServerLimits()
-    app = _App(handler, bounds, cancel, gate)
-    config = Config(
-        app,
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        log_level="error",  # a refused message is no news: a client that sends nothing else would fill the log
-        server_header=False,
-        proxy_headers=False,
-        ws="none",
-        http="httptools",
-    )
-    config.timeout_keep_alive = bounds.idle
-    config.load()
-    state = ServerState()
-    sock.setblocking(False)
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(config, state, bounds), sock=sock, backlog=128)
-    return Server(server, state)
+    """Serve HTTP/1.1 on a listening socket until the Server is closed; see there."""
+    server = Server(handler, limits=limits, cancel=cancel, gate=gate, streaming=streaming)
+    await server.listen(sock)
+    return server
 
 
 class _Connection(HttpToolsProtocol):
@@ -207,11 +239,12 @@ class _Connection(HttpToolsProtocol):
 class _App:
     """The ASGI side: gather the body within bounds, call the handler, send its reply."""
 
-    def __init__(self, handler: Handler, bounds: ServerLimits, cancel: bool, gate: Gate | None) -> None:
+    def __init__(self, handler: Handler, bounds: ServerLimits, cancel: bool, gate: Gate | None, streaming: bool) -> None:
         self._handler = handler
         self._bounds = bounds
         self._cancel = cancel
         self._gate = gate
+        self._streaming = streaming
 
     async def __call__(
         self, scope: Mapping[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
@@ -230,7 +263,10 @@ class _App:
         send: Callable[[Any], Awaitable[None]],
         connection: _Connection,
     ) -> None:
-        head = HttpRequest(scope["method"], scope["path"], scope["query_string"], tuple(scope["headers"]), b"")
+        head = HttpRequest(scope["method"], scope["path"], scope["query_string"], tuple(scope["headers"]), b"", scope["raw_path"])
+        if self._streaming:
+            await self._answer_stream(head, receive, send, connection)
+            return
         refused = self._gate(head) if self._gate is not None else None
         try:
             async with asyncio.timeout(self._bounds.body_within):
@@ -248,6 +284,28 @@ class _App:
         request = replace(head, body=body)
         with connection.watched(self._cancel):
             reply = await self._handler(request)
+        await self._reply(send, connection, reply)
+
+    async def _answer_stream(
+        self,
+        head: HttpRequest,
+        receive: Callable[[], Awaitable[Any]],
+        send: Callable[[Any], Awaitable[None]],
+        connection: _Connection,
+    ) -> None:
+        """The handler has the head at once. A body that it leaves unread is read a little further, so that its sender hears the reply,
+        and then the connection is closed."""
+        body = _Streamed(receive, self._bounds)
+        with connection.watched(self._cancel):
+            reply = await self._handler(replace(head, chunks=body.chunks()))
+        if not body.ended:
+            reply = replace(reply, headers={**reply.headers, "connection": "close"})
+            with suppress(ConnectionError, TimeoutError):
+                async with asyncio.timeout(_LINGER):
+                    await body.drain(_LINGER_BYTES)
+        await self._reply(send, connection, reply)
+
+    async def _reply(self, send: Callable[[Any], Awaitable[None]], connection: _Connection, reply: Reply) -> None:
         if isinstance(reply.chunks, bytes):
             await _send(send, reply)
             return
@@ -296,8 +354,44 @@ class _App:
                 return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+class _Streamed:
+    """A request's body as it comes. Whoever sends it more slowly than `least_rate` is cut, once `body_within` is over."""
+
+    def __init__(self, receive: Callable[[], Awaitable[Any]], bounds: ServerLimits) -> None:
+        self._receive = receive
+        self._bounds = bounds
+        self._until = asyncio.get_running_loop().time() + bounds.body_within
+        self.ended = False
+
+    async def chunks(self) -> AsyncGenerator[bytes]:
+        """Its parts. Raises ConnectionError where the client breaks off or is too slow."""
+        while not self.ended:
+            if data := await self._next():
+                yield data
+
+    async def drain(self, most: int) -> None:
+        """Read so many bytes further, to nowhere."""
+        while not self.ended and most > 0:
+            most -= len(await self._next())
+
+    async def _next(self) -> bytes:
+        try:
+            async with asyncio.timeout_at(self._until):
+                message = await self._receive()
+        except TimeoutError:
+            raise ConnectionError("the client sends its body too slowly") from None
+        if message["type"] == "http.disconnect":
+            raise ConnectionError("the client is gone")
+        data: bytes = message.get("body", b"")
+        self._until += len(data) / self._bounds.least_rate
+        self.ended = not message.get("more_body")
+        return data
+
+
 def _start(reply: Reply, length: int | None) -> dict[str, Any]:
-    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers.items()]
+    headers = [
+        (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (*reply.headers.items(), *reply.more_headers)
+    ]
     if length is not None:
         headers.append((b"content-length", b"%d" % length))
     return {"type": "http.response.start", "status": reply.status, "headers": headers}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,18 @@ _FIRST = 3
 """198.18.0.1 and .2 are the model and gear doors; names outside begin at 198.18.1.0."""
 
 
-def declared(box: Box, folder: Path) -> list[Door]:
-    """The doors of a box, not open yet. `folder` is the run's: what a door keeps of itself lies there."""
+def declared(box: Box) -> list[Door]:
+    """The doors of a box, not open yet. Raises UsageError where one lacks what it needs, such as a secret."""
     found: list[Door] = []
+    if box.doors.api:
+        from gearcase.doors.api import ApiDoor
+
+        found += [ApiDoor(name, one, os.environ) for name, one in box.doors.api.items()]
     if box.doors.postgres:
-        from gearcase.doors.postgres.difference import DATABASES
         from gearcase.doors.postgres.door import PostgresDoor
 
         alone = len(box.doors.postgres) == 1
-        found += [PostgresDoor(name, one, folder / DATABASES, alone=alone) for name, one in box.doors.postgres.items()]
+        found += [PostgresDoor(name, one, alone=alone) for name, one in box.doors.postgres.items()]
     return found
 
 

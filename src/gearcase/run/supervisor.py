@@ -58,6 +58,7 @@ class Supervisor:
         self._began = began
         self._driver: Driver = NamespacesDriver()
         self._work: asyncio.Task[End] | None = None
+        self._doors = Doors(())
 
     async def execute(self) -> EndRecord:
         """From nothing to nothing: returns the ending. Raises UsageError and UnsafeError before the run exists."""
@@ -76,6 +77,7 @@ class Supervisor:
             routing.lead()  # a missing key or an unknown model is found before anything is made
             if options.live_worker:
                 routing.worker()
+            self._doors = Doors(declared(self._box))  # and so is a missing secret
             if routing.bills():
                 refuse_above(self._box.limits.usd)
             if self._options.record is not None and self._options.record.exists():
@@ -107,7 +109,7 @@ class Supervisor:
             books.brake.remove_sandbox(sandbox)
             stayed.extend(residue)
 
-        housing = Housing(self._driver, books.journal, books.brake.add_sandbox, release)
+        housing = Housing(self._driver, books.journal, books.brake.add_sandbox, release, folder.path)
         routing.house(housing)
         self._began(folder)
         try:
@@ -131,8 +133,7 @@ class Supervisor:
             books.pace,
             books.ending,
         )
-        tools = find_tools(box.sandbox.tools, os.environ)
-        doors = Doors(declared(box, folder.path))
+        tools, doors = find_tools(box.sandbox.tools, os.environ), self._doors
         sandbox = await open_sandbox(self._driver, box, tools, doors, folder.id)
         room = Room(sandbox, journal, brake, clock, pace)
         try:

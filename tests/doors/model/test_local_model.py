@@ -52,7 +52,7 @@ class Lent:
         self.driver = NamespacesDriver()
         self.sandboxes = []
         self.stayed = []
-        self.housing = Housing(self.driver, recorder, self.adopt, self.release)
+        self.housing = Housing(self.driver, recorder, self.adopt, self.release, None)
 
     async def adopt(self, sandbox):
         self.sandboxes.append(sandbox)

@@ -41,10 +41,10 @@ async def opened(folder, **declared):
     async def adopt(sandbox):
         assert sandbox.id
 
-    door = PostgresDoor("orders", Declared(**declared), folder / "databases", alone=True)
+    door = PostgresDoor("orders", Declared(**declared), alone=True)
     listening = socket.create_server(("127.0.0.1", 0))
     try:
-        await door.open(Housing(driver, facts, adopt, lambda sandbox, residue: stayed.extend(residue)))
+        await door.open(Housing(driver, facts, adopt, lambda sandbox, residue: stayed.extend(residue), folder))
         await door.serve("lead", door.places[0], listening, lambda count: None)
         yield door, facts, f"postgresql://agent@127.0.0.1:{listening.getsockname()[1]}/orders"
     finally:

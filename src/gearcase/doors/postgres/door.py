@@ -26,7 +26,7 @@ from gearcase.doors.postgres import facts
 from gearcase.doors.postgres.binaries import choose, newest
 from gearcase.doors.postgres.branching import Part, open_branch
 from gearcase.doors.postgres.cluster import AGENT, Cluster, quoted
-from gearcase.doors.postgres.difference import keep
+from gearcase.doors.postgres.difference import DATABASES, keep
 from gearcase.doors.postgres.gate import Gate
 from gearcase.doors.postgres.live import Live, password_from_file
 from gearcase.doors.postgres.record import Record
@@ -46,18 +46,14 @@ _MOST_RECORDS = 1000
 
 
 class PostgresDoor:
-    """One declared database. `alone`: it is the only one, so that programs find it by the usual variables.
+    """One declared database. `alone`: it is the only one, so that programs find it by the usual variables."""
 
-    `folder` keeps what outlives the run: what the database held before and after.
-    """
-
-    def __init__(self, name: str, declared: declaration.PostgresDoor, folder: Path, *, alone: bool) -> None:
+    def __init__(self, name: str, declared: declaration.PostgresDoor, *, alone: bool) -> None:
         self.id = f"postgres.{name}"
         self.places = (Place(f"{name}.box", PORT),)
         self._name = name
         self._declared = declared
         self._alone = alone
-        self._folder = folder
         self._before = facts.Inventory({}, {})
         self._gate: Gate | None = None
         self._live: Live | None = None
@@ -115,7 +111,7 @@ class PostgresDoor:
             )
         )
         if declared.mode == "branch":
-            kept = self._folder / f"{self._name}-before.dump"
+            kept = housing.folder / DATABASES / f"{self._name}-before.dump"
             self._gate = Gate(self.id, cluster, kept, housing.recorder, lambda: self._look(cluster))
         assert cluster.life is not None
         cluster.life.add_done_callback(self._server_ended)
@@ -312,7 +308,7 @@ class PostgresDoor:
             async with asyncio.timeout(_LAST_LOOK):
                 await facts.settle(cluster)
                 await self._look(cluster)
-                keep(self._folder, self._name, self._declared, self._before, await facts.inventory(cluster))
+                keep(self._housing.folder / DATABASES, self._name, self._declared, self._before, await facts.inventory(cluster))
         except GearcaseError as error:
             self._housing.recorder.append(Failure(error.envelope()))
         except TimeoutError:
