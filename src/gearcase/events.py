@@ -413,6 +413,44 @@ class ApiCalled(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CloudCalled(Event):
+    """A call of the aws door ended: an operation, named as botocore names it. `estimate` is nano-dollars by public prices per request."""
+
+    door: str
+    service: str
+    operation: str
+    status: int
+    sent: int
+    received: int
+    seconds: float
+    why: str
+    estimate: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloudMade(Event):
+    """Something was made in a live cloud account; `error` says why it does not carry the run's name."""
+
+    door: str
+    service: str
+    kind: str
+    name: str
+    tagged: bool
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloudRemoved(Event):
+    """What a run made in a live cloud account was removed in the end, or stays: `error` says why."""
+
+    door: str
+    service: str
+    kind: str
+    name: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class GearUsed(Event):
     """An operation of the gear door."""
 

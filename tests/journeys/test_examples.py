@@ -1,5 +1,7 @@
 """The boxes below examples/ work as they are."""
 
+import shutil
+import sys
 from pathlib import Path
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -46,3 +48,17 @@ def test_a_table_is_loaded_into_a_database_of_the_boxs_own(user):
     assert record["residue"] == []
     contact = [one for one in user.journal() if one["type"] == "contact"][-1]
     assert contact["relations"]["public.sales"]["written"] == 3 and contact["missing"] == []
+
+
+def test_a_table_is_loaded_into_a_simulated_cloud_account(user):
+    """The packages that a machine would have for all are given here from the environment of the tests."""
+    packages = Path(sys.executable).parents[1] / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+    folder = user.folder / "aws"
+    shutil.copytree(EXAMPLES / "doors/aws", folder)
+    text = (folder / "box.toml").read_text()
+    (folder / "box.toml").write_text(text.replace("take =", f'see = ["{packages}"]\ntake ='))
+    command = "PYTHONPATH=/given/site-packages PYTHONDONTWRITEBYTECODE=1 python3 work.py"
+    model = user.script({"commands": [command, "gear done"]})
+    record = user.types("run", "-f", folder / "box.toml", "--model", model, "--out", "out", "--json", code=0).record
+    assert (user.folder / "out/out/totals.csv").read_text() == "north,15\nsouth,20\n"
+    assert record["residue"] == []

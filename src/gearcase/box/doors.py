@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from gearcase.box.calls import ApiDoor
 from gearcase.box.dsn import parse_dsn
-from gearcase.box.fields import DoorName, Size, Table, Word, written, wrong
+from gearcase.box.fields import DoorName, Size, Table, Url, Word, written, wrong
 from gearcase.box.hosts import parse_name, parse_place, parse_rule, place_text
 from gearcase.errors import UsageError
 
@@ -36,6 +36,9 @@ Place = Annotated[str, _written_as(parse_place, lambda place: place_text(*place)
 
 DsnText = Annotated[str, _written_as(parse_dsn, str), Field(max_length=1000)]
 Relation = Annotated[str, Field(pattern=r"^[^.\x00]{1,63}\.[^\x00]{1,63}$")]
+
+
+CloudRule = Annotated[str, Field(pattern=r"^[a-z0-9*-]+:[A-Za-z0-9*]+$", max_length=100)]
 
 
 class HttpDoor(Table):
@@ -87,6 +90,32 @@ class PostgresDoor(Table):
         return self
 
 
+class AwsDoor(Table):
+    """A cloud account inside, at http://aws.box: `aws`, boto3 and other clients find it by themselves."""
+
+    mode: Literal["simulated", "live"] = Field(
+        default="simulated", description="simulated: a throw-away one on this machine; live: yours, by a list of what is allowed"
+    )
+    allow: tuple[CloudRule, ...] = Field(
+        default=(),
+        description="SERVICE:OPERATION as the AWS CLI's documentation names them: s3:Get*, lambda:Invoke; live needs some",
+    )
+    region: str = Field(default="us-east-1", pattern=r"^[a-z]{2,4}(-[a-z]+)+-\d$", description="the one region")
+    profile: Word | None = Field(default=None, description="profile of the operator's AWS configuration")
+    calls: int | None = Field(default=None, ge=1, description="most calls of a run")
+    memory: Size = written(512 * 2**20, "512MiB", "memory of a simulated one")
+    endpoint: Url | None = Field(default=None, description="where a live one is, in place of AWS's own addresses")
+    allow_private: bool = Field(default=False, description="the endpoint may be on this machine or its networks")
+
+    @model_validator(mode="after")
+    def _whole(self) -> AwsDoor:
+        if self.mode == "live" and not self.allow:
+            raise wrong('mode = "live" needs `allow`, the operations that may be called')
+        if self.mode == "simulated" and (self.profile or self.endpoint or self.allow_private):
+            raise wrong("`profile`, `endpoint` and `allow_private` are for a live account")
+        return self
+
+
 class Doors(Table):
     """The doors beside model and gear."""
 
@@ -95,3 +124,4 @@ class Doors(Table):
         default_factory=dict[str, ApiDoor], description="APIs whose credentials stay outside, each at http://NAME.box"
     )
     postgres: Mapping[DoorName, PostgresDoor] = Field(default_factory=dict[str, PostgresDoor], description="databases, by name")
+    aws: AwsDoor | None = Field(default=None, description="a cloud account")

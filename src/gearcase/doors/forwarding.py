@@ -49,17 +49,19 @@ class Answer:
 
 
 class Forwarder:
-    """A client with its connections. `ca`: trust this file's authorities instead of the system's."""
+    """A client with its connections. `ca`: trust this file's authorities instead of the system's. `unix`: the path of a socket to which
+    all of them go, whatever host a call names."""
 
-    def __init__(self, locate: Locate, ca: Path | None = None) -> None:
+    def __init__(self, locate: Locate | None = None, ca: Path | None = None, *, unix: str | None = None) -> None:
         self._locate = locate
+        self._unix = unix
         self._ca = ca
         self._session: aiohttp.ClientSession | None = None
         # The client takes a tenth of a second to load: it does so while the box is being made.
         threading.Thread(target=importlib.import_module, args=("aiohttp",), daemon=True).start()
 
     async def forward(
-        self, method: str, url: str, headers: Iterable[tuple[str, str]], body: AsyncIterator[bytes] | None
+        self, method: str, url: str, headers: Iterable[tuple[str, str]], body: AsyncIterator[bytes] | bytes | None
     ) -> Answer:
         """Send it, once; returns when the head of the answer is there. Raises Refused."""
         import aiohttp
@@ -101,10 +103,14 @@ class Forwarder:
         import aiohttp
 
         if self._session is None:
-            trust = ssl.create_default_context(cafile=str(self._ca) if self._ca else None)
-            connector = aiohttp.TCPConnector(
-                limit=MOST_CONNECTIONS, ssl=trust, use_dns_cache=False, resolver=_resolver(self._locate)
-            )
+            if self._unix is not None:
+                connector = aiohttp.UnixConnector(self._unix, limit=MOST_CONNECTIONS)
+            else:
+                assert self._locate is not None
+                trust = ssl.create_default_context(cafile=str(self._ca) if self._ca else None)
+                connector = aiohttp.TCPConnector(
+                    limit=MOST_CONNECTIONS, ssl=trust, use_dns_cache=False, resolver=_resolver(self._locate)
+                )
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=FIRST_BYTE_OR_NEXT),

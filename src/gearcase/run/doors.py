@@ -23,6 +23,10 @@ def declared(box: Box) -> list[Door]:
         from gearcase.doors.api import ApiDoor
 
         found += [ApiDoor(name, one, os.environ) for name, one in box.doors.api.items()]
+    if box.doors.aws is not None:
+        from gearcase.doors.aws.door import AwsDoor
+
+        found.append(AwsDoor(box.doors.aws))
     if box.doors.postgres:
         from gearcase.doors.postgres.door import PostgresDoor
 
