@@ -451,6 +451,36 @@ class CloudRemoved(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RequestMade(Event):
+    """An agent asks its operator for something: net | usd | time | egress | tokens | calls | other. `request` counts those of the run."""
+
+    request: int
+    kind: str
+    what: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestAnswered(Event):
+    """It was answered: allowed | denied | unanswered."""
+
+    request: int
+    answer: str
+    by: str
+    said: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostsChanged(Event):
+    """From now on a host may be reached, or no more. `by` is operator, or time where `seconds` were over."""
+
+    rule: str
+    allowed: bool
+    by: str
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class GearUsed(Event):
     """An operation of the gear door."""
 

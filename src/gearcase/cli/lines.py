@@ -128,6 +128,17 @@ _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
     events.Rewound: lambda e: ("rewind", "yellow", f"to {neutral(e.snapshot)}"),
     events.ModelCalled: _called,
     events.DoorRefused: lambda e: ("refused", "yellow", f"{neutral(e.door)} door: {neutral(e.message, limit=300)}"),
+    events.RequestMade: lambda e: (
+        "asks",
+        "bold yellow",
+        f"for {neutral(e.kind)} {neutral(e.what)}: {neutral(e.why, limit=300)}  (gearcase allow RUN {e.request})",
+    ),
+    events.RequestAnswered: lambda e: (
+        "answer",
+        "yellow",
+        f"request {e.request} {neutral(e.answer)} by {neutral(e.by)} {neutral(e.said, limit=300)}",
+    ),
+    events.HostsChanged: lambda e: ("hosts", "yellow", f"{'+' if e.allowed else '-'}{neutral(e.rule)} by {neutral(e.by)}"),
     events.RequestEdited: lambda e: ("edited", "yellow", neutral(", ".join(e.edits), limit=300)),
     events.AgentStarted: lambda e: ("agent", "cyan", neutral(e.model)),
     events.AgentTurn: _turn,

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import itertools
 import socket
+import struct
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -56,6 +57,7 @@ class HttpDoor:
 
     def __init__(self, rules: HttpRules, recorder: Recorder) -> None:
         self._rules = list(rules.allow)
+        self._denied: list[HostRule] = []
         self._private = rules.private
         self._hosts = rules.hosts
         self.recorder = recorder
@@ -78,21 +80,24 @@ class HttpDoor:
 
     def allow(self, rule: HostRule) -> None:
         """One more rule, from now on."""
+        self._denied = [one for one in self._denied if one != rule]
         if rule not in self._rules:
             self._rules.append(rule)
 
-    def remove(self, rule: HostRule) -> None:
-        """A rule less: what only it allowed is cut, at once."""
+    def remove(self, rule: HostRule) -> int:
+        """What a rule means may not be reached any more, also where a wider one allows it; returns how many connections were cut."""
         with contextlib.suppress(ValueError):
             self._rules.remove(rule)
-        for seat in self._seats:
-            seat.cut_unruled()
+        if rule not in self._denied:
+            self._denied.append(rule)
+        return sum(seat.cut_unruled() for seat in self._seats)
 
     def ports(self, name: str) -> frozenset[int]:
         """At which ports a name may be reached."""
         if name.endswith(OWN):
             return frozenset()
-        return frozenset(port for rule in self._rules if rule.covers(name) for port in rule.ports)
+        allowed = frozenset(port for rule in self._rules if rule.covers(name) for port in rule.ports)
+        return allowed - frozenset(port for rule in self._denied if rule.covers(name) for port in rule.ports)
 
     def is_raw(self, name: str, port: int) -> bool:
         """Whether what passes there is not read. Where two rules differ, it is read."""
@@ -286,12 +291,13 @@ class Seat:
             if connection.relay is not None:
                 connection.relay.resume()
 
-    def cut_unruled(self) -> None:
-        """End every connection that no rule allows any more."""
-        for connection in self._connections.values():
-            if connection.port not in self._door.ports(connection.name):
-                connection.why = "not_allowed"
-                connection.cut()
+    def cut_unruled(self) -> int:
+        """End every connection that no rule allows any more; returns how many those were."""
+        unruled = [one for one in self._connections.values() if one.port not in self._door.ports(one.name)]
+        for connection in unruled:
+            connection.why = "not_allowed"
+            connection.cut()
+        return len(unruled)
 
     def _record(self, event: ConnectionOpened | ConnectionClosed) -> None:
         self._recorded += 1
@@ -334,7 +340,9 @@ class _Connection:
         self.why = ""
 
     def cut(self) -> None:
-        """End it now."""
+        """End it now, by a reset: an answer that ends with its connection must not look whole."""
+        if self.inner.fileno() >= 0:
+            self.inner.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         if self.relay is not None:
             self.relay.end("cut")
 

@@ -9,6 +9,9 @@ gear check [NAME]                          run the acceptance checks now, on a c
 gear snapshot [--note TEXT]                keep the present state of /workspace
 gear rewind [SNAPSHOT]                     return to one; without a name: list them
 gear context show | drop ID... | note TEXT see and shrink what the agent remembers
+gear ask-for net|usd|time|egress|tokens|calls|other WHAT --why TEXT [--no-wait]
+                                           ask the operator for a host, money, time, more of a limit; waits for the answer
+gear requests                              what was asked for, and the answers
 gear done [--note TEXT] [--as-is]          hand in; the checks run, --as-is hands in whatever they say
 
 --json anywhere prints the answer as JSON. The same as an HTTP API: /box/openapi.json
@@ -91,6 +94,12 @@ def parser() -> argparse.ArgumentParser:
     context = add("context")
     context.add_argument("action", choices=["show", "drop", "note"], nargs="?", default="show")
     context.add_argument("words", nargs="*")
+    ask_for = add("ask-for")
+    ask_for.add_argument("kind", choices=["net", "usd", "time", "egress", "tokens", "calls", "other"])
+    ask_for.add_argument("what", nargs="+")
+    ask_for.add_argument("--why", required=True)
+    ask_for.add_argument("--no-wait", action="store_false", dest="wait")
+    add("requests")
     done = add("done")
     done.add_argument("--note")
     done.add_argument("--as-is", action="store_true", dest="as_is")
@@ -105,6 +114,8 @@ def arguments_of(options: argparse.Namespace) -> dict[str, Any]:
         given["prompt"] = read_all() if prompt == "-" else prompt
         if options.schema:
             given["schema"] = read_schema(options.schema)
+    if options.operation == "ask-for":
+        given["what"] = " ".join(options.what)
     if options.operation == "context":
         words: list[str] = given.pop("words")
         if options.action == "drop":
@@ -138,6 +149,9 @@ def show(operation: str, answer: dict[str, Any]) -> str:
         return json.dumps(answer["value"], indent=1) if "value" in answer else str(answer["text"])
     if operation == "done":
         return "handed in"
+    if operation == "ask-for":
+        said = f" ({answer['said']})" if answer.get("said") else ""
+        return f"request {answer['request']}: {answer['kind']} {answer['what']} is {answer['state']}{said}"
     return "\n".join(lines(answer))
 
 

@@ -31,15 +31,21 @@ class Pace:
     clock: BoxClock
     recorder: Recorder
     cpu: float = 0.0  # seconds, told by ticks
+    more_wall: float = 0.0  # seconds that the operator gave beside the box's
     steps: int = 0
     phase: Phase = "work"
     limit: str = ""
+
+    @property
+    def wall(self) -> float:
+        """Seconds that the run may take."""
+        return self.box.limits.wall + self.more_wall
 
     def now(self) -> Phase:
         """The phase at this moment. It only ever moves on."""
         limits = self.box.limits
         shares = [
-            ("wall", self.clock.now() / limits.wall),
+            ("wall", self.clock.now() / self.wall),
             ("steps", self.steps / limits.steps),
             ("cpu_time", self.cpu / limits.cpu_time if limits.cpu_time else 0.0),
         ]

@@ -26,6 +26,7 @@ from gearcase.run.accounts import RUN, Pace, charge_time, close_agent_accounts, 
 from gearcase.run.ending import Ending
 from gearcase.run.questions import BUDGET, Questions
 from gearcase.run.record import EndRecord, Kind
+from gearcase.run.requests import Requests
 from gearcase.runs import RunFolder, boot_id, write_atomically
 
 FLUSH_EVERY = 0.05
@@ -45,9 +46,11 @@ class Books:
     ending: Ending
     allowance: DailyAllowance
     questions: Questions
+    requests: Requests
 
     async def close(self) -> EndRecord:
         """Close the accounts and write the ending; returns it. Raises RunError when the disk refuses."""
+        self.requests.close()
         self.allowance.close()
         if self.allowance.trouble:
             self.ending.warnings.append(
@@ -81,11 +84,12 @@ async def open_books(
     ending = Ending(out, force, box, folder, clock, ledger, pace, journal, kind)
     allowance = DailyAllowance(folder.id, box.limits.usd_per_day)
     questions = Questions(folder.name, brake, ledger, pace)
-    control = Control(folder, _verbs(brake, pace, questions))
+    requests = Requests(questions, journal)
+    control = Control(folder, {**_verbs(brake, pace, questions), **requests.verbs()})
     await control.start()
     stack.push_async_callback(control.close)
     journal.flush()
-    return Books(folder, journal, clock, brake, ledger, pace, ending, allowance, questions)
+    return Books(folder, journal, clock, brake, ledger, pace, ending, allowance, questions, requests)
 
 
 async def _flush(journal: Journal) -> None:

@@ -83,7 +83,7 @@ class Lead:
 
     async def _shell(self, text: str, seconds: float) -> CommandResult:
         await self.brake.wait_for(lambda level: level < Level.FROZEN)
-        left = max(self.box.limits.wall - self.clock.now(), 1.0)
+        left = max(self.pace.wall - self.clock.now(), 1.0)
         return await self.run_command(
             Command((*SHELL, text), deadline=min(seconds, left, MAX_TIMEOUT), output_cap=512 * 1024), text
         )
@@ -95,7 +95,7 @@ class Lead:
     def _status(self) -> str:
         limits = self.box.limits
         account = RESERVE if self.pace.phase != "work" else LEAD
-        left = [f"{format_duration(max(limits.wall - self.clock.now(), 0))} of {format_duration(limits.wall)}"]
+        left = [f"{format_duration(max(self.pace.wall - self.clock.now(), 0))} of {format_duration(self.pace.wall)}"]
         money = self.ledger.balance(account, "usd")
         if money.limit is not None:
             whole = self.ledger.balance(RUN, "usd").limit or 0

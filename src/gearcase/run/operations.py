@@ -19,6 +19,7 @@ from gearcase.run.asking import ask
 from gearcase.run.doors import Doors
 from gearcase.run.handover import Acceptance
 from gearcase.run.lead import Lead
+from gearcase.run.requests import KINDS, Requests
 from gearcase.run.workspace import Workspace
 from gearcase.sandbox.manifest import Difference
 from gearcase.seams import Sandbox
@@ -45,6 +46,7 @@ class Operations:
         lead: Lead,
         http: HttpDoor,
         doors: Doors,
+        requests: Requests,
     ) -> None:
         self._box = box
         self._sandbox = sandbox
@@ -58,6 +60,7 @@ class Operations:
         self._lead = lead
         self._http = http
         self._doors = doors
+        self._requests = requests
         self.agent: Agent | None = None
 
     def table(self) -> dict[str, Operation]:
@@ -66,6 +69,7 @@ class Operations:
         asked = {"prompt": text, "model": text, "system": text, "schema": {"type": "object"}, "max_output": number}
         context = {"action": {"type": "string", "enum": ["show", "drop", "note"]}, "ids": {"type": "array"}, "text": text}
         done = {"note": text, "as_is": {"type": "boolean"}}
+        request = {"kind": {"type": "string", "enum": list(KINDS)}, "what": text, "why": text, "wait": {"type": "boolean"}}
         table = {
             "status": Operation(self.status, "Limits, what is spent, time left, deliverables, checks.", _object({})),
             "doors": Operation(self.doors, "The names that can be reached from inside, and what for.", _object({})),
@@ -75,6 +79,12 @@ class Operations:
             "rewind": Operation(
                 self.rewind, "Return /workspace to a snapshot; without a name: list them.", _object({"snapshot": text})
             ),
+            "ask-for": Operation(
+                self._requests.ask_for,
+                "Ask the operator for a host, money, time or more of a limit; waits for the answer unless wait is false.",
+                _object(request, "kind", "what", "why"),
+            ),
+            "requests": Operation(self._requests.list, "What was asked for, and the answers.", _object({})),
             "done": Operation(
                 self.done, "Hand in. The checks run; with as_is the work is handed in whatever they say.", _object(done)
             ),
@@ -98,7 +108,7 @@ class Operations:
         return {
             "phase": self._pace.phase,
             "budget": budget,
-            "time": {"limit": format_duration(limits.wall), "used": format_duration(self._clock.now())},
+            "time": {"limit": format_duration(self._pace.wall), "used": format_duration(self._clock.now())},
             "answers": {"limit": limits.steps, "used": self._pace.steps},
             "memory": {"limit": format_bytes(limits.memory), "used": format_bytes(usage.memory)},
             "disk": {"limit": format_bytes(limits.disk), "used": format_bytes(usage.disk)},

@@ -55,13 +55,14 @@ class Questions:
             return False
         return of_day or (self.ledger.balance(RUN, "usd").limit or 0) > before
 
-    def grant(self, usd: int) -> int:
-        """Give the run and its lead so many more nano-dollars; returns the run's limit. Raises UsageError."""
-        if usd <= 0:
+    def grant(self, amount: int, resource: str = "usd") -> int:
+        """Give the run and its lead so much more (of money: nano-dollars); returns the run's limit. Raises UsageError."""
+        if amount <= 0:
             raise UsageError("bad_amount", "that is no amount of money to add", remedy="gearcase grant RUN --usd 5")
-        if self.ledger.balance(RUN, "usd").limit is None:
-            raise UsageError("not_limited", "the run has no limit of money", remedy="nothing needs to be granted")
-        self.ledger.balance(LEAD, "usd")  # a run that hands over pays no call any more
-        self.ledger.grant(RUN, {"usd": usd})
-        self.ledger.grant(LEAD, {"usd": usd})
-        return self.ledger.balance(RUN, "usd").limit or 0
+        if self.ledger.balance(RUN, resource).limit is None:
+            what = "money" if resource == "usd" else resource
+            raise UsageError("not_limited", f"the run has no limit of {what}", remedy="nothing needs to be granted")
+        self.ledger.balance(LEAD, resource)  # a run that hands over pays no call any more
+        self.ledger.grant(RUN, {resource: amount})
+        self.ledger.grant(LEAD, {resource: amount})
+        return self.ledger.balance(RUN, resource).limit or 0

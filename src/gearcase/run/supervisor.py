@@ -163,6 +163,8 @@ class Supervisor:
                 allowance=books.allowance,
             )
             http = HttpDoor(rules_of(box.doors.http), journal)
+            books.requests.http = http
+            books.requests.timed = not self._options.program
             for one in (door, http, *doors.doors):
                 brake.add_door(one)
             await unless_killed(brake, doors.open(housing))
@@ -181,6 +183,7 @@ class Supervisor:
                 lead=lead,
                 http=http,
                 doors=doors,
+                requests=books.requests,
             )
             agent = None
             if not self._options.program and (route := routing.lead()) is not None:
