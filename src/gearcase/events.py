@@ -281,6 +281,7 @@ class ModelCalled(Event):
     billed: bool = True  # by anybody: a person, a cassette or a script sends no invoice
     thread: str = ""  # of the program that asked, by its own word: its main agent, or a sub-agent below `parent`
     parent: str = ""
+    why: str = ""  # the upstream gave no whole answer
 
 
 @dataclass(frozen=True, slots=True)

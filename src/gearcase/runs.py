@@ -7,6 +7,7 @@ names a process by pid, start time and boot id: a pid alone may belong to somebo
 
 from __future__ import annotations
 
+import difflib
 import fcntl
 import hashlib
 import json
@@ -206,9 +207,14 @@ def find(reference: str = "") -> RunFolder:
     if len(near) == 1:
         return near[0]
     if not near:
-        raise UsageError("no_run", f"no run is called {reference!r}", remedy="see `gearcase ps --all` for their names")
+        raise UsageError("no_run", f"no run is called {reference!r}", remedy=_near(reference, runs))
     names = ", ".join(run.name for run in near[:5])
     raise UsageError("which_run", f"{reference!r} fits {len(near)} runs: {names}", remedy="write more of the name")
+
+
+def _near(reference: str, runs: list[RunFolder]) -> str:
+    near = difflib.get_close_matches(reference, [run.name for run in runs], n=1)
+    return f"did you mean {near[0]}?" if near else "see `gearcase ps --all` for their names"
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -383,3 +383,28 @@ def test_what_was_reached_outside_is_told_by_host(tmp_path: Path) -> None:
         events.ConnectionClosed("http", 2, "files.example", 10, 300, 0.1, "done"),
     ]
     assert view_of(tmp_path, *happened).hosts == {"files.example": HostView(2, 20, 600)}
+
+
+def test_a_command_counts_box_time_and_nothing_else_is_shown_as_its_output(tmp_path: Path) -> None:
+    view = View()
+    early = events.CommandStarted(1, "cat sales.csv"), events.CommandEnded(1, "exited", 0, 0.1, 0.1, 9, "old words\n", "")
+    happened = (STARTED, *early, events.CommandStarted(2, "sleep 100"), events.BrakeChanged("frozen", "operator"))
+    for record in records_of(tmp_path, *happened):
+        view = fold(view, record)
+    told = rendered(LivePanel(Limits(), view, view.now + 3600))
+    assert "old words" not in told
+    assert "running 0" in told or "running 1 s" in told, told
+    assert "gearcase resume amber-fox" in told
+
+
+def test_a_person_who_is_waited_for_is_told_which_file(tmp_path: Path) -> None:
+    turns = tmp_path / "turns"
+    turns.mkdir()
+    (turns / "0001.request.md").touch()
+    (turns / "0001.answer.json").touch()
+    (turns / "0002.request.md").touch()
+    view = View(name="amber-fox", held={"usd": 1})
+    told = rendered(LivePanel(Limits(), view, 1.0, turns=turns), width=200)
+    assert "waits for you" in told and "0002.request.md → 0002.answer.json" in told
+    (turns / "0002.error.txt").touch()
+    assert "see 0002.error.txt" in rendered(LivePanel(Limits(), view, 1.0, turns=turns), width=200)

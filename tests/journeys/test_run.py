@@ -203,3 +203,46 @@ def test_output_that_nobody_takes_holds_up_neither_the_clock_nor_the_brake(user)
     waits.wait(timeout=30)
     for process in (run, waits):
         process.communicate()
+
+
+def test_freeze_without_a_name_stops_whatever_lives(user):
+    model = user.script({"commands": ["while :; do sleep 0.05; done"]})
+    started = [user.starts("run", "g", "--model", model, "--name", name, "--json") for name in ("first-one", "second-one")]
+    deadline = time.monotonic() + 30
+    while user.types("ps").out.count("running") < 2 or len(list((user.home / "state").glob("gearcase/runs/*/journal/*"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    told = user.types("freeze", code=0).out
+    assert "first-one is frozen" in told and "second-one is frozen" in told
+    user.types("kill", "--all", "--yes", code=0)
+    for run in started:
+        run.communicate(timeout=30)
+
+
+def test_what_watches_a_run_and_is_told_to_end_leaves_it_frozen(user):
+    model = user.script({"commands": ["while :; do sleep 0.05; done"]})
+    run = user.starts("run", "g", "--model", model, "--name", "left-frozen")
+    user.waits_for("command_started")
+    run.terminate()
+    _, err = run.communicate(timeout=30)
+    assert "left frozen. Go on: gearcase resume left-frozen" in err
+    assert run.returncode == 14
+    assert "frozen" in user.types("ps", code=0).out
+    user.types("kill", "left-frozen", "--yes", code=0)
+
+
+def test_exec_uses_the_box_of_the_folder(user):
+    (user.folder / "box.toml").write_text('[files]\ngive = ["words.txt"]\ntake = ["out/**"]\n')
+    (user.folder / "words.txt").write_text("hello\n")
+    user.types("exec", "--out", "result", "--", "sh", "-c", "mkdir out; tr a-z A-Z < words.txt > out/loud.txt", code=0)
+    assert (user.folder / "result/out/loud.txt").read_text() == "HELLO\n"
+
+
+def test_an_upstream_that_is_not_there_is_named_with_the_reason(user):
+    model = "http://127.0.0.1:9/v1#qwen3"
+    run = user.starts("run", "g", "--model", model, "--usd", "1", "--name", "nobody-there")
+    told = user.waits_for("model_called")
+    assert "refused" in told["why"].lower() or "cannot connect" in told["why"].lower()
+    user.types("kill", "nobody-there", "--yes", code=0)
+    _, err = run.communicate(timeout=30)
+    assert told["why"][:40] in err

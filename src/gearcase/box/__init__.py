@@ -5,6 +5,7 @@ holds base units (nano-dollars, bytes, seconds); its paths are absolute. `effect
 """
 
 from gearcase.box.declaration import Box, Check, Files, JournalTable, Limits, Model, Price, Provider, Sandbox
+from gearcase.box.doubts import doubts
 from gearcase.box.loading import DEFAULT, LoadedBox, Override, box_from_options, load_box
 from gearcase.box.writing import effective_toml, schema
 
@@ -22,6 +23,7 @@ __all__ = [
     "Provider",
     "Sandbox",
     "box_from_options",
+    "doubts",
     "effective_toml",
     "load_box",
     "schema",

@@ -164,6 +164,8 @@ def _model_name(value: Any) -> Any:
             raise wrong(f"{value!r} names no path")
         return value
     if not (slash and provider and rest) and value != "local":
+        if value in ("manual", "cassette", "scripted"):
+            raise wrong(f"{value!r} needs a path: {value}:{'FOLDER' if value == 'manual' else 'FILE'}")
         raise wrong(f"{value!r} is not a model: write PROVIDER/MODEL, such as anthropic/claude-opus-5-5")
     return value
 

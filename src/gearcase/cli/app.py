@@ -60,6 +60,10 @@ COMMANDS: dict[str, _Entry] = {
 }
 
 
+_ELSEWHERE = {"ls": "ps", "list": "ps", "stop": "kill", "pause": "freeze", "continue": "resume", "status": "ps", "cost": "spend"}
+"""What other tools call our commands."""
+
+
 def run_command_line(arguments: list[str]) -> int:
     """Run one command; returns its exit code. Every error becomes its envelope."""
     named = arguments[0] if arguments else ""
@@ -109,7 +113,7 @@ def _root(version: bool = typer.Option(False, "--version", "-V", help="Print the
 
 
 def _unknown(name: str) -> UsageError:
-    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    near = [_ELSEWHERE[name]] if name in _ELSEWHERE else difflib.get_close_matches(name, COMMANDS, n=1)
     remedy = f"did you mean `gearcase {near[0]}`?" if near else "gearcase --help names them all"
     return UsageError("unknown_command", f"gearcase has no command {name!r}", remedy=remedy)
 

@@ -26,9 +26,8 @@ def check(file: File = Path("box.toml"), as_json: o.Json = False) -> None:
     if as_json:
         print_json({"ok": True, "file": str(box.path)})
     else:
-        out().print(
-            Text.assemble(("✓ ", "green"), neutral(file), f" is a box: {len(box.sources)} keys written, the rest default")
-        )
+        out().print(Text.assemble(("✓ ", "green"), neutral(file), " is a box"))
+    o.warn_of_doubts(box)
 
 
 @app.command("show")

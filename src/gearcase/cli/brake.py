@@ -27,7 +27,8 @@ def freeze(
     reason: Annotated[str, typer.Option("--reason", help="Why; goes on record.")] = "",
     as_json: o.Json = False,
 ) -> None:
-    """Stop a run where it is: no new call, no process runs, the clock stands. `gearcase resume` goes on."""
+    """Stop a run where it is, or without RUN whatever lives: no new call, no process runs, the clock stands. `gearcase resume` goes on."""
+    everything = everything or (not run and len(_living()) > 1)
     then = "go on: gearcase resume {name}    end it: gearcase kill {name}"
     _pull(_meant(run, everything), "freeze", as_json, then, everything, reason=reason)
 
@@ -73,7 +74,11 @@ def kill(
 def _meant(run: str, everything: bool) -> list[RunFolder]:
     if everything and run:
         raise UsageError("both_named", f"{run!r} and --all are named", remedy="name a run, or every one with --all")
-    return [folder for folder in all_runs() if folder.owner_pid()] if everything else [find(run)]
+    return _living() if everything else [find(run)]
+
+
+def _living() -> list[RunFolder]:
+    return [folder for folder in all_runs() if folder.owner_pid()]
 
 
 def _pull(folders: list[RunFolder], verb: str, as_json: bool, then: str, everything: bool, **arguments: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -64,10 +66,14 @@ def demo(
             out().print(Text(f"The check, outside: {told}. A program in the box weighed each answer before it used it.", "bold"))
         told = "The work was checked outside and delivered; every attack was stopped; nothing is left behind."
         out().print(Text(told if held and not ran[1].exit_code else "Something did not go as it should: see above.", "bold"))
-        out().print(
-            Text("Next: gearcase run \"GOAL\" --give FOLDER --take 'out/**' --check COMMAND --usd 2 --model MODEL", "dim")
-        )
+        rest = "run \"GOAL\" --give FOLDER --take 'out/**' --check COMMAND --usd 2 --model MODEL"
+        out().print(Text(f"Next: {_command()} {rest}", "dim"), soft_wrap=True)
     raise typer.Exit(ran[1].exit_code if ran and ran[1].exit_code else 0 if held else 1)
+
+
+def _command() -> str:
+    """How this command is typed here: by its name where that is on PATH."""
+    return "gearcase" if shutil.which("gearcase") else sys.argv[0]
 
 
 def _work(model: str | None, worker: str | None, quiet: bool) -> tuple[RunFolder, EndRecord]:

@@ -56,6 +56,8 @@ def _title(change: Change) -> Text:
     where = f" ({neutral(repository.branch)})" if repository.branch else ""
     ignored = f"; {counted(change.ignored, 'file')} that git ignores left aside" if change.ignored else ""
     what = counted(len(change.files), "file") + " changed" if change.files else "nothing changed"
+    if not record.delivered:
+        what = "nothing was delivered, so nothing is known to have changed"
     return Text.assemble((neutral(change.folder.name), "bold"), f" ({record.status}) on {base}{where}: {what}{ignored}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -59,16 +60,23 @@ def execute(
     quiet: Quiet = False,
     tty: Tty = None,
 ) -> None:
-    """Run a program in a box: gearcase exec --usd 1 --model anthropic/claude-haiku-5 -- python3 agent.py
+    """Run a program in a box: gearcase exec --usd 1 --model anthropic/claude-haiku-5-5 -- python3 agent.py
 
+    Without -f, ./box.toml is used where there is one. Of a git repository that is given, changes come out (gearcase diff, apply).
     Inside, http://model.box speaks Anthropic's and http://model.box/v1 OpenAI's protocol; any key will do.
     """
     if not program:
         raise UsageError("no_program", "there is no program to run", remedy="gearcase exec [OPTIONS] -- PROGRAM [ARGUMENT]...")
+    if file is None and Path("box.toml").is_file():
+        file = Path("box.toml")
+    if give and not take and file is None:
+        take = [f"{Path(one).resolve().name}/**" for one in give if (Path(one) / ".git").exists()]
     typed = o.BoxOptions(file, "", give, see, take, check, allow, usd, tokens, wall, None, memory, cpus, disk, model, worker)
     link = terminal_link(tty, as_json)
+    box = o.loaded(typed)
+    o.warn_of_doubts(box)
     settings = RunOptions(
-        box=o.loaded(typed),
+        box=box,
         out=output,
         force=force,
         name=name,
@@ -78,6 +86,8 @@ def execute(
         program_environment=terminal.variables() if link else {},
         terminal=link,
     )
+    if box.box.files.give and not box.box.files.take and not quiet:
+        err().print(Text("gearcase: nothing may leave this box: name deliverables with --take 'out/**'", "yellow"))
     follow_to_the_end(settings, as_json=as_json, quiet=quiet)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from pathlib import Path
 
 from gearcase.box import Limits
 from gearcase.cli.view import View, fold
@@ -56,6 +57,16 @@ def _told(folder: RunFolder) -> History:
         if error.code != "no_journal":  # a run that was stopped before its first record has none, and nothing to tell
             view = replace(view, errors=(*view.errors, error.envelope()))
     return History(folder, view, limits_of(folder), owner)
+
+
+def turns_of(folder: RunFolder) -> Path | None:
+    """Where a person answers in place of the agent's model, if one does."""
+    try:
+        lead = str(tomllib.loads(folder.box_file.read_text()).get("model", {}).get("lead", ""))
+    except FileNotFoundError:
+        return None
+    kind, _, path = lead.partition(":")
+    return Path(path) if kind == "manual" else None
 
 
 def limits_of(folder: RunFolder) -> Limits:

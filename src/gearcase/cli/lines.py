@@ -69,7 +69,8 @@ def _called(event: events.ModelCalled) -> _Said:
     return (
         "call",
         "red" if failed else "blue",
-        text + (f"  {neutral(event.ended)} ({event.status})" if event.ended != "complete" else ""),
+        text
+        + (f"  {neutral(event.ended)} ({neutral(event.why, limit=200) or event.status})" if event.ended != "complete" else ""),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.panel import Panel
@@ -28,6 +29,7 @@ class LivePanel:
     view: View = field(default_factory=View)
     now: float = 0.0
     hint: str = ""
+    turns: Path | None = None  # where a person answers in place of a model
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         view = self.view
@@ -38,7 +40,7 @@ class LivePanel:
             Group(*self._body(options.max_width - 4)),
             title=title,
             title_align="left",
-            subtitle=Text(self.hint, "dim"),
+            subtitle=Text(f"gearcase resume {neutral(view.name)}" if view.level in ("frozen", "latched") else self.hint, "dim"),
             subtitle_align="right",
             border_style=STATE_STYLE.get(view.state, "blue").replace("bold ", ""),
             padding=(0, 1),
@@ -54,6 +56,8 @@ class LivePanel:
         yield from self._command(width)
         if view.said:
             yield _cut(Text.assemble(("says  ", "magenta"), first_line(view.said, width)))
+        if self.turns is not None and view.held and not view.running:
+            yield from _turn(self.turns)
         if view.checks:
             yield self._checks()
         if view.denied:
@@ -86,19 +90,18 @@ class LivePanel:
         view = self.view
         running = list(view.running.values())
         for command in running[-2:]:
-            state = f"running {format_duration(max(0.0, self.now - command.started))}"
+            state = f"running {format_duration(max(0.0, view.elapsed(self.now) - command.started))}"
             yield _command_line(command, state, "blue", width)
         if len(running) > 2:
             yield Text(f"and {len(running) - 2} more running", "dim")
         last = view.finished
-        if last is None:
+        if last is None or running:  # what it printed would look like the running one's
             return
         how = f"exit {last.exit_code}" if last.ended == "exited" else last.ended
         struck = f", {', '.join(last.limits)} limit" if last.limits else ""
         state = neutral(f"{how}{struck} in {format_duration(last.seconds)}")
-        if not running:
-            yield _command_line(last, state, "red" if last.failed else "green", width)
-        for line in last.lines[-(_LINES_SHOWN if not running else 3) :]:
+        yield _command_line(last, state, "red" if last.failed else "green", width)
+        for line in last.lines[-_LINES_SHOWN:]:
             yield _cut(Text(f"  {neutral(line, limit=width)}", "dim"))
 
     def _checks(self) -> Text:
@@ -108,6 +111,18 @@ class LivePanel:
             score = "" if check.score is None else f" {check.score:g}"
             parts.append(f"{mark} {neutral(name)}{score}   ", style)
         return _cut(parts)
+
+
+def _turn(folder: Path) -> Iterator[RenderableType]:
+    """Whose answer is waited for."""
+    asked = {file.name[:4] for file in folder.glob("[0-9][0-9][0-9][0-9].request.md")}
+    answered = {file.name[:4] for file in folder.glob("[0-9][0-9][0-9][0-9].answer.json")}
+    for number in sorted(asked - answered)[-1:]:
+        bad = (folder / f"{number}.error.txt").exists()
+        text = f"{folder}/{number}.request.md → {number}.answer.json"
+        yield Text.assemble(
+            ("waits for you  ", "bold yellow"), neutral(text), (f"  see {number}.error.txt", "red") if bad else ""
+        )
 
 
 def _command_line(command: CommandView, state: str, style: str, width: int) -> RenderableType:

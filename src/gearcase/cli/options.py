@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
-from gearcase.box import LoadedBox, Override, box_from_options, load_box
+from gearcase.box import LoadedBox, Override, box_from_options, doubts, load_box
+from gearcase.cli.console import err
+from gearcase.cli.text import neutral
 
 BoxFile = Annotated[Path | None, typer.Option("--file", "-f", help="Box file; options add to it or replace its values.")]
 Give = Annotated[list[str] | None, typer.Option("--give", help="Copy this into /workspace (repeat).", metavar="PATH")]
@@ -71,6 +74,12 @@ def loaded(options: BoxOptions) -> LoadedBox:
     if options.file is not None:
         return load_box(options.file, overrides)
     return box_from_options(overrides)
+
+
+def warn_of_doubts(box: LoadedBox) -> None:
+    """Tell what looks like a mistake of the box, on stderr."""
+    for doubt in doubts(box.box, box.folder):
+        err().print(Text(neutral(doubt), "yellow"), soft_wrap=True)
 
 
 def _overrides(options: BoxOptions) -> Iterable[Override]:

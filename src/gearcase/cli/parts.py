@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class CommandView:
-    """One command of the agent. `ended` is empty while it runs; times are unix seconds."""
+    """One command of the agent. `ended` is empty while it runs; `started` is in seconds of the run's own time."""
 
     number: int
     text: str

@@ -80,6 +80,7 @@ def run(
     settings.require_complete()
     if not box.box.files.take:
         err().print(Text("nothing may leave this box: name deliverables with --take 'out/**'", "yellow"))
+    o.warn_of_doubts(box)
     if dry_run:
         _show_plan(box, as_json)
         return

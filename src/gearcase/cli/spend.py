@@ -81,7 +81,7 @@ def spend(
     elif rows:
         out().print(_table(rows, by))
     else:
-        out().print(Text(f"nothing was spent since {today(first)}", "dim"))
+        out().print(Text(f"no provider was paid since {today(first)} (a person, a cassette, a script send no invoice)", "dim"))
 
 
 def _first_moment(since: str) -> float:

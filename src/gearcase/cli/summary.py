@@ -41,7 +41,7 @@ _MEANING = {
     "exhausted": "a limit ended it",
     "stopped": "it was stopped",
     "failed": "the agent or its upstream failed",
-    "frozen": "frozen: it waits for an answer",
+    "frozen": "nothing runs, nothing is spent: gearcase resume goes on",
     "latched": "its doors take nothing new",
     "running": "still running",
     "killed": "killed",

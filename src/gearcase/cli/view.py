@@ -280,18 +280,20 @@ def _(view: View, event: events.SandboxLost, record: Record) -> View:
 
 @_on(events.CommandStarted)
 def _(view: View, event: events.CommandStarted, record: Record) -> View:
-    command = CommandView(event.command, event.text, record.time)
+    command = CommandView(event.command, event.text, view.elapsed(record.time))
     return replace(view, commands=view.commands + 1, running={**view.running, event.command: command})
 
 
 @_on(events.CommandEnded)
 def _(view: View, event: events.CommandEnded, record: Record) -> View:
-    begun = view.running.get(event.command) or CommandView(event.command, "", record.time - event.seconds)
+    begun = view.running.get(event.command) or CommandView(event.command, "", view.elapsed(record.time) - event.seconds)
     command = replace(
         begun,
         ended=event.ended,
         exit_code=event.exit_code,
-        seconds=event.seconds,
+        seconds=min(
+            event.seconds, max(0.0, view.elapsed(record.time) - begun.started)
+        ),  # less the time that the run stood frozen
         limits=tuple(event.limits),
         lines=tuple((event.tail or event.head)[-8000:].splitlines()[-_LINES:]),
     )

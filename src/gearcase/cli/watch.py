@@ -1,7 +1,8 @@
 """Watching a run from a terminal until it ends, and asking a person when the brake is pulled.
 
 The run lives in a process of its own: this one only follows the journal and talks to the control socket, so it may die at any
-moment. Ctrl-C freezes the run and asks; a second Ctrl-C leaves it frozen and goes away.
+moment, and the run outlives its terminal. Ctrl-C freezes the run and asks; a second Ctrl-C, and a request to end (SIGTERM), leave it
+frozen and go away.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from rich.text import Text
 from gearcase.brake import command
 from gearcase.cli import lines
 from gearcase.cli.console import err, interactive
-from gearcase.cli.history import limits_of
+from gearcase.cli.history import limits_of, turns_of
 from gearcase.cli.live import LivePanel
 from gearcase.cli.text import neutral
 from gearcase.cli.view import View, fold
@@ -62,6 +63,7 @@ class _Watch:
     quiet: bool
     view: View = field(default_factory=View)
     interrupts: int = 0
+    leaves: bool = False  # told to end: nobody is asked
     asked: str = ""  # the freeze (its sequence number) that the person was asked about
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     panel: LivePanel = field(init=False)
@@ -74,7 +76,8 @@ class _Watch:
         """Follow the journal, draw, and answer interrupts."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._interrupt)
-        self.panel = LivePanel(limits_of(self.folder), hint="Ctrl-C freezes and asks")
+        loop.add_signal_handler(signal.SIGTERM, self._terminate)
+        self.panel = LivePanel(limits_of(self.folder), hint="Ctrl-C freezes and asks", turns=turns_of(self.folder))
         follower = asyncio.create_task(self._follow())
         try:
             while True:
@@ -88,10 +91,16 @@ class _Watch:
             with contextlib.suppress(asyncio.CancelledError):
                 await follower
             loop.remove_signal_handler(signal.SIGINT)
+            loop.remove_signal_handler(signal.SIGTERM)
 
     def _interrupt(self) -> None:
         self.interrupts += 1
         self.wake.set()
+
+    def _terminate(self) -> None:
+        """What is told to end takes care that nothing goes on spending unseen."""
+        self.leaves = True
+        self._interrupt()
 
     async def _follow(self) -> None:
         plain = not self.quiet and not err().is_terminal
@@ -145,7 +154,7 @@ class _Watch:
         err().print(
             Text.assemble((f"{name} is frozen", "bold cyan"), f" ({reason}). Nothing runs, nothing is spent, the clock stands.")
         )
-        if not interactive():
+        if self.leaves or not interactive():
             return self._leave()
         more = self.panel.limits.usd if self.view.braked_by == BUDGET else 0
         added = f"[+] add {format_money(more)}   " if more else ""

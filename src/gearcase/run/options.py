@@ -46,7 +46,8 @@ class RunOptions:
             raise UsageError(
                 "no_model",
                 "no model drives the agent",
-                remedy="name one: --model anthropic/claude-opus-5-5 (its key in ANTHROPIC_API_KEY), or lead = ... under [model]",
+                remedy="name one: --model anthropic/claude-opus-5-5 (its key in ANTHROPIC_API_KEY), or lead = ... under [model]; without a "
+                "key: --model local, or --model manual:../turns to answer yourself",
             )
         if self.require_checks and not box.checks:
             raise UsageError(

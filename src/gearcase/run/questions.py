@@ -43,7 +43,7 @@ class Questions:
         if of_day:
             reason = f"the day's money is used up: gearcase limits set --usd-per-day, then gearcase resume {self.name}"
         else:
-            reason = f"{format_money(before)} do not pay the next call: gearcase resume {self.name} --add-usd 2"
+            reason = f"what is left of {format_money(before)} may not pay the next call: gearcase resume {self.name} --add-usd 2"
         await self.brake.pull(Level.FROZEN, BUDGET, reason)
         try:
             async with asyncio.timeout(self.after):

@@ -79,6 +79,7 @@ class Call:
     received: int = 0
     served: str = ""
     left: float = 0.0
+    why: str = ""
     thread: Thread = UNSAID
     task: asyncio.Task[None] | None = None
     passage: Passage | None = None
@@ -178,14 +179,16 @@ class Carrier:
                 self._finish(call, follower.usage(), "cut", follower)
                 self._fail(call, answered, ConnectionError("the model door was closed"))
             except UpstreamDown as down:
+                call.why = str(down)
                 self._finish(call, None, "failed", release=True)
                 _answer(answered, Answered(502, failed=str(down)))
             except GearcaseError as error:  # a cassette that does not match, a person who is not there: the run's affair
                 self._finish(call, follower.usage(), "failed", follower, release=call.status == 0)
                 self._fail(call, answered, error)
             except Exception as error:  # whatever a client library raises after the request left may have been billed
+                call.why = f"{type(error).__name__}: {error}"
                 self._finish(call, follower.usage(), "failed", follower)
-                _answer(answered, Answered(502, failed=f"{type(error).__name__}: {error}"))
+                _answer(answered, Answered(502, failed=call.why))
         except GearcaseError as error:  # the books cannot be written
             self._fail(call, answered, error)
         finally:
@@ -251,6 +254,7 @@ class Carrier:
         except GearcaseError:  # ours: the journal, the ledger or a cassette cannot go on
             raise
         except Exception as error:  # the upstream broke off in the middle, or sent what is no stream
+            call.why = f"it broke off: {type(error).__name__}"
             self._finish(call, follower.usage(), "failed", follower)
             return await self._end(passage, follower.ending(f"the upstream broke off: {type(error).__name__}"))
         if passed := follower.last(call.request):
@@ -320,6 +324,7 @@ class Carrier:
                 billed=call.route.billed,
                 thread=call.thread.name,
                 parent=call.thread.parent,
+                why=call.why[:300],
             ),
             call.caller.agent,
         )

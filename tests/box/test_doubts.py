@@ -1,0 +1,32 @@
+"""What looks like a mistake of a box is told before money is spent."""
+
+from gearcase.box import box_from_options, doubts, load_box
+
+
+def of(tmp_path, text):
+    (tmp_path / "box.toml").write_text(text)
+    box = load_box(tmp_path / "box.toml")
+    return doubts(box.box, box.folder)
+
+
+def test_a_check_whose_script_is_nowhere_is_told_with_the_nearest_name(tmp_path):
+    (tmp_path / "checks").mkdir()
+    (tmp_path / "checks/verify.py").touch()
+    (doubt,) = of(tmp_path, '[[check]]\nname = "totals"\nrun = "python3 checks/verfy.py --all"\n')
+    assert "totals runs checks/verfy.py, which is not there: did you mean `checks/verify.py`?" in doubt
+    assert of(tmp_path, '[[check]]\nname = "totals"\nrun = "python3 checks/verify.py --all"\n') == []
+
+
+def test_what_is_given_or_named_among_the_files_of_a_check_is_there(tmp_path):
+    (tmp_path / "data/sub").mkdir(parents=True)
+    (tmp_path / "data/run.sh").touch()
+    (tmp_path / "data/sub/one.py").touch()
+    assert of(tmp_path, '[files]\ngive = ["data"]\n[[check]]\nname = "a"\nrun = "sh data/run.sh && python3 sub/one.py"\n') == []
+    text = '[[check]]\nname = "a"\nrun = "python3 sub/one.py"\nfiles = ["data/sub"]\n'
+    assert of(tmp_path, text) == []
+
+
+def test_what_is_no_script_is_not_doubted(tmp_path):
+    told = of(tmp_path, '[[check]]\nname = "a"\nrun = "test -s out/totals.csv && pytest -q $HOME/x.py /opt/y.py *.py"\n')
+    assert told == []
+    assert doubts(box_from_options([]).box, tmp_path) == []
