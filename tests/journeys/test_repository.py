@@ -224,3 +224,20 @@ def test_what_has_no_room_in_the_workspace_is_refused_before_it_is_copied_with_a
     assert error["code"] == "too_large" and "80 MiB in 8 files" in error["message"] and "--disk 1GiB" in error["remedy"]
     assert refused.record["residue"] == []
     assert user.types(*options, "--disk", "128MiB", "--", "ls", "large", code=0).out.split() == [f"{n}.bin" for n in range(8)]
+
+
+def test_any_program_changes_a_repository_that_is_given(user):
+    folder = user.folder / "proj"
+    folder.mkdir()
+    (folder / "calc.py").write_text("def add(a, b):\n    return a - b\n")
+    git = ("git", "-c", "user.name=me", "-c", "user.email=me@example.org", "-C", folder)
+    for command in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "begin")):
+        subprocess.run([*git, *command], check=True)
+    mend = ("sh", "-c", "cd proj; sed -i 's/a - b/a + b/' calc.py")
+    user.types("exec", "--give", "proj", "--", *mend, code=0)
+    assert "+    return a + b" in user.types("diff", code=0).out
+    assert (folder / "calc.py").read_text().endswith("a - b\n")
+    ended = user.types("exec", "--give", "proj", "--take", "elsewhere/**", "--", *mend, code=0)
+    assert "nothing is known to have changed" in user.types("diff").err, ended.err
+    told = user.types("exec", "--give", "proj/calc.py", "--", "true", code=0)
+    assert "nothing may leave this box" in told.err

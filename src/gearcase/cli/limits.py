@@ -53,7 +53,7 @@ def _show(limits: UserLimits, as_json: bool) -> None:
             {"usd_per_day": limits.usd_per_day, "usd_per_run": limits.usd_per_run, "today": day, "file": str(limits_file())}
         )
         return
-    table = grid(None, None, None)
+    table = grid(None, None, 1)
     most, spent = limits.usd_per_day, total.spent
     leased = f", {format_money(total.leased)} set aside by runs that live" if total.leased else ""
     told = f"{format_money(spent)} of {format_money(most)}{leased}"

@@ -39,9 +39,10 @@ class CheckView:
 
 @dataclass(frozen=True, slots=True)
 class ModelView:
-    """What went to one model. `usd` is in nano-dollars."""
+    """What went to one model. `usd` is in nano-dollars; calls are `unbilled` where nobody sends an invoice."""
 
     calls: int = 0
+    unbilled: int = 0
     failed: int = 0
     usd: int = 0
     tokens: Mapping[str, int] = field(default_factory=dict[str, int])

@@ -34,7 +34,8 @@ def ps(
     elif not runs:
         out().print(Text('no run yet: gearcase run "GOAL" --usd 2', "dim"))
     else:
-        out().print(_table(runs))
+        console = out()
+        console.print(_table(runs, narrow=console.width < 60))
         if len(folders) > len(shown):
             out().print(Text(f"{len(folders) - len(shown)} older runs: gearcase ps --all", "dim"))
 
@@ -58,22 +59,29 @@ def _facts(run: History) -> dict[str, Any]:
     }
 
 
-def _table(runs: list[History]) -> Table:
+def _table(runs: list[History], narrow: bool = False) -> Table:
+    """`narrow`: only what one looks for first."""
     now = time.time()
     table = Table(box=SIMPLE_HEAD, expand=True, pad_edge=False, header_style="dim", padding=(0, 1))
-    for heading in ("name", "id", "state"):
+    for heading in ("name", "state") if narrow else ("name", "id", "state"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("spent", "took", "ago"):
+    for heading in ("spent",) if narrow else ("spent", "took", "ago"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("goal", ratio=1, no_wrap=True, overflow="ellipsis")
+    if not narrow:
+        table.add_column("goal", ratio=1, no_wrap=True, overflow="ellipsis")
     for run in runs:
         view = run.view
         until = now if run.owner else view.now
+        state = state_text(state_word(run.state, view.kind))
+        spent = format_money(view.spent.get("usd", 0))
+        if narrow:
+            table.add_row(neutral(run.folder.name), state, spent)
+            continue
         table.add_row(
             neutral(run.folder.name),
             Text(run.folder.id, "dim"),
-            state_text(state_word(run.state, view.kind)),
-            format_money(view.spent.get("usd", 0)),
+            state,
+            spent,
             format_duration(view.elapsed(until)),
             Text(_ago(now - run.folder.created), "dim"),
             first_line(run.folder.goal, 120),

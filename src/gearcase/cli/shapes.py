@@ -35,8 +35,14 @@ _NAMES_SHOWN = 10
 STRENGTH_STYLE = {"enforced": "green", "watched": "yellow", "absent": "red"}
 
 
+_NARROW = 60
+
+
 class Bar:
-    """What is spent, what is held and what is free of a limit, in `width` cells. Shares are of the whole, from 0 to 1."""
+    """What is spent, what is held and what is free of a limit, in `width` cells. Shares are of the whole, from 0 to 1.
+
+    A narrow console has no room for it: there the numbers beside it say all.
+    """
 
     def __init__(self, spent: float, held: float = 0.0, width: int = 24) -> None:
         self.spent = min(max(spent, 0.0), 1.0)
@@ -44,6 +50,8 @@ class Bar:
         self.width = width
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if console.width < _NARROW:
+            return
         full = round(self.spent * self.width)
         full = max(full, 1) if self.spent > 0 else 0
         waiting = min(round(self.held * self.width), self.width - full)
@@ -55,7 +63,8 @@ class Bar:
         yield Segment(("." if ascii_only else "─") * (self.width - full - waiting), Style.parse("dim"))
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement(self.width, self.width)
+        width = self.width if console.width >= _NARROW else 0
+        return Measurement(width, width)
 
 
 def amount(resource: str, value: int) -> str:

@@ -233,6 +233,8 @@ def _spent(run: History) -> Iterator[RenderableType]:
     if view.models:
         yield Text()
         yield _models(view.models)
+        if any(model.unbilled for model in view.models.values()):
+            yield Text("* as priced; a person, a cassette or a script sends no invoice, and it counts to no day", "dim")
     if (threads := tree(view.threads)) is not None:
         yield Text()
         yield threads
@@ -253,7 +255,7 @@ def _models(models: Mapping[str, ModelView]) -> Table:
             f"{written:,}",
             f"{tokens.get('cache_read', 0):,}",
             f"{tokens.get('output', 0):,}",
-            format_money(model.usd),
+            format_money(model.usd) + ("*" if model.unbilled else ""),
         )
     return table
 

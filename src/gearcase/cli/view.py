@@ -243,6 +243,7 @@ def _(view: View, event: events.ModelCalled, record: Record) -> View:
     entry = replace(
         entry,
         calls=entry.calls + 1,
+        unbilled=entry.unbilled + (not event.billed),
         failed=entry.failed + (event.ended == "failed"),
         tokens=_add(entry.tokens, event.usage),
     )
