@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from gearcase.box.calls import ApiDoor
 from gearcase.box.dsn import parse_dsn
-from gearcase.box.fields import DoorName, Size, Table, Url, Word, written, wrong
+from gearcase.box.fields import DoorName, Name, Size, Table, Url, Word, written, wrong
 from gearcase.box.hosts import parse_name, parse_place, parse_rule, place_text
 from gearcase.errors import UsageError
 
@@ -90,6 +90,35 @@ class PostgresDoor(Table):
         return self
 
 
+class RedisDoor(Table):
+    """A Redis database inside, at NAME.box:6379: empty, a branch of `from`, or a volume that stays for the next run."""
+
+    source: Annotated[str, Field(max_length=1000)] | None = Field(
+        default=None, alias="from", description="what it begins with: an RDB file, or redis://HOST:PORT of a running server"
+    )
+    password_env: Word | None = Field(default=None, description="environment variable that holds that server's password")
+    volume: Name | None = Field(
+        default=None, description="what it holds in the end is what the next run of this name begins with"
+    )
+    memory: Size = written(256 * 2**20, "256MiB", "memory of its data")
+
+    @model_validator(mode="after")
+    def _whole(self) -> RedisDoor:
+        if self.source is not None and self.volume is not None:
+            raise wrong("`volume` begins with what the last run left, `from` with something else: name one of them")
+        if (
+            self.source is not None
+            and self.source.startswith("redis://")
+            and "@" in self.source.partition("//")[2].partition("/")[0]
+        ):
+            user = self.source.partition("//")[2].partition("@")[0]
+            if ":" in user:
+                raise wrong("`from` holds a password: write it into a variable, and name that with `password_env`", secret=True)
+        if self.password_env is not None and not (self.source or "").startswith("redis://"):
+            raise wrong("`password_env` is for a running server (redis://...)")
+        return self
+
+
 class AwsDoor(Table):
     """A cloud account inside, at http://aws.box: `aws`, boto3 and other clients find it by themselves."""
 
@@ -124,4 +153,5 @@ class Doors(Table):
         default_factory=dict[str, ApiDoor], description="APIs whose credentials stay outside, each at http://NAME.box"
     )
     postgres: Mapping[DoorName, PostgresDoor] = Field(default_factory=dict[str, PostgresDoor], description="databases, by name")
+    redis: Mapping[DoorName, RedisDoor] = Field(default_factory=dict[str, RedisDoor], description="Redis databases, by name")
     aws: AwsDoor | None = Field(default=None, description="a cloud account")

@@ -188,6 +188,9 @@ def _path_places(draft: _Draft) -> Iterable[_Place]:
     for name in draft.table("doors", "api"):
         for variable in draft.table("doors", "api", name, "key_files"):
             yield _Place(("doors", "api", name, "key_files", variable), "file")
+    for name in draft.table("doors", "redis"):
+        if "://" not in str(draft.table("doors", "redis", name).get("from", "://")):
+            yield _Place(("doors", "redis", name, "from"), "file")
     for key in ("lead", "worker"):
         kind = _FILE_UPSTREAMS.get(str(draft.table("model").get(key)).partition(":")[0])
         if kind:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
 import stat
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from gearcase.errors import GearcaseError, RunError
+from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Command, CommandResult, Housing, Limits, Mount, Sandbox, SandboxSpec
 
 _THAWED = 0.1
@@ -126,6 +129,24 @@ def last_words(ended: CommandResult) -> str:
     """What a server said last, and how it ended."""
     struck = f", limits that struck: {', '.join(ended.limits)}" if ended.limits else ""
     return f"{(ended.stdout.text() + ended.stderr.text())[-4000:].strip()}\n{ended.ended} with {ended.exit_code}{struck}"
+
+
+async def fetch(housed: Housed, name: str, target: Path) -> int:
+    """Copy a file of a server's workspace into a new one of this machine; returns its bytes. Raises RunError `door_failed`, OSError."""
+    return await in_thread(_fetch, housed.sandbox.workspace, name, target)
+
+
+def _fetch(folder: int, name: str, target: Path) -> int:
+    """Copy a file of a sandbox out, and nothing that only looks like one."""
+    found = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    with os.fdopen(found, "rb") as source:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            remedy = "start the run again: its server may have been taken over"
+            raise RunError("door_failed", f"{name} is no file", remedy=remedy)
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        with target.open("xb") as sink:
+            shutil.copyfileobj(source, sink, 1 << 20)
+            return sink.tell()
 
 
 def _open_beneath(folder: int, path: str) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from gearcase.box import Box
 from gearcase.doors.metering import EgressMeter
 from gearcase.errors import UsageError
+from gearcase.runs import state_folder
 from gearcase.seams import Door, Housing, Listener, Sandbox
 
 _FIRST = 3
@@ -32,6 +33,11 @@ def declared(box: Box) -> list[Door]:
 
         alone = len(box.doors.postgres) == 1
         found += [PostgresDoor(name, one, alone=alone) for name, one in box.doors.postgres.items()]
+    if box.doors.redis:
+        from gearcase.doors.redis.door import RedisDoor
+
+        alone, volumes = len(box.doors.redis) == 1, state_folder() / "volumes"
+        found += [RedisDoor(name, one, volumes, alone=alone) for name, one in box.doors.redis.items()]
     return found
 
 

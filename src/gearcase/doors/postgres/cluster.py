@@ -13,20 +13,17 @@ import asyncio
 import contextlib
 import os
 import secrets
-import shutil
 import socket
-import stat
 import time
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from gearcase.doors.housed import Housed, failed
+from gearcase.doors.housed import Housed, failed, fetch
 from gearcase.doors.postgres import wire
 from gearcase.doors.postgres.binaries import INSIDE, Binaries
 from gearcase.errors import RunError
-from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Command, CommandResult, Housing, Limits, Mount
 
 AGENT = "agent"
@@ -159,7 +156,7 @@ class Cluster:
             done = await self.run("pg_dump", *options, f"--dbname={self.database}", f"--file=/workspace/{inside}")
             if done.exit_code != 0:
                 raise failed(f"the database {self.database} could not be dumped", done)
-            return await in_thread(_fetch, self.housed.sandbox.workspace, inside, target)
+            return await fetch(self.housed, inside, target)
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(inside, dir_fd=self.housed.sandbox.workspace)
@@ -204,16 +201,3 @@ def quoted(name: str) -> str:
 def literal(text: str) -> str:
     """A text as SQL takes it, whatever is in it."""
     return "E'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def _fetch(folder: int, name: str, target: Path) -> int:
-    """Copy a file of a sandbox out, and nothing that only looks like one."""
-    found = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    with os.fdopen(found, "rb") as source:
-        if not stat.S_ISREG(os.fstat(found).st_mode):
-            remedy = "start the run again: its database server may have been taken over"
-            raise RunError("door_failed", f"{name} is no file", remedy=remedy)
-        target.parent.mkdir(mode=0o700, exist_ok=True)
-        with target.open("xb") as sink:
-            shutil.copyfileobj(source, sink, 1 << 20)
-            return sink.tell()
