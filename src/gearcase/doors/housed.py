@@ -148,9 +148,10 @@ def _fetch(folder: int, name: str, target: Path, most: int) -> int:
         found = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     except OSError as error:
         raise RunError("door_failed", f"the server made no {name}", cause=error.strerror or "", remedy=remedy) from error
+    if not stat.S_ISREG(os.fstat(found).st_mode):
+        os.close(found)
+        raise RunError("door_failed", f"{name} is no file", remedy=remedy)
     with os.fdopen(found, "rb") as source:
-        if not stat.S_ISREG(os.fstat(found).st_mode):
-            raise RunError("door_failed", f"{name} is no file", remedy=remedy)
         target.parent.mkdir(mode=0o700, exist_ok=True)
         with target.open("xb") as sink:
             try:

@@ -55,17 +55,16 @@ def from_file(file: Path, name: str = "", remedy: str = "look what is wrong with
 
 
 def _open(file: Path, name: str, remedy: str) -> BinaryIO:
+    """The file, at its beginning; the caller's to close."""
     try:
-        opened = os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        found = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         told = "name a file that you may read"
         raise UsageError("bad_dump", f"{name} cannot be read", cause=error.strerror or "", remedy=told) from error
-    is_file = stat.S_ISREG(os.fstat(opened.fileno()).st_mode)
-    if not is_file or not opened.read(6).startswith(_MAGIC):
-        opened.close()
+    if not stat.S_ISREG(os.fstat(found).st_mode) or not os.pread(found, 6, 0).startswith(_MAGIC):
+        os.close(found)
         raise UsageError("bad_dump", f"{name} is no RDB file", remedy=remedy)
-    opened.seek(0)
-    return opened
+    return os.fdopen(found, "rb")
 
 
 def _copy(source: BinaryIO, sink: BinaryIO, most: int, name: str) -> None:
