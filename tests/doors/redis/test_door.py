@@ -202,8 +202,8 @@ def test_a_copy_that_is_given_up_leaves_nothing(tmp_path):
 
     async def serve(reader, writer):
         with contextlib.suppress(OSError, asyncio.CancelledError):
-            while True:
-                writer.write(b"+OK\r\n$1000000\r\nREDIS" if b"SYNC" in await reader.read(100) else b"+OK\r\n")
+            while asked := await reader.read(100):
+                writer.write(b"$1000000\r\nREDIS" if b"SYNC" in asked else b"+OK\r\n")
         writer.transport.abort()
 
     async def scenario():

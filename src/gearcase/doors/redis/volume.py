@@ -45,6 +45,7 @@ class Volume:
         """Put a file of the server's sandbox in place of what it held; returns its bytes. Raises RunError `door_failed`, OSError."""
         self._part.unlink(missing_ok=True)  # of a run that was killed
         size = await fetch(housed, made, self._part)
+        self._part.chmod(0o600)
         self._part.replace(self.file)
         folder = os.open(self.file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
