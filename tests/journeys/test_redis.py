@@ -226,3 +226,29 @@ def test_a_database_that_is_full_says_so_and_a_server_that_is_not_there_too(user
     (user.folder / "box.toml").write_text('[doors.redis.cache]\nfrom = "redis://127.0.0.1:1"\n')
     ended = user.types("exec", "-f", user.folder / "box.toml", "--", "true")
     assert ended.code == 13 and "127.0.0.1:1 cannot be reached" in ended.err
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_run_that_is_killed_by_its_operator_leaves_its_volume_as_it_was_and_says_so(user, frozen):
+    executes(user, VOLUME, COUNTS)
+    before = volume_file(user).read_bytes()
+    file = box(user, VOLUME, COUNTS)
+    running = user.starts("exec", "-f", file, "--", "sh", "-c", f"{INSIDE} python3 work.py; sleep 60")
+    deadline = time.monotonic() + 30
+    while len(opened_runs(user)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    if frozen:
+        user.types("freeze", code=0)
+    user.types("kill", "--all", "--yes", code=0)
+    running.communicate(timeout=60)
+    assert "volume_not_kept" in [one["error"]["code"] for one in facts(user, "failure")]
+    assert volume_file(user).read_bytes() == before
+    assert facts(user, "run_ended")[0]["record"]["residue"] == []
+
+
+def test_a_run_whose_time_is_up_keeps_its_volume(user):
+    file = box(user, VOLUME, COUNTS)
+    ended = user.types("exec", "-f", file, "--wall", "5s", "--", "sh", "-c", f"{INSIDE} python3 work.py; sleep 60")
+    assert ended.code != 0
+    assert facts(user, "volume_kept")[0]["keys"] == 1

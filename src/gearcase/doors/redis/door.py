@@ -2,7 +2,7 @@
 
 Bytes pass unread: what may be said is the server's own list (see `server`), and what was said is asked of it, every few seconds and at the
 end. So the door adds a read and a write, and no opinion. A volume is kept when the last program has gone, whatever the run came to; where
-that fails it stays as it was, and the failure is on record.
+that fails, or the brake has killed the server, it stays as it was, and that is on record.
 """
 
 from __future__ import annotations
@@ -282,7 +282,8 @@ class RedisDoor:
                     raise failed(stopped)
                 await self._keep(server, self._volume)
             except (GearcaseError, OSError, TimeoutError) as error:
-                message, remedy = f"the volume {self._volume.name} stays as it was before this run", "see the disk, and `memory`"
+                message = f"the volume {self._volume.name} stays as it was before this run"
+                remedy = "let the run end without killing it, and see that there is room on the disk"
                 cause = str(error) or "it took too long"
                 self._record(RunError("volume_not_kept", message, cause=cause, remedy=remedy))
 
