@@ -31,7 +31,7 @@ ATTACKS = [  # over the network of the server, its files, its code: what reaches
     "CLIENT|LIST",
     "DEBUG|SLEEP|0",
     "MONITOR",
-    "REPLICAOF|127.0.0.1|{port}",
+    "REPLICAOF|127.0.0.1|{master}",
 ]
 
 
