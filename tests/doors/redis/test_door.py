@@ -79,6 +79,20 @@ def test_a_volume_keeps_what_it_holds_and_how_much_that_is(tmp_path):
     assert facts.of(DatabaseOpened)[0].rows == 1
 
 
+def test_a_volume_that_was_filled_to_the_brim_is_there_in_the_next_run(tmp_path):
+    async def scenario():
+        async with opened(tmp_path, volume="answers", memory="8MiB") as (_, _facts, client):
+            before = await said(client.dbsize)
+            with pytest.raises(redis.ResponseError, match="maxmemory"):
+                for number in range(100_000):
+                    await said(client.rpush, f"{before}:{number}", os.urandom(1000), *range(100))
+            return before, await said(client.dbsize)
+
+    _, kept = uvloop.run(scenario())
+    assert kept > 1000
+    assert uvloop.run(scenario())[0] == kept
+
+
 @pytest.mark.parametrize("how", ["killed", "frozen", "full"])
 def test_a_volume_that_cannot_be_kept_stays_as_it_was_and_is_told(tmp_path, how, monkeypatch):
     async def scenario(break_it):
