@@ -6,6 +6,7 @@ scripts/bench [--write]
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import platform
 import subprocess
@@ -14,8 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import door
+import postgres
+import redis
 import sandbox
 import startup
+import uvloop
 from figures import Figure, show
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,6 +76,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     figures = [*startup.measure(), *sandbox.measure(options.bwrap), *door.measure(options.litellm)]
+    figures += [*uvloop.run(postgres.measure()), *asyncio.run(redis.measure())]
     if options.write:
         PAGE.write_text(page(figures))
     return show(figures)

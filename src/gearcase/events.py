@@ -341,7 +341,7 @@ class DatabaseOpened(Event):
     """A database door is open. `nonce` is the SHA-256 of what `SHOW gearcase.contact` answers there: who knows it was in contact."""
 
     door: str
-    mode: str  # fresh | branch | read_only
+    mode: str  # fresh | branch | read_only | volume
     server: int  # major version of the server that answers
     source: str = ""  # without its password
     tables: int = 0
@@ -383,6 +383,17 @@ class DatabaseSnapshot(Event):
     door: str
     kind: str
     file: str
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeKept(Event):
+    """What a database held in the end stays for the next run that names the volume."""
+
+    door: str
+    volume: str
+    keys: int
     bytes: int
     seconds: float
 
