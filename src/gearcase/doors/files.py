@@ -168,6 +168,7 @@ def give(
     `vanished`, `disk_full`; then nothing of any source stays.
     """
     names: list[bytes] = []
+    along: set[Path] = set()  # what came with the database that it belongs to
     left_out: list[Refusal] = []
     files = size = 0
     outside = {source: stays_outside if is_repository(source) else everything for source in sources}
@@ -178,10 +179,13 @@ def give(
     if progress:
         progress.begin("copying", whole)
     try:
-        for source in sources:
+        for source in sorted(sources, key=_name_of):  # a database before what belongs to it
             name = _name_of(source)
+            if source.resolve() in along:
+                continue
             copied = copy_in(source, root, name, owner, outside=outside[source], copied=progress.one if progress else None)
-            names.append(name)
+            names += [name, *copied.along]
+            along |= {source.resolve().with_name(os.fsdecode(one)) for one in copied.along}
             files, size = files + copied.files, size + copied.size
             left_out += [Refusal(name + b"/" + refusal.path, refusal.reason) for refusal in copied.left_out]
         if progress:
