@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from gearcase.box import Box
 from gearcase.doors.metering import EgressMeter
@@ -39,6 +39,16 @@ def declared(box: Box) -> list[Door]:
         alone, volumes = len(box.doors.redis) == 1, state_folder() / "volumes"
         found += [RedisDoor(name, one, volumes, alone=alone) for name, one in box.doors.redis.items()]
     return found
+
+
+@runtime_checkable
+class HoldsSecrets(Protocol):
+    """A door that knows values which must never be found inside, or in what leaves."""
+
+    @property
+    def secrets(self) -> Sequence[str]:
+        """They."""
+        ...
 
 
 class Doors:
@@ -82,6 +92,11 @@ class Doors:
     def describe(self) -> list[Mapping[str, Any]]:
         """What `gear doors` tells of them."""
         return [{"name": door.id, **door.describe()} for door in self.doors]
+
+    @property
+    def secrets(self) -> dict[str, Sequence[str]]:
+        """What each of them holds."""
+        return {door.id: door.secrets for door in self.doors if isinstance(door, HoldsSecrets)}
 
     async def dump(self, name: str, target: Path) -> int:
         """Write a database into a new file; returns its bytes. Raises GearcaseError."""

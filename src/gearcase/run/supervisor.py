@@ -196,7 +196,7 @@ class Supervisor:
             ending.warnings += routing.warnings()
             door.latch()
             if brake.level < Level.KILLED:
-                await ending.hand_over(brake, store, acceptance)
+                await ending.hand_over(brake, store, acceptance, routing.keys)
             await door.close()
         finally:
             brake.remove_sandbox(sandbox)
