@@ -12,14 +12,15 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gearcase.box.dsn import Dsn
 from gearcase.doors.housed import failed
 from gearcase.doors.postgres.binaries import choose, newest
 from gearcase.doors.postgres.cluster import AGENT, RESTORER, Cluster
+from gearcase.doors.postgres.masking import mask
 from gearcase.doors.postgres.source import About, Source
 from gearcase.errors import GearcaseError, RunError
 from gearcase.seams import Housing, Mount
@@ -44,10 +45,11 @@ REASSIGN OWNED BY {RESTORER} TO {AGENT};
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What of the source is copied. Patterns are those of pg_dump's `--exclude-table-data`."""
+    """What of the source is copied. Patterns are those of pg_dump's `--exclude-table-data`; `mask` is as `masking` says."""
 
     exclude: Sequence[str] = ()
     schema_only: bool = False
+    mask: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Fifo:
@@ -101,6 +103,7 @@ async def open_branch(
         cluster = await Cluster.open(housing, binaries, name, memory, disk, (fifo.mount,))
         try:
             await copy(Source(dsn, password, binaries), cluster, fifo, part)
+            await mask(cluster, part.mask)
         except BaseException:
             await cluster.close()
             raise
