@@ -23,7 +23,7 @@ PROVEN_ELSEWHERE = {
     36: "tests/doors/model/test_bounds.py, tests/doors/model/test_protocols.py",
     37: "tests/doors/test_files.py (flags), tests/journeys/test_examples.py (checks on a copy)",
     44: "tests/sandbox/test_snapshots.py (shared mappings)",
-    45: "tests/doors/model/test_protocols.py, tests/doors/model/test_faults.py (the provider's log is the witness)",
+    45: "tests/journeys/test_model_egress.py (a provider that would fetch all of it), tests/doors/model/test_door.py",
     47: "tests/journeys/test_run.py (checks outside, on a copy)",
     49: "tests/hostile/test_endurance.py",
 }

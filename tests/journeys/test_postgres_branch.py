@@ -135,6 +135,29 @@ def test_a_source_that_is_not_there_is_named(user, shop, change, code):
     assert user.types("exec", "--json", "-f", file, "--", "true").record["error"]["code"] == code
 
 
+def test_a_large_table_is_branched_whole(user, shop):
+    shop.sql("CREATE TABLE large AS SELECT n, n % 97 AS rest FROM generate_series(1, 1000000) n")
+    try:
+        told = inside(user, branch(user, shop), "SELECT count(*), sum(n), sum(rest) FROM large").out
+        assert told.strip() == shop.sql("SELECT count(*), sum(n), sum(rest) FROM large").strip() != ""
+        assert facts(user, "database_opened")[0]["rows"] == 1_001_200
+    finally:
+        shop.sql("DROP TABLE large")
+
+
+def test_a_disk_that_fills_while_it_is_copied_is_told_and_nothing_stays(user, shop):
+    """What the size of tables does not tell: large objects."""
+    noise = "SELECT decode(string_agg(md5(random()::text || m), ''), 'hex') INTO one FROM generate_series(1, 65536) m"
+    shop.sql(f"DO $$ DECLARE one bytea; BEGIN FOR n IN 1..80 LOOP {noise}; PERFORM lo_from_bytea(0, one); END LOOP; END $$")
+    try:
+        ended = user.types("exec", "--json", "-f", branch(user, shop, 'disk = "104MiB"\n'), "--", "true", code=13)
+        error = ended.record["error"]
+        assert (error["code"], ended.record["residue"]) == ("too_large", []), error
+        assert "does not fit" in error["message"] and "disk" in error["remedy"]
+    finally:
+        shop.sql("SELECT count(lo_unlink(oid)) FROM pg_largeobject_metadata")
+
+
 def test_masked_values_are_nowhere_in_the_branch(user, shop):
     shop.sql(
         """CREATE TABLE people (id int PRIMARY KEY, "E Mail" varchar(12) UNIQUE, phone text, note text);

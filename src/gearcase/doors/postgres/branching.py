@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -124,12 +125,12 @@ async def copy(source: Source, cluster: Cluster, fifo: Fifo, part: Part) -> None
         await asyncio.wait({dump, restore}, timeout=COPY_WITHIN, return_when=asyncio.FIRST_COMPLETED)
         if not dump.done() and not restore.done():
             raise source.failed(f"timeout expired: not copied within {COPY_WITHIN:g} s")
-        if dump.done() and dump.result()[0] != 0:
+        if _broke_off(dump):
             raise source.failed(dump.result()[2])
         restored = await restore
         if restored.exit_code != 0:
             await asyncio.wait({dump}, timeout=_LAST_WORDS)
-            if dump.done() and dump.result()[0] != 0 and "Broken pipe" not in dump.result()[2]:
+            if _broke_off(dump):
                 raise source.failed(dump.result()[2])
             raise _unrestored(source, restored.stderr.text(), failed(f"{source.dsn} could not be copied", restored))
         code, _, said = await dump
@@ -140,6 +141,14 @@ async def copy(source: Source, cluster: Cluster, fifo: Fifo, part: Part) -> None
             task.cancel()
         await asyncio.gather(dump, restore, return_exceptions=True)
     await cluster.ask(_SETTLE)
+
+
+def _broke_off(dump: asyncio.Task[tuple[int, bytes, str]]) -> bool:
+    """Whether the dump failed by itself: not because nobody read it any more, of which the reader knows why."""
+    if not dump.done() or dump.result()[0] == 0:
+        return False
+    code, _, said = dump.result()
+    return code != -signal.SIGPIPE and "Broken pipe" not in said
 
 
 def _unrestored(source: Source, said: str, error: GearcaseError) -> GearcaseError:
