@@ -168,6 +168,7 @@ class Supervisor:
             for one in (door, http, *doors.doors):
                 brake.add_door(one)
             await unless_killed(brake, doors.open(housing))
+            books.copies.doors = doors
             acceptance = Acceptance(box, self._driver, sandbox_limits(box), workspace, folder, ledger, journal, brake, doors)
             lead = Lead(box, sandbox, door, ledger, brake, clock, pace, room.run, books.questions, self._sleep)
             operations = Operations(
