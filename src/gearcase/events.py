@@ -557,6 +557,20 @@ class CheckRan(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class DeliverablesScanned(Event):
+    """What is to leave was looked at for credentials: path, line and kind of each finding (`found`, 1,000 at most), never a value.
+
+    `unscanned` says why files were not looked at, empty when all were; `refused` whether the box lets them not leave.
+    """
+
+    files: int
+    found: list[dict[str, Any]]
+    unscanned: str
+    refused: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Delivered(Event):
     """Deliverables left the box."""
 

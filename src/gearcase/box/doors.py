@@ -38,6 +38,7 @@ Place = Annotated[str, _written_as(parse_place, lambda place: place_text(*place)
 DsnText = Annotated[str, _written_as(parse_dsn, str), Field(max_length=1000)]
 RedisSource = Annotated[str, _written_as(parse_redis_source, str), Field(max_length=1000)]
 Relation = Annotated[str, Field(pattern=r"^[^.\x00]{1,63}\.[^\x00]{1,63}$")]
+Column = Annotated[str, Field(pattern=r"^([^.\x00]{1,63}\.){1,2}[^.\x00]{1,63}$")]
 
 
 CloudRule = Annotated[str, Field(pattern=r"^[a-z0-9*-]+:[A-Za-z0-9*]+$", max_length=100)]
@@ -75,6 +76,10 @@ class PostgresDoor(Table):
     password_file: Path | None = Field(default=None, description="file that holds its password")
     exclude: tuple[Relation, ...] = Field(default=(), description="tables (SCHEMA.TABLE) whose rows are not copied")
     schema_only: bool = Field(default=False, description="copy no rows at all")
+    mask: Mapping[Column, Literal["hash", "null"]] = Field(
+        default_factory=dict[str, Literal["hash", "null"]],
+        description="columns ([SCHEMA.]TABLE.COLUMN) whose values stay outside: a hash, or nothing, in their place",
+    )
     memory: Size = written(512 * 2**20, "512MiB", "memory of its server")
     disk: Size = written(2 * 2**30, "2GiB", "space of its server")
     must_touch: tuple[Relation, ...] = Field(
@@ -85,8 +90,8 @@ class PostgresDoor(Table):
     def _whole(self) -> PostgresDoor:
         if (self.mode == "fresh") != (self.source is None):
             raise wrong("a fresh database has no `from`" if self.source else f'mode = "{self.mode}" needs `from`, the database')
-        if self.mode != "branch" and (self.exclude or self.schema_only):
-            raise wrong("`exclude` and `schema_only` are for a branch")
+        if self.mode != "branch" and (self.exclude or self.schema_only or self.mask):
+            raise wrong("`exclude`, `schema_only` and `mask` are for a branch")
         if self.mode == "read_only" and self.must_touch:
             raise wrong("what was touched is counted by servers of our own: `must_touch` is for fresh and branch")
         return self

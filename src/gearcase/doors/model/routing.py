@@ -98,6 +98,8 @@ class Routing:
         self._record: Path | None = None
         self._locals: list[Local] = []
         self._housing: Housing | None = None
+        self.keys: list[str] = []
+        """Keys that were found, for whoever looks for them where they must not be."""
 
     def house(self, housing: Housing) -> None:
         """Where the servers of local models live from now on; without it they are children of this process."""
@@ -294,6 +296,7 @@ class Routing:
                 f"there is no key for {provider}",
                 remedy=f"set {variable}, or name a key_file or keyring entry below [model.providers.{provider}]; it stays outside",
             )
+        self.keys += [key] if key and key not in self.keys else []
         return Endpoint(
             base=_with_version(settings.base) if settings.base else base,
             key=key,
