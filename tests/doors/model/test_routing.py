@@ -127,7 +127,7 @@ def test_a_model_is_not_spoken_to_in_a_protocol_that_it_does_not_know():
 
 
 def test_an_unknown_model_is_refused_before_anything_is_made():
-    with pytest.raises(Refused) as raised:
+    with pytest.raises(UsageError) as raised:
         routing(lead="openai/gpt-0").lead()
     assert raised.value.code == "unknown_model"
 

@@ -110,12 +110,12 @@ class Routing:
 
     def lead(self) -> Route | None:
         """The model that drives the agent. Raises UsageError `missing_key`, `unknown_model`."""
-        return self._route(self._model.lead) if self._model.lead else None
+        return self._named(self._model.lead) if self._model.lead else None
 
     def worker(self) -> Route | None:
-        """The model that answers `gear ask`: the lead's where none is named."""
+        """The model that answers `gear ask`: the lead's where none is named. Raises as `lead` does."""
         name = self._model.worker or self._model.lead
-        return self._route(name) if name else None
+        return self._named(name) if name else None
 
     def bills(self) -> bool:
         """Whether any of the models may cost somebody money."""
@@ -191,6 +191,15 @@ class Routing:
             f"the model {name[:80]!r} is not allowed in this box",
             remedy=f"allowed: {allowed}; the operator adds others to [model] allow",
         )
+
+    def _named(self, reference: str) -> Route:
+        """The route of a model that the operator named: without a price it is a mistake of the box, where at the door a call is refused."""
+        try:
+            return self._route(reference)
+        except Refused as refused:
+            raise UsageError(
+                refused.code, refused.message, cause=refused.cause, remedy=refused.remedy, **refused.context
+            ) from None
 
     def _route(self, reference: str) -> Route:
         if reference not in self._routes:
