@@ -56,6 +56,7 @@ COMMANDS: dict[str, _Entry] = {
     "journal": _Entry("journal", "app"),
     "db": _Entry("db", "app"),
     "models": _Entry("models", "app"),
+    "prune": _Entry("prune", "prune"),
     "doctor": _Entry("doctor", "doctor"),
 }
 
