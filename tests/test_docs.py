@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from gearcase.box import schema
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -78,6 +80,20 @@ def test_a_link_that_leads_nowhere_ends_the_build(tmp_path):
         (copy / "docs/ci.md").write_text(f"# In CI\n\n[see]({link})\n")
         built = subprocess.run([sys.executable, copy / "docs/site/build.py", tmp_path / "out"], capture_output=True, text=True)
         assert built.returncode == 1 and told in built.stderr and "docs/ci.md" in built.stderr
+
+
+def test_the_reference_tells_every_key_of_a_box():
+    page = (ROOT / "docs/box.md").read_text()
+    for name, table in schema()["$defs"].items():
+        for key in table["properties"] if name != "Doors" else ():
+            assert f"| `{key}` |" in page, f"{name}: {key}"
+    for door in schema()["$defs"]["Doors"]["properties"]:
+        assert f"`[doors.{door}" in page, door
+
+
+def test_the_list_for_models_names_every_page():
+    told = set(re.findall(r"\]\(([\w./-]+\.md)\)", (ROOT / "docs/llms.txt").read_text()))
+    assert told == {page.name for page in (ROOT / "docs").glob("*.md")}
 
 
 def test_the_pages_that_come_from_the_code_are_up_to_date():
