@@ -303,6 +303,15 @@ class Routing:
                 f"there is no key for {provider}",
                 remedy=f"set {variable}, or name a key_file or keyring entry below [model.providers.{provider}]; it stays outside",
             )
+        if settings.ca is not None:
+            import ssl  # only here: it takes its time to load
+
+            try:
+                ssl.create_default_context(cafile=str(settings.ca))
+            except OSError as error:
+                remedy = f"name a PEM file of certificates with ca = ... below [model.providers.{provider}]"
+                message = f"{settings.ca} holds no certificate authority that can be read"
+                raise UsageError("bad_ca", message, cause=str(error), remedy=remedy) from error
         return Endpoint(
             base=_with_version(settings.base) if settings.base else base,
             key=key,
@@ -327,7 +336,12 @@ class Routing:
                     "missing_key", "the keyring package is missing", remedy="pip install 'gearcase[keyring]'"
                 ) from None
             service, _, user = settings.keyring.partition("/")
-            return str(keyring.get_password(service, user) or "")
+            try:
+                return str(keyring.get_password(service, user) or "")
+            except Exception as error:  # whatever this machine's keyring raises: none there, locked, refused
+                message = f"the keyring does not give the key of {provider}"
+                remedy = f"unlock it, or set {variable}, or name a key_file"
+                raise UsageError("missing_key", message, cause=f"{type(error).__name__}: {error}", remedy=remedy) from error
         other = "" if settings.key_env else _OTHER_KEYS.get(provider, "")
         return (self._environment.get(variable) or self._environment.get(other, "")).strip()
 
