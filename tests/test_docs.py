@@ -22,6 +22,14 @@ def test_every_promise_names_a_command_and_files_that_exist():
             assert (ROOT / word).exists(), f"{promise}: {word} does not exist"
 
 
+def test_every_attempt_that_is_shown_elsewhere_is_shown_by_files_that_exist():
+    text = (ROOT / "tests/hostile/table.py").read_text()
+    shown = re.search(r"PROVEN_ELSEWHERE = \{(.+?)\n\}", text, re.DOTALL)
+    assert shown is not None
+    named = re.findall(r"tests/[\w/]+\.py", shown[1])
+    assert len(named) > 8 and all((ROOT / name).exists() for name in named)
+
+
 class Links(HTMLParser):
     """What a page of the site links to, what it makes a browser load, and its anchors."""
 
