@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from gearcase.box import schema
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -19,6 +21,14 @@ def test_every_promise_names_a_command_and_files_that_exist():
     for promise, command in rows:
         for word in re.findall(r"(?:scripts|tests)/[\w./-]+", command):
             assert (ROOT / word).exists(), f"{promise}: {word} does not exist"
+
+
+def test_every_attempt_that_is_shown_elsewhere_is_shown_by_files_that_exist():
+    text = (ROOT / "tests/hostile/table.py").read_text()
+    shown = re.search(r"PROVEN_ELSEWHERE = \{(.+?)\n\}", text, re.DOTALL)
+    assert shown is not None
+    named = re.findall(r"tests/[\w/]+\.py", shown[1])
+    assert len(named) > 8 and all((ROOT / name).exists() for name in named)
 
 
 class Links(HTMLParser):
@@ -107,6 +117,20 @@ def test_each_error_on_its_page_has_the_remedy_of_its_own_place(tmp_path):
         ("e", "fourth", "…"),
         ("f", "fourth", "by default"),
     ]
+
+
+def test_the_reference_tells_every_key_of_a_box():
+    page = (ROOT / "docs/box.md").read_text()
+    for name, table in schema()["$defs"].items():
+        for key in table["properties"] if name != "Doors" else ():
+            assert f"| `{key}` |" in page, f"{name}: {key}"
+    for door in schema()["$defs"]["Doors"]["properties"]:
+        assert f"`[doors.{door}" in page, door
+
+
+def test_the_list_for_models_names_every_page():
+    told = set(re.findall(r"\]\(([\w./-]+\.md)\)", (ROOT / "docs/llms.txt").read_text()))
+    assert told == {page.name for page in (ROOT / "docs").glob("*.md")}
 
 
 def test_the_pages_that_come_from_the_code_are_up_to_date():

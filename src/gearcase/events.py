@@ -104,12 +104,13 @@ class LimitGranted(Event):
 
 @dataclass(frozen=True, slots=True)
 class Held(Event):
-    """The worst case of an action is set aside."""
+    """The worst case of an action is set aside. `billed_by` is the PROVIDER/MODEL that sends an invoice for it; empty: nobody does."""
 
     hold: int
     account: str
     amounts: Amounts
     purpose: str = ""
+    billed_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -83,7 +84,7 @@ class Supervisor:
             if self._options.record is not None and self._options.record.exists():
                 remedy = "name a file that does not exist yet"
                 raise UsageError("exists", f"{self._options.record} exists: a cassette is never written over", remedy=remedy)
-            folder, owner = create(self._box.goal.strip(), self._options.name)
+            folder, owner = create(self._box.goal.strip() or shlex.join(self._options.program), self._options.name)
             stack.callback(owner.release)
             return await self._in_folder(folder, routing, stack)
 
