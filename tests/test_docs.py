@@ -1,6 +1,7 @@
 """The pages say what is so: commands that they name exist."""
 
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -102,6 +103,34 @@ def test_the_reference_tells_every_key_of_a_box():
 def test_the_list_for_models_names_every_page():
     told = set(re.findall(r"\]\(([\w./-]+\.md)\)", (ROOT / "docs/llms.txt").read_text()))
     assert told == {page.name for page in (ROOT / "docs").glob("*.md")}
+
+
+def test_each_error_on_its_page_has_the_remedy_of_its_own_place(tmp_path):
+    """Names such as `remedy` are given something else in every function."""
+    (tmp_path / "module.py").write_text(
+        "remedy = 'of the module'\n"
+        "def first():\n"
+        "    remedy = 'of first'\n"
+        "    raise RunError('a', 'first', remedy=remedy)\n"
+        "def second():\n"
+        "    message, remedy = 'told', 'once'\n"
+        "    error = RunError('b', message, remedy=remedy)\n"
+        "    remedy = 'twice'\n"
+        "    return error, Refused('c', 'second', remedy=remedy)\n"
+        "def third():\n"
+        "    return UsageError('d', 'third', remedy=remedy)\n"
+        "def fourth(remedy, *, told='by default'):\n"
+        "    return UsageError('e', 'fourth', remedy=remedy), UsageError('f', 'fourth', remedy=told)\n"
+    )
+    found = runpy.run_path(str(ROOT / "scripts/docs"))["raised"](tmp_path / "module.py")
+    assert [(code, message, remedy) for code, _, message, remedy in found] == [
+        ("a", "first", "of first"),
+        ("b", "told", "once"),
+        ("c", "second", "twice"),
+        ("d", "third", "of the module"),
+        ("e", "fourth", "…"),
+        ("f", "fourth", "by default"),
+    ]
 
 
 def test_the_pages_that_come_from_the_code_are_up_to_date():

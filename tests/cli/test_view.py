@@ -319,7 +319,7 @@ def test_the_report_for_programs_holds_the_ending_and_the_models(tmp_path: Path)
     told = summary.as_json(history_of(tmp_path, view), ended("rejected"))
     assert told["status"] == "rejected"
     assert told["exit_code"] == 10
-    assert told["models"]["a/b"] == {"calls": 1, "failed": 0, "usd": 4, "tokens": {"input": 7, "output": 2}}
+    assert told["models"]["a/b"] == {"calls": 1, "failed": 0, "usd": 4, "tokens": {"input": 7, "output": 2}, "why": ""}
 
 
 # --- hostile text ----------------------------------------------------------------------------------------------------------

@@ -185,16 +185,20 @@ def _path_places(draft: _Draft) -> Iterable[_Place]:
             for key in keys:
                 if key in draft.table(*above, name):
                     yield _Place((*above, name, key), "file")
+    yield from _door_places(draft)
+    for key in ("lead", "worker"):
+        kind = _FILE_UPSTREAMS.get(str(draft.table("model").get(key)).partition(":")[0])
+        if kind:
+            yield _Place(("model", key), kind)
+
+
+def _door_places(draft: _Draft) -> Iterable[_Place]:
     for name in draft.table("doors", "api"):
         for variable in draft.table("doors", "api", name, "key_files"):
             yield _Place(("doors", "api", name, "key_files", variable), "file")
     for name in draft.table("doors", "redis"):
         if "://" not in str(draft.table("doors", "redis", name).get("from", "://")):
             yield _Place(("doors", "redis", name, "from"), "file")
-    for key in ("lead", "worker"):
-        kind = _FILE_UPSTREAMS.get(str(draft.table("model").get(key)).partition(":")[0])
-        if kind:
-            yield _Place(("model", key), kind)
 
 
 def _check_places(number: int, check: Any) -> Iterable[_Place]:

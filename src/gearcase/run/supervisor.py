@@ -169,6 +169,7 @@ class Supervisor:
             for one in (door, http, *doors.doors):
                 brake.add_door(one)
             await unless_killed(brake, doors.open(housing))
+            books.copies.doors = doors
             acceptance = Acceptance(box, self._driver, sandbox_limits(box), workspace, folder, ledger, journal, brake, doors)
             lead = Lead(box, sandbox, door, ledger, brake, clock, pace, room.run, books.questions, self._sleep)
             operations = Operations(
@@ -197,7 +198,7 @@ class Supervisor:
             ending.warnings += routing.warnings()
             door.latch()
             if brake.level < Level.KILLED:
-                await ending.hand_over(brake, store, acceptance)
+                await ending.hand_over(brake, store, acceptance, routing.keys)
             await door.close()
         finally:
             brake.remove_sandbox(sandbox)

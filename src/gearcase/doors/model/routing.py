@@ -98,6 +98,8 @@ class Routing:
         self._record: Path | None = None
         self._locals: list[Local] = []
         self._housing: Housing | None = None
+        self.keys: list[str] = []
+        """Keys that were found, for whoever looks for them where they must not be."""
 
     def house(self, housing: Housing) -> None:
         """Where the servers of local models live from now on; without it they are children of this process."""
@@ -312,6 +314,7 @@ class Routing:
                 remedy = f"name a PEM file of certificates with ca = ... below [model.providers.{provider}]"
                 message = f"{settings.ca} holds no certificate authority that can be read"
                 raise UsageError("bad_ca", message, cause=str(error), remedy=remedy) from error
+        self.keys += [key] if key and key not in self.keys else []
         return Endpoint(
             base=_with_version(settings.base) if settings.base else base,
             key=key,
