@@ -91,6 +91,20 @@ def test_a_link_that_leads_nowhere_ends_the_build(tmp_path):
         assert built.returncode == 1 and told in built.stderr and "docs/ci.md" in built.stderr
 
 
+def test_the_reference_tells_every_key_of_a_box():
+    page = (ROOT / "docs/box.md").read_text()
+    for name, table in schema()["$defs"].items():
+        for key in table["properties"] if name != "Doors" else ():
+            assert f"| `{key}` |" in page, f"{name}: {key}"
+    for door in schema()["$defs"]["Doors"]["properties"]:
+        assert f"`[doors.{door}" in page, door
+
+
+def test_the_list_for_models_names_every_page():
+    told = set(re.findall(r"\]\(([\w./-]+\.md)\)", (ROOT / "docs/llms.txt").read_text()))
+    assert told == {page.name for page in (ROOT / "docs").glob("*.md")}
+
+
 def test_each_error_on_its_page_has_the_remedy_of_its_own_place(tmp_path):
     """Names such as `remedy` are given something else in every function."""
     (tmp_path / "module.py").write_text(
@@ -117,20 +131,6 @@ def test_each_error_on_its_page_has_the_remedy_of_its_own_place(tmp_path):
         ("e", "fourth", "…"),
         ("f", "fourth", "by default"),
     ]
-
-
-def test_the_reference_tells_every_key_of_a_box():
-    page = (ROOT / "docs/box.md").read_text()
-    for name, table in schema()["$defs"].items():
-        for key in table["properties"] if name != "Doors" else ():
-            assert f"| `{key}` |" in page, f"{name}: {key}"
-    for door in schema()["$defs"]["Doors"]["properties"]:
-        assert f"`[doors.{door}" in page, door
-
-
-def test_the_list_for_models_names_every_page():
-    told = set(re.findall(r"\]\(([\w./-]+\.md)\)", (ROOT / "docs/llms.txt").read_text()))
-    assert told == {page.name for page in (ROOT / "docs").glob("*.md")}
 
 
 def test_the_pages_that_come_from_the_code_are_up_to_date():

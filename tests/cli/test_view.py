@@ -291,6 +291,16 @@ def test_a_narrow_report_tells_what_each_model_cost(tmp_path: Path) -> None:
     assert row[0] != "1" and row[-1] == "$0.0012"
 
 
+def test_the_report_says_why_calls_failed(tmp_path: Path) -> None:
+    call = events.ModelCalled(1, 1, "chat", "a/b", "", 0, "failed", {}, 1.0, 0.0, why="nobody listens at \x1b[2J:1")
+    status = events.ModelCalled(2, 2, "chat", "c/d", "", 529, "failed", {}, 1.0, 0.0)
+    run = history_of(tmp_path, view_of(tmp_path, STARTED, OPENED, call, called(3, 3), status))
+    told = rendered(summary.report(run, None))
+    assert "the last of a/b that failed: nobody listens at" in told and "\x1b" not in told
+    assert "the last of c/d that failed: status 529" in told
+    assert summary.as_json(run, None)["models"]["a/b"]["why"].startswith("nobody listens")
+
+
 def test_residue_is_told_in_the_report(tmp_path: Path) -> None:
     view = view_of(
         tmp_path,
@@ -309,7 +319,7 @@ def test_the_report_for_programs_holds_the_ending_and_the_models(tmp_path: Path)
     told = summary.as_json(history_of(tmp_path, view), ended("rejected"))
     assert told["status"] == "rejected"
     assert told["exit_code"] == 10
-    assert told["models"]["a/b"] == {"calls": 1, "failed": 0, "usd": 4, "tokens": {"input": 7, "output": 2}}
+    assert told["models"]["a/b"] == {"calls": 1, "failed": 0, "usd": 4, "tokens": {"input": 7, "output": 2}, "why": ""}
 
 
 # --- hostile text ----------------------------------------------------------------------------------------------------------

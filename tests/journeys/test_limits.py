@@ -151,7 +151,7 @@ def asks(user, *more):
     model = user.script(*[SPENDS] * 12, {"commands": ["gear done"]})
     user.types(*("run", "g", "--model", model, "--take", "out/**", "--usd", "0.20", "--name", "asks", "--detach", *more), code=0)
     assert until(user, {"frozen", "exhausted", "unverified"}) == "frozen"
-    assert "--add-usd" in user.journal("asks")[-1]["reason"]
+    assert any("--add-usd" in one.get("reason", "") for one in user.journal("asks"))
 
 
 def test_a_run_whose_money_is_used_up_asks_and_goes_on_with_more(user):
@@ -170,9 +170,9 @@ def test_a_run_that_gets_no_more_hands_in(user):
 
 
 def test_where_nobody_answers_the_standing_answer_holds(user):
-    asks(user, "--unanswered", "deny", "--after", "1s")
+    asks(user, "--unanswered", "deny", "--after", "4s")
     assert until(user, {"exhausted"}) == "exhausted"
-    assert "nobody answered for 1" in json.dumps(user.journal("asks"))
+    assert "nobody answered for 4" in json.dumps(user.journal("asks"))
 
 
 def test_money_is_granted_while_a_run_goes_on(user):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from gearcase.events import ModelCalled
+
 
 @dataclass(frozen=True, slots=True)
 class CommandView:
@@ -46,6 +48,16 @@ class ModelView:
     failed: int = 0
     usd: int = 0
     tokens: Mapping[str, int] = field(default_factory=dict[str, int])
+    why: str = ""  # the last one that failed did
+
+    def and_call(self, call: ModelCalled, tokens: Mapping[str, int]) -> ModelView:
+        """With one call more; `tokens` are those of all of them. Its money comes by another event."""
+        failed = call.ended == "failed"
+        unread = "its answer could not be read, or told no usage" if call.status == 200 else f"status {call.status}"
+        why = call.why or unread if failed else ""
+        return ModelView(
+            self.calls + 1, self.unbilled + (not call.billed), self.failed + failed, self.usd, tokens, why or self.why
+        )
 
 
 @dataclass(frozen=True, slots=True)

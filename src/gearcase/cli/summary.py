@@ -71,7 +71,8 @@ def as_json(run: History, record: EndRecord | None) -> dict[str, Any]:
         "kind": view.kind,
         "model": view.model,
         "models": {
-            name: {"calls": m.calls, "failed": m.failed, "usd": m.usd, "tokens": m.tokens} for name, m in view.models.items()
+            name: {"calls": m.calls, "failed": m.failed, "usd": m.usd, "tokens": m.tokens, "why": m.why}
+            for name, m in view.models.items()
         },
         "threads": {name: {"parent": t.parent, "calls": t.calls, "usd": t.usd} for name, t in view.threads.items()},
         "steps": view.steps,
@@ -234,6 +235,9 @@ def _spent(run: History) -> Iterator[RenderableType]:
     if view.models:
         yield Text()
         yield Fitting(lambda narrow: _models(view.models, narrow))
+        for name, model in view.models.items():
+            if model.why:
+                yield Text(f"the last of {neutral(name)} that failed: {first_line(model.why, 200)}", "yellow")
         if any(model.unbilled for model in view.models.values()):
             yield Text("* as priced; a person, a cassette or a script sends no invoice, and it counts to no day", "dim")
     if (threads := tree(view.threads)) is not None:

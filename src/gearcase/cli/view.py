@@ -240,13 +240,7 @@ def _thread(view: View, call: events.ModelCalled) -> str:
 @_on(events.ModelCalled)
 def _(view: View, event: events.ModelCalled, record: Record) -> View:
     entry = view.models.get(event.model, ModelView())
-    entry = replace(
-        entry,
-        calls=entry.calls + 1,
-        unbilled=entry.unbilled + (not event.billed),
-        failed=entry.failed + (event.ended == "failed"),
-        tokens=_add(entry.tokens, event.usage),
-    )
+    entry = entry.and_call(event, _add(entry.tokens, event.usage))
     view = replace(view, models={**view.models, event.model: entry})
     if event.thread:
         name = _thread(view, event)
