@@ -17,7 +17,9 @@ from gearcase.errors import UsageError
 T = TypeVar("T")
 
 
-def _written_as(parse: Callable[[str], T], held: Callable[[T], str]) -> BeforeValidator:
+def written_as(parse: Callable[[str], T], held: Callable[[T], str]) -> BeforeValidator:
+    """A validator from one of the parsers of the box, whose error becomes one of the model's own."""
+
     def convert(value: Any) -> str:
         if not isinstance(value, str):
             raise wrong(f"{value!r} is no text")
@@ -29,12 +31,12 @@ def _written_as(parse: Callable[[str], T], held: Callable[[T], str]) -> BeforeVa
     return BeforeValidator(convert)
 
 
-Rule = Annotated[str, _written_as(parse_rule, str), Field(max_length=300)]
-Host = Annotated[str, _written_as(parse_name, str), Field(max_length=253)]
-Place = Annotated[str, _written_as(parse_place, lambda place: place_text(*place)), Field(max_length=300)]
+Rule = Annotated[str, written_as(parse_rule, str), Field(max_length=300)]
+Host = Annotated[str, written_as(parse_name, str), Field(max_length=253)]
+Place = Annotated[str, written_as(parse_place, lambda place: place_text(*place)), Field(max_length=300)]
 
 
-DsnText = Annotated[str, _written_as(parse_dsn, str), Field(max_length=1000)]
+DsnText = Annotated[str, written_as(parse_dsn, str), Field(max_length=1000)]
 Relation = Annotated[str, Field(pattern=r"^[^.\x00]{1,63}\.[^\x00]{1,63}$")]
 
 

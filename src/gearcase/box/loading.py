@@ -170,6 +170,7 @@ _NAMED_FILES = (
     (("model", "providers"), ("key_file", "ca")),
     (("doors", "postgres"), ("password_file",)),
     (("doors", "api"), ("ca",)),
+    (("secrets",), ("key_file", "ca")),
 )
 """Tables of named tables, and the keys in each that name a file."""
 
@@ -337,6 +338,7 @@ def _whole(draft: _Draft, box: Box) -> None:
         names.add(check.name)
         _distinct(draft, ("check", number, "files"), check.files)
     _taken_databases(draft, box)
+    _distinct_secrets(draft, box)
     for name, price in box.model.prices.items():
         rates = price.model_dump(exclude={"context", "max_output"}, exclude_none=True)
         missing = [key for key in ("input", "output") if rates and key not in rates]
@@ -364,6 +366,19 @@ def _taken_databases(draft: _Draft, box: Box) -> None:
             draft.wrong(
                 ("files", "take", number), f"= {pattern!r} names no database of the box's own", nearest(name, box.doors.postgres)
             )
+
+
+def _distinct_secrets(draft: _Draft, box: Box) -> None:
+    """Each has a variable of its own, and a host one set of authorities."""
+    variables: set[str] = set()
+    authorities: dict[str, Path | None] = {}
+    for name, secret in box.secrets.items():
+        if secret.env in variables:
+            draft.wrong(("secrets", name, "env"), f"= {secret.env!r} is the variable of an earlier secret")
+        variables.add(secret.env)
+        for host in secret.hosts:
+            if authorities.setdefault(host, secret.ca) != secret.ca:
+                draft.wrong(("secrets", name, "ca"), f"differs from that of an earlier secret for {host}")
 
 
 def _distinct(draft: _Draft, at: PathKey, paths: tuple[Path, ...]) -> None:

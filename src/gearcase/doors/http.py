@@ -19,6 +19,7 @@ import itertools
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from gearcase.box import doors as declaration
 from gearcase.box.hosts import OWN, HostRule, parse_place, parse_rule
@@ -101,11 +102,15 @@ class HttpDoor:
     def is_raw(self, name: str, port: int) -> bool:
         """Whether what passes there is not read. Where two rules differ, it is read."""
         rules = [rule for rule in self._rules if rule.covers(name) and port in rule.ports]
-        return bool(rules) and all(rule.raw for rule in rules)
+        return bool(rules) and all(rule.raw for rule in rules) and not self.opens(name, port)
 
     def opens(self, name: str, port: int) -> bool:
         """Whether TLS to there ends here."""
         return self.opened is not None and self.opened.opens(name, port)
+
+    def describe(self) -> list[Mapping[str, Any]]:
+        """What `gear doors` tells beside the names."""
+        return self.opened.describe() if self.opened is not None else []
 
     def latch(self) -> None:
         """Nothing new leaves; what is on its way back comes."""

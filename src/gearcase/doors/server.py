@@ -25,7 +25,8 @@ from uvicorn.server import ServerState
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """A request. Header names are lower case; `path` is percent-decoded and without the query, `raw_path` as it was sent.
+    """A request. Header names are lower case; `path` is percent-decoded and without the query, `raw_path` as it was sent, `target` the
+    whole of what stands between method and version.
 
     With `streaming`, `body` is empty and `chunks` is the body as it comes; it ends in a ConnectionError where the client breaks off.
     """
@@ -36,6 +37,7 @@ class HttpRequest:
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
     raw_path: bytes = b""
+    target: bytes = b""
     chunks: AsyncIterator[bytes] | None = None
 
     def header(self, name: bytes) -> bytes:
@@ -221,6 +223,7 @@ class _Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_time()
         self._in_trailers = True
+        cast("dict[str, Any]", self.scope)["target"] = self.url
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
@@ -263,7 +266,15 @@ class _App:
         send: Callable[[Any], Awaitable[None]],
         connection: _Connection,
     ) -> None:
-        head = HttpRequest(scope["method"], scope["path"], scope["query_string"], tuple(scope["headers"]), b"", scope["raw_path"])
+        head = HttpRequest(
+            scope["method"],
+            scope["path"],
+            scope["query_string"],
+            tuple(scope["headers"]),
+            b"",
+            scope["raw_path"],
+            scope["target"],
+        )
         if self._streaming:
             await self._answer_stream(head, receive, send, connection)
             return

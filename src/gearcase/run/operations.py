@@ -127,6 +127,7 @@ class Operations:
                     "purpose": "language models: Anthropic API, OpenAI API below /v1",
                 },
                 {"name": "gear.box", "address": "http://gear.box", "purpose": "this API; described in /box/openapi.json"},
+                *self._http.describe(),
                 *self._doors.describe(),
             ],
             "hosts": [str(rule) for rule in self._http.rules],

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gearcase.errors import UnsafeError, UsageError
-from gearcase.sandbox import etcfiles, syscalls
+from gearcase.sandbox import etcfiles, syscalls, trust
 from gearcase.sandbox.syscalls import ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID
 
 UNMASK = (
@@ -112,7 +112,7 @@ def _scan(folder: int, path: bytes, waiting: list[tuple[int, bytes]]) -> bytes:
 def begin(plan: Mapping[str, Any], seen: Sequence[etcfiles.Seen]) -> dict[str, set[str]]:
     """The part of the new root that is the same in every box. Returns the mounts that are expected so far."""
     syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
-    syscalls.mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=2m,nr_inodes=2k")
+    syscalls.mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=8m,nr_inodes=2k")
     expected: dict[str, set[str]] = {"/": {"ro", "nosuid", "nodev"}}
     without = set(plan["without"])
     _system(writable="readonly_usr" in without)
@@ -126,6 +126,8 @@ def begin(plan: Mapping[str, Any], seen: Sequence[etcfiles.Seen]) -> dict[str, s
 def finish(plan: Mapping[str, Any], sources: Sources, expected: dict[str, set[str]]) -> None:
     """What is this box's own; then enter the new root and check it. After this the host's files are gone."""
     etcfiles.write_names(STAGE, plan["names"])
+    for path in trust.add(STAGE, plan["authority"].encode()) if plan["authority"] else ():
+        expected[path] = {"ro", "nosuid", "nodev"}
     expected |= _shared_memory(plan["sizes"]["shm"])
     expected |= _places(plan, sources)
     expected |= _given(sources.given)

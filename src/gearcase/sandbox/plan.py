@@ -160,6 +160,7 @@ def box(spec: SandboxSpec, means: Means, without: frozenset[str], landlock: int)
         "inner_agent": 1000,
         "listeners": [{"address": one.address, "port": one.port, "kind": one.kind} for one in spec.listeners],
         "names": dict(spec.names),
+        "authority": spec.authority,
         "sizes": {
             "tmp": min(limits.disk, limits.memory // 2),
             "home": min(limits.disk, limits.memory // 4),
