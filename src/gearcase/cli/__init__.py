@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 
 
@@ -13,6 +14,19 @@ def main() -> int:
 
         print(f"gearcase {__version__}")
         return 0
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for some reads the metadata of every package installed
+    if sys.argv[1:2] != ["run"]:
+        return _command()
+    from gearcase.run import early
+
+    early.begin()
+    try:
+        return _command()
+    finally:
+        early.give_up()
+
+
+def _command() -> int:
     gc.disable()  # what is imported stays: looking for garbage among it takes a fifth of the start
     from gearcase.cli.app import run_command_line
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from gearcase.errors import GearcaseError, RunError, unpack
 from gearcase.journal import read
+from gearcase.run import early
 from gearcase.run.options import RunOptions
 from gearcase.run.record import EndRecord
 from gearcase.runs import RunFolder, find
@@ -43,6 +44,8 @@ class Started:
 
 def start(options: RunOptions) -> Started:
     """Begin a run in a child process. Raises what stopped it before it began (UsageError, UnsafeError, RunError)."""
+    if ready := early.take():
+        return _began(ready.pid, ready.receive, lambda: _give(ready.give, options))
     receive, send = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -107,14 +107,14 @@ def _be_first(
         joiner.reset_signals()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans are reaped by the kernel
         syscalls.set_hostname("box")
-        expected = mounts.begin(start, seen)
+        expected = mounts.begin(start, sources, seen)
         asked, _ = wire.await_request("plan")
         plan = {**start, **asked}
         listeners = network.listen(plan["listeners"])
         wire.send({"kind": "listening"}, [one.fileno() for one in listeners])
         for one in listeners:
             one.close()
-        mounts.finish(plan, sources, expected)
+        mounts.finish(plan["names"], plan["authority"], expected)
         handed = [_folder("/workspace"), _writable_box(sources.box)]
         joined: list[int] = []
         if not plan["ranged"]:  # the host may not look into a process of ours that is not dumpable
@@ -128,7 +128,6 @@ def _be_first(
         wire.send({"kind": "ready", "namespaces": _namespaces(plan), "joined": len(joined)}, handed)
         wire.receive("arm")
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-        wire.send({"kind": "armed"})
     except BaseException as error:
         wire.send(failure(error))
         os._exit(1)

@@ -13,9 +13,10 @@ import fcntl
 import os
 import resource
 import signal
+import socket
 import struct
 import termios
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gearcase.sandbox import landlock, seccomp, syscalls
@@ -39,9 +40,15 @@ def run(asked: Mapping[str, Any], wire: Wire, program: bytes) -> None:
     for descriptor, flags in zip(descriptors[:count], request["join"], strict=True):
         syscalls.setns(descriptor, flags)
         os.close(descriptor)
+    # What can be given up before the fork is: this half is not yet in the box's pid namespace, where its processes could see it.
+    syscalls.prctl(PR_SET_DUMPABLE, 0 if "dumpable" not in request["without"] else 1)  # joining may have changed it
+    _only_descriptors(wire, descriptors[count:], request["report"])
+    os.umask(0o022)
+    if "capabilities" not in request["without"]:
+        syscalls.drop_bounding_set()  # it needs a capability
     child = os.fork()
     if child == 0:
-        _become(request, wire, list(descriptors[count:]), program)
+        _become(request, wire, program)
     wire.send({"kind": "command", "pid": child}, [os.pidfd_open(child)])
     os._exit(0)
 
@@ -54,11 +61,9 @@ def raise_oom_score(value: int) -> None:
     syscalls.prctl(PR_SET_DUMPABLE, 0)
 
 
-def _become(request: Mapping[str, Any], wire: Wire, streams: list[int], program: bytes) -> None:
+def _become(request: Mapping[str, Any], wire: Wire, program: bytes) -> None:
     """In the box: give up everything, then be the command. Never returns."""
     try:
-        syscalls.prctl(PR_SET_DUMPABLE, 0 if "dumpable" not in request["without"] else 1)
-        wire = _only_descriptors(wire, streams, request["report"])
         _give_up(request, bool(request["landlock"]), program)
         if request["terminal"]:
             _take_terminal(wire, *request["terminal"])
@@ -68,10 +73,10 @@ def _become(request: Mapping[str, Any], wire: Wire, streams: list[int], program:
     _execute(request)
 
 
-def _only_descriptors(wire: Wire, streams: list[int], report: bool) -> Wire:
+def _only_descriptors(wire: Wire, streams: Sequence[int], report: bool) -> None:
     """0, 1, 2 (and 3 for a report) for the command; `_WIRE` and `_RULES` for us until execve; nothing else."""
     high = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, 64) for one in [wire.socket.fileno(), *streams]]
-    wire.socket.detach()
+    wire.socket.detach()  # else it is closed with the object
     kept = 4 if report else 3
     for target, one in enumerate(high[1 : 1 + kept]):
         os.dup2(one, target, inheritable=True)
@@ -81,18 +86,14 @@ def _only_descriptors(wire: Wire, streams: list[int], report: bool) -> Wire:
         os.dup2(rules[0], _RULES, inheritable=False)
     syscalls.close_descriptors(kept, _WIRE - 1)
     syscalls.close_descriptors(_RULES + 1 if rules else _WIRE + 1)
-    return Wire(_WIRE)
+    wire.socket = socket.socket(fileno=_WIRE)
 
 
 def _give_up(request: Mapping[str, Any], ruled: bool, program: bytes) -> None:
     without = request["without"]
     os.setsid()
-    os.umask(0o022)
     syscalls.new_session_keyring()
-    drop = "capabilities" not in without
-    if drop:
-        syscalls.drop_bounding_set()  # first: it needs a capability
-    become_nobody_special(request["inner_uid"], request["setgroups"], request["rlimits"], drop)
+    become_nobody_special(request["inner_uid"], request["setgroups"], request["rlimits"], "capabilities" not in without)
     syscalls.prctl(PR_SET_DUMPABLE, 0 if "dumpable" not in without else 1)  # changing ids may have changed it
     syscalls.prctl(PR_SET_NO_NEW_PRIVS, 1)
     if ruled:

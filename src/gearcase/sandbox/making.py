@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gearcase.errors import RunError
-from gearcase.sandbox import owners, plan, probe, processes, residue, verify
+from gearcase.sandbox import plan, probe, processes, residue, verify
 from gearcase.sandbox.box import Box
 from gearcase.sandbox.hostwire import PATIENCE, HostWire, Launcher, Message, refusal
 from gearcase.sandbox.live import Live
@@ -34,34 +34,25 @@ class Making:
         self._launcher = launcher
         self._starter = starter
         self._without = without
-        self._owner: owners.OwnerFile | None = None
         self._wire: HostWire | None = None
         self._parts: Parts | None = None
 
     async def make(self) -> Box:
         """The box, checked. Raises what stopped it."""
-        spec, means = self._spec, self._starter.means
-        self._owner = owners.OwnerFile.create(f"{owners.runtime_folder()}/boxes", spec.id, owners.record((), ()))
+        spec = self._spec
         start = await self._starter.take(plan.start_kind(spec))
         self._wire, self._parts = start.wire, start.parts
         parts = start.parts
-        request = plan.box(spec, means, self._without, self._found.landlock)
-        self._wire.send_request("plan", request)
-        self._adopt(parts)  # while pid 1 is busy
-        memory = plan.memory_limit(spec.limits, self._found.disk)
-        parts.groups.limit(memory, plan.tasks_limit(spec.limits), spec.limits.cpus, self._without)
+        asked = plan.box(spec, self._found.landlock)
+        request = {**start.request, **asked}
+        self._wire.send_request("plan", asked)
+        assert parts.owner is not None
+        parts.owner.rename(spec.id)  # while pid 1 is busy: the start's record becomes this box's
         ready = await self._follow(parts, self._wire)
         await self._arm(parts, self._wire, request)
         self._wire.close()
         profile = probe.profile(self._found, self._without)
         return Box(Live.begin(spec, parts, self._launcher, self._settings(request), int(ready.body["joined"])), profile)
-
-    def _adopt(self, parts: Parts) -> None:
-        """The start's record becomes this box's."""
-        assert self._owner is not None and parts.owner is not None
-        self._owner.write(owners.record(parts.groups.folders, (parts.first,)))
-        parts.owner.close()
-        parts.owner, self._owner = self._owner, None
 
     async def _follow(self, parts: Parts, wire: HostWire) -> Message:
         """Hear pid 1 until the box is ready."""
@@ -93,8 +84,7 @@ class Making:
         ids = parts.ids
         uid, uid_map = (ids.base, ids.map) if ids else (os.getuid(), f"1000 {os.getuid()} 1")
         verify.first_process(parts.first, request, launcher=self._launcher.pid, uid=uid, uid_map=uid_map)
-        wire.send({"kind": "arm"})
-        await wire.receive("armed", PATIENCE)
+        wire.send({"kind": "arm"})  # not answered: where it fails, pid 1 ends, and that is seen
 
     def _settings(self, request: Mapping[str, Any]) -> dict[str, Any]:
         cores = max(1, int(self._spec.limits.cpus))
@@ -117,5 +107,3 @@ class Making:
             self._wire.close()
         if self._parts is not None:
             await give_back(self._parts, self._launcher)
-        if self._owner is not None:
-            self._owner.close()

@@ -109,8 +109,11 @@ def _scan(folder: int, path: bytes, waiting: list[tuple[int, bytes]]) -> bytes:
     return b""
 
 
-def begin(plan: Mapping[str, Any], seen: Sequence[etcfiles.Seen]) -> dict[str, set[str]]:
-    """The part of the new root that is the same in every box. Returns the mounts that are expected so far."""
+def begin(plan: Mapping[str, Any], sources: Sources, seen: Sequence[etcfiles.Seen]) -> dict[str, set[str]]:
+    """Enter the new root, which lacks only what the box calls its doors. After this the host's files are gone.
+
+    Returns the mounts that are expected.
+    """
     syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     syscalls.mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=8m,nr_inodes=2k")
     expected: dict[str, set[str]] = {"/": {"ro", "nosuid", "nodev"}}
@@ -120,21 +123,19 @@ def begin(plan: Mapping[str, Any], seen: Sequence[etcfiles.Seen]) -> dict[str, s
     expected |= _proc(plan["user_limits"], masked="proc_masks" not in without)
     for path in etcfiles.lay_out(STAGE, seen):
         expected[path] = {"ro", "nosuid", "nodev"}
-    return expected | _devices()
-
-
-def finish(plan: Mapping[str, Any], sources: Sources, expected: dict[str, set[str]]) -> None:
-    """What is this box's own; then enter the new root and check it. After this the host's files are gone."""
-    etcfiles.write_names(STAGE, plan["names"])
-    for path in trust.add(STAGE, plan["authority"].encode()) if plan["authority"] else ():
-        expected[path] = {"ro", "nosuid", "nodev"}
-    expected |= _shared_memory(plan["sizes"]["shm"])
-    expected |= _places(plan, sources)
-    expected |= _given(sources.given)
+    expected |= _devices() | _shared_memory(plan["sizes"]["shm"])
+    expected |= _places(plan, sources) | _given(sources.given)
     os.chdir(STAGE)
     syscalls.pivot_here()
+    return expected
+
+
+def finish(names: Mapping[str, str], authority: str, expected: Mapping[str, set[str]]) -> None:
+    """Write what the box calls its doors and whom it trusts beside the host, close the root, and check what the box will see."""
+    etcfiles.write_names("", names)
+    covered = trust.add(authority.encode()) if authority else []
     syscalls.set_mount_attributes(syscalls.AT_FDCWD, "/", ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV)
-    verify(expected)
+    verify({**expected, **dict.fromkeys(covered, {"ro", "nosuid", "nodev"})})
 
 
 def _system(writable: bool) -> None:

@@ -37,7 +37,6 @@ class NamespacesDriver:
         """See `Driver`."""
         plan.check(spec)
         probe.require_namespaces(self._found())
-        owners.sweep()
         launcher, starter = await self._running()
         making = Making(spec, self._found(), launcher, starter, self._without)
         try:
@@ -70,6 +69,7 @@ class NamespacesDriver:
         async with self._starting:
             if self._launcher is None or self._starter is None:
                 found = self._found()
+                owners.sweep()
                 self._launcher = await Launcher.start(pin_processors=not found.groups.means("cpu"))
                 self._starter = Starter(found, self._launcher, self._without)
             return self._launcher, self._starter

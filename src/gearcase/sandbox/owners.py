@@ -69,15 +69,21 @@ class OwnerFile:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileExistsError:
-            raise RunError(
-                "sandbox_exists",
-                f"a box with the id {name!r} exists",
-                remedy="close it, or use another id",
-            ) from None
+            raise _exists(name) from None
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         mine = cls(path, descriptor)
         mine.write(record)
         return mine
+
+    def rename(self, name: str) -> None:
+        """Let it be the record of box `name`. Raises RunError when a box of that name lives."""
+        path = f"{os.path.dirname(self.path)}/{name}.json"
+        try:
+            os.link(self.path, path)
+        except FileExistsError:
+            raise _exists(name) from None
+        os.unlink(self.path)
+        self.path = path
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Replace the record."""
@@ -92,6 +98,10 @@ class OwnerFile:
                 os.unlink(self.path)
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def _exists(name: str) -> RunError:
+    return RunError("sandbox_exists", f"a box with the id {name!r} exists", remedy="close it, or use another id")
 
 
 def record(folders: Iterable[str], pids: Iterable[int]) -> dict[str, Any]:

@@ -123,26 +123,35 @@ _MSGQUEUE = 12
 
 @dataclass(frozen=True, slots=True)
 class StartKind:
-    """What two boxes must have in common to be begun alike, and so before anybody asks for them. `disk` in bytes."""
+    """What two boxes must have in common to be begun alike, and so before anybody asks for them."""
 
-    disk: int
+    limits: Limits
     executable: bool
     mounts: tuple[Mount, ...]
 
 
 def start_kind(spec: SandboxSpec) -> StartKind:
     """How a box of this spec is begun."""
-    return StartKind(spec.limits.disk, spec.workspace_executable, tuple(spec.mounts))
+    return StartKind(spec.limits, spec.workspace_executable, tuple(spec.mounts))
 
 
 def start(kind: StartKind, means: Means, ids: Mapping[str, Any], without: frozenset[str]) -> dict[str, Any]:
     """The request that begins a box. `ids`: caller, agent_before."""
+    limits = kind.limits
     return {
         "ranged": means.ranged,
+        "inner_agent": 1000,
         **ids,
         "mounts": [{"source": str(one.source), "target": one.target, "executable": one.executable} for one in kind.mounts],
-        "workspace": {"bytes": kind.disk, "inodes": max(_FEWEST_INODES, kind.disk // _PER_INODE)},
+        "workspace": {"bytes": limits.disk, "inodes": max(_FEWEST_INODES, limits.disk // _PER_INODE)},
         "workspace_executable": kind.executable,
+        "sizes": {
+            "tmp": min(limits.disk, limits.memory // 2),
+            "home": min(limits.disk, limits.memory // 4),
+            "shm": min(limits.memory // 4, 1024 * _MIB),
+            "inodes": max(_FEWEST_INODES, limits.memory // 4 // _PER_INODE),
+        },
+        "rlimits": rlimits(limits, means, without),
         "user_limits": {
             **{f"max_{name}_namespaces": 0 for name in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")},
             "max_inotify_instances": 128,
@@ -153,23 +162,13 @@ def start(kind: StartKind, means: Means, ids: Mapping[str, Any], without: frozen
     }
 
 
-def box(spec: SandboxSpec, means: Means, without: frozenset[str], landlock: int) -> dict[str, Any]:
+def box(spec: SandboxSpec, landlock: int) -> dict[str, Any]:
     """The plan by which a box that was begun becomes that of `spec`."""
-    limits = spec.limits
     return {
-        "inner_agent": 1000,
         "listeners": [{"address": one.address, "port": one.port, "kind": one.kind} for one in spec.listeners],
         "names": dict(spec.names),
         "authority": spec.authority,
-        "sizes": {
-            "tmp": min(limits.disk, limits.memory // 2),
-            "home": min(limits.disk, limits.memory // 4),
-            "shm": min(limits.memory // 4, 1024 * _MIB),
-            "inodes": max(_FEWEST_INODES, limits.memory // 4 // _PER_INODE),
-        },
-        "rlimits": rlimits(limits, means, without),
         "landlock": landlock,
-        "without": sorted(without),
     }
 
 

@@ -1,6 +1,6 @@
 """The start of a box: everything that is the same for all, done before, and where possible before anybody asks.
 
-A start is a pid 1 in cgroups, namespaces and a half-built root of its own, on a disk, that waits for the plan of a box. The pool keeps
+A start is a pid 1 in cgroups, namespaces and a root of its own, on a disk, that waits for the plan of a box. The pool keeps
 one of the kind that was asked for last. Invariants: the maker is in its cgroups before it makes anything; nothing of an agent's runs in a
 start; it has an owner file of its own, so that the sweep finds what a killed host left; a start that nobody took is given back.
 """
@@ -29,9 +29,10 @@ _numbers = itertools.count()
 
 @dataclass(slots=True)
 class Start:
-    """A box that was begun: its parts so far and the wire to its pid 1, which waits for a plan."""
+    """A box that was begun: what was asked, its parts so far, and the wire to its pid 1, which waits for a plan."""
 
     kind: plan.StartKind
+    request: Mapping[str, Any]
     parts: Parts
     wire: HostWire
 
@@ -105,11 +106,13 @@ class Starter:
             if self._found.root:
                 parts.ids = ranges.take(f"{owners.private_folder(folder)}/ids")
             parts.groups.create()
+            self._limit(parts.groups, kind)
             if parts.groups.freezer:
                 await self._launcher.tell({"kind": "watch_freezer", "path": parts.groups.freezer})
             if self._found.disk:
                 await self._make_disk(parts, kind)
-            wire = await self._fork(parts, kind)
+            request = plan.start(kind, self.means, _ids(parts), self._without)
+            wire = await self._fork(parts, request)
             await self._until_first(parts, wire)
             parts.owner.write(owners.record(parts.groups.folders, (parts.first,)))
         except BaseException:
@@ -117,10 +120,14 @@ class Starter:
                 wire.close()
             await give_back(parts, self._launcher)
             raise
-        return Start(kind, parts, wire)
+        return Start(kind, request, parts, wire)
+
+    def _limit(self, groups: cgroups.BoxGroups, kind: plan.StartKind) -> None:
+        memory = plan.memory_limit(kind.limits, self._found.disk)
+        groups.limit(memory, plan.tasks_limit(kind.limits), kind.limits.cpus, self._without)
 
     async def _make_disk(self, parts: Parts, kind: plan.StartKind) -> None:
-        wire = await self._launcher.ask("disk", {"scratch": _scratch(), "bytes": kind.disk}, [])
+        wire = await self._launcher.ask("disk", {"scratch": _scratch(), "bytes": kind.limits.disk}, [])
         try:
             made = await wire.receive("disk", PATIENCE)
         finally:
@@ -128,8 +135,7 @@ class Starter:
         parts.disk = made.descriptors[0]
         parts.device, parts.disk_identity = str(made.body["device"]), str(made.body["identity"])
 
-    async def _fork(self, parts: Parts, kind: plan.StartKind) -> HostWire:
-        request = plan.start(kind, self.means, _ids(parts), self._without)
+    async def _fork(self, parts: Parts, request: Mapping[str, Any]) -> HostWire:
         reading, parts.lifeline = os.pipe2(os.O_CLOEXEC)
         try:
             disk = [parts.disk] if parts.disk >= 0 else []

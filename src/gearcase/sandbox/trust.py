@@ -2,7 +2,7 @@
 
 Most programs read one file of authorities in /etc; others are led to one by a variable; Java has a store of its own. All of them are
 written anew, with what the host has in them and the box's own, and laid over the host's inside. The host's files are read, never changed.
-Standard library only: this runs in pid 1 of a box, on files that belong to the host's root.
+Standard library only: this runs in pid 1 of a box, in its own root, before anything of an agent's does.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ _PASSWORD = "changeit"
 """Java's own, known to all: it guards nothing, and no program gives another one."""
 
 
-def add(root: str, authority: bytes) -> list[str]:
-    """Write the files below `root`, whose /etc and /usr are laid out, and lay them over the host's; returns the paths that are mounts."""
-    bundles, stores = list(_files(_BUNDLES, root)), list(_files(_STORES, root))
+def add(authority: bytes) -> list[str]:
+    """Write the files into the root that this process is in, and lay them over the host's; returns the paths that are mounts."""
+    bundles, stores = list(_files(_BUNDLES)), list(_files(_STORES))
     known = _read(bundles[0]) if bundles else b""
     together = known.rstrip() + b"\n" * bool(known) + authority
-    os.mkdir(f"{root}{FOLDER}")
-    _write(f"{root}{FOLDER}/authority.pem", authority)
-    _write(f"{root}{FOLDER}/certificates.pem", together)
-    _write(f"{root}{FOLDER}/certificates.jks", java_store(certificates(together)))
+    os.mkdir(FOLDER)
+    _write(f"{FOLDER}/authority.pem", authority)
+    _write(f"{FOLDER}/certificates.pem", together)
+    _write(f"{FOLDER}/certificates.jks", java_store(certificates(together)))
     for path in bundles:
-        _cover(f"{root}{FOLDER}/certificates.pem", root + path)
+        _cover(f"{FOLDER}/certificates.pem", path)
     for path in stores:
-        _cover(f"{root}{FOLDER}/certificates.jks", root + path)
+        _cover(f"{FOLDER}/certificates.jks", path)
     return [*bundles, *stores]
 
 
@@ -72,14 +72,13 @@ def _text(text: str) -> bytes:
     return struct.pack(">H", len(text)) + text.encode()
 
 
-def _files(patterns: Iterable[str], root: str) -> Iterator[str]:
-    """Plain files of the host that a box sees, each once, by the path that links lead to."""
+def _files(patterns: Iterable[str]) -> Iterator[str]:
+    """Plain files, each once, by the path that links lead to."""
     found: dict[str, None] = {}
     for pattern in patterns:
-        for path in glob.glob(pattern) if "*" in pattern else [pattern]:
-            real = os.path.realpath(path)
-            if real.startswith(("/etc/", "/usr/")) and os.path.isfile(real) and os.path.isfile(root + real):
-                found[real] = None
+        for path in map(os.path.realpath, glob.glob(pattern)):
+            if path.startswith(("/etc/", "/usr/")) and os.path.isfile(path):
+                found[path] = None
     return iter(found)
 
 
