@@ -66,6 +66,7 @@ class Counter:
         self.count = 0
 
     def __call__(self, count: int) -> None:
+        """Pay for some more. Raises Refused `budget`."""
         self._pay(count)
         self.count += count
 

@@ -135,7 +135,7 @@ def finish(names: Mapping[str, str], authority: str, expected: Mapping[str, set[
     etcfiles.write_names("", names)
     covered = trust.add(authority.encode()) if authority else []
     syscalls.set_mount_attributes(syscalls.AT_FDCWD, "/", ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV)
-    verify({**expected, **dict.fromkeys(covered, {"ro", "nosuid", "nodev"})})
+    verify({**expected, **{path: {"ro", "nosuid", "nodev"} for path in covered}})
 
 
 def _system(writable: bool) -> None:
