@@ -48,7 +48,10 @@ def test_it_names_a_variable_and_hosts_and_the_rest_has_defaults(tmp_path):
         ('env = "T"\nhosts = ["a.example"]\nhots = ["b.example"]', "did you mean `hosts`"),
         ('env = "T"\nhosts = ["a.example"]\nca = "none.pem"', "ca"),
         ('env = "T"\nhosts = ["a.example"]\n[secrets.other]\nenv = "T"\nhosts = ["b.example"]', "variable of an earlier secret"),
-        ('env = "T"\nhosts = ["a.example"]\n[secrets.b]\nenv = "B"\nhosts = ["a.example"]\nca = "box.toml"', "earlier secret for a.example"),
+        (
+            'env = "T"\nhosts = ["a.example"]\n[secrets.b]\nenv = "B"\nhosts = ["a.example"]\nca = "box.toml"',
+            "earlier secret for a.example",
+        ),
     ],
 )
 def test_a_mistake_is_told(tmp_path, text, says):

@@ -39,7 +39,11 @@ def test_a_client_that_trusts_it_gets_http_1_1_and_the_name():
 
 def test_another_name_another_run_and_a_name_that_is_not_its_own_are_not_trusted():
     authority, other = Authority([HOST]), Authority([HOST])
-    for server, name in ((authority.server(HOST), "evil.example"), (other.server(HOST), HOST), (authority.server("evil.example"), "evil.example")):
+    for server, name in (
+        (authority.server(HOST), "evil.example"),
+        (other.server(HOST), HOST),
+        (authority.server("evil.example"), "evil.example"),
+    ):
         with pytest.raises(ssl.SSLCertVerificationError):
             shake_hands(server, authority.certificate, name)
     wide = Authority([HOST, "evil.example"])  # the positive control of the last

@@ -68,7 +68,9 @@ def test_nothing_else_is_touched(name, value):
 
 
 def test_several_secrets_of_one_host_are_each_its_own():
-    other = Placeholder(Secret("other", "another-secret-4711"), placeholder_text("another-secret-4711"), frozenset({"authorization"}))
+    other = Placeholder(
+        Secret("other", "another-secret-4711"), placeholder_text("another-secret-4711"), frozenset({"authorization"})
+    )
     said, used = put_in("authorization", basic(f"{ONE.text}:{other.text}"), [ONE, other])
     assert said == basic(f"{SECRET}:another-secret-4711") and used == ["github", "other"]
     assert put_in("authorization", f"Bearer {other.text}", [ONE]) == (f"Bearer {other.text}", [])

@@ -24,7 +24,7 @@ from gearcase.box.calls import ApiDoor as Declared
 from gearcase.box.calls import CallRule, Rate, normal_path, parse_call, parse_rate
 from gearcase.doors.addresses import resolve
 from gearcase.doors.callrecord import CallRecord, Counter, refusal, shown, status_of
-from gearcase.doors.forwarding import Forwarder, Pairs, Passage, has_body, outgoing_headers, paid
+from gearcase.doors.forwarding import Forwarder, Pairs, Passage, outgoing_headers, paid
 from gearcase.doors.masks import Mask
 from gearcase.doors.patterns import fits
 from gearcase.doors.secrets import filled, find_secret, references
@@ -125,7 +125,7 @@ class ApiDoor:
             judged = self._judge(request)
             sent(len(request.raw_path) + sum(len(name) + len(value) for name, value in request.headers))
             headers = [*outgoing_headers(request, self._is_own), *self._headers]
-            body = paid(request.chunks, sent) if request.chunks is not None and has_body(request) else None
+            body = paid(request.chunks, sent) if request.chunks is not None and request.has_body else None
             answer = await self._forwarder.forward(request.method, self._url(judged, request.query), headers, body)
         except GearcaseError as error:
             self._record.refused(error, agent)

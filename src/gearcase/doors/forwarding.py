@@ -187,11 +187,6 @@ def outgoing_headers(request: HttpRequest, drop: Callable[[str], bool]) -> Pairs
     return [*((name, value) for name, value in kept if not drop(name)), ("accept-encoding", "identity")]
 
 
-def has_body(request: HttpRequest) -> bool:
-    """Whether a request brings a body."""
-    return request.header(b"transfer-encoding") != b"" or request.header(b"content-length") not in (b"", b"0")
-
-
 def _listed(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
     """What Connection names belongs to the connection."""
     return {word.strip().lower() for name, value in headers if name.lower() == b"connection" for word in value.split(b",")} - {

@@ -26,7 +26,7 @@ from gearcase.box.hosts import HostRule
 from gearcase.box.secrets import HTTPS, HostSecret, secret_host
 from gearcase.doors.authority import Authority
 from gearcase.doors.callrecord import CallRecord, Counter, refusal, shown, status_of
-from gearcase.doors.forwarding import Forwarder, Locate, Pairs, Passage, has_body, outgoing_headers, paid
+from gearcase.doors.forwarding import Forwarder, Locate, Pairs, Passage, outgoing_headers, paid
 from gearcase.doors.masks import Mask
 from gearcase.doors.placeholders import Placeholder, placeholder_text, put_in
 from gearcase.doors.secrets import Secret, checked, find_secret, in_keyring
@@ -182,7 +182,7 @@ class OpenedHosts:
             _judge(host, request)
             headers = _outgoing(host, request, used)
             sent(len(request.target) + sum(len(name) + len(value) for name, value in headers))
-            body = paid(request.chunks, sent) if request.chunks is not None and has_body(request) else None
+            body = paid(request.chunks, sent) if request.chunks is not None and request.has_body else None
             place = host.name if host.port == HTTPS else f"{host.name}:{host.port}"
             url = f"https://{place}{request.target.decode('ascii')}"
             answer = await self._forwarders[host.ca].forward(request.method, url, headers, body)

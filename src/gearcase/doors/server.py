@@ -22,6 +22,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from gearcase.doors.bodies import StreamedBody
+
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
@@ -43,6 +45,11 @@ class HttpRequest:
     def header(self, name: bytes) -> bytes:
         """The first header of that lower-case name; empty when there is none."""
         return next((value for key, value in self.headers if key == name), b"")
+
+    @property
+    def has_body(self) -> bool:
+        """Whether it brings a body."""
+        return self.header(b"transfer-encoding") != b"" or self.header(b"content-length") not in (b"", b"0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +313,7 @@ class _App:
     ) -> None:
         """The handler has the head at once. A body that it leaves unread is read a little further, so that its sender hears the reply,
         and then the connection is closed."""
-        body = _Streamed(receive, self._bounds)
+        body = StreamedBody(receive, self._bounds.body_within, self._bounds.least_rate, ended=not head.has_body)
         with connection.watched(self._cancel):
             reply = await self._handler(replace(head, chunks=body.chunks()))
         if not body.ended:
@@ -363,40 +370,6 @@ class _App:
                 parts.append(part)
             if not message.get("more_body"):
                 return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-class _Streamed:
-    """A request's body as it comes. Whoever sends it more slowly than `least_rate` is cut, once `body_within` is over."""
-
-    def __init__(self, receive: Callable[[], Awaitable[Any]], bounds: ServerLimits) -> None:
-        self._receive = receive
-        self._bounds = bounds
-        self._until = asyncio.get_running_loop().time() + bounds.body_within
-        self.ended = False
-
-    async def chunks(self) -> AsyncGenerator[bytes]:
-        """Its parts. Raises ConnectionError where the client breaks off or is too slow."""
-        while not self.ended:
-            if data := await self._next():
-                yield data
-
-    async def drain(self, most: int) -> None:
-        """Read so many bytes further, to nowhere."""
-        while not self.ended and most > 0:
-            most -= len(await self._next())
-
-    async def _next(self) -> bytes:
-        try:
-            async with asyncio.timeout_at(self._until):
-                message = await self._receive()
-        except TimeoutError:
-            raise ConnectionError("the client sends its body too slowly") from None
-        if message["type"] == "http.disconnect":
-            raise ConnectionError("the client is gone")
-        data: bytes = message.get("body", b"")
-        self._until += len(data) / self._bounds.least_rate
-        self.ended = not message.get("more_body")
-        return data
 
 
 def _start(reply: Reply, length: int | None) -> dict[str, Any]:
