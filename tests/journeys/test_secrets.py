@@ -34,14 +34,19 @@ def executes(user, file, *command):
 JAVA = """
 import java.net.URI; import java.net.http.*;
 public class Get { public static void main(String[] a) throws Exception {
-  var request = HttpRequest.newBuilder(URI.create("https://api.test-name/x")).header("Authorization", "Bearer " + System.getenv("GITHUB_TOKEN"));
-  System.out.print(HttpClient.newHttpClient().send(request.build(), HttpResponse.BodyHandlers.ofString()).body()); } }
+  var token = "Bearer " + System.getenv("GITHUB_TOKEN");
+  var request = HttpRequest.newBuilder(URI.create("https://api.test-name/x")).header("Authorization", token).build();
+  System.out.print(HttpClient.newHttpClient().send(request, HttpResponse.BodyHandlers.ofString()).body()); } }
 """
-FETCH = "fetch('https://api.test-name/x', {headers: {authorization: 'Bearer ' + process.env.GITHUB_TOKEN}}).then(r => r.text()).then(t => process.stdout.write(t))"
-URLLIB = (
-    "import os, urllib.request as u; r = u.Request('https://api.test-name/x', headers={'Authorization': 'Bearer ' + os.environ['GITHUB_TOKEN']});"
-    "print(u.urlopen(r).read().decode(), end='')"
-)
+FETCH = """
+const headers = {authorization: 'Bearer ' + process.env.GITHUB_TOKEN};
+fetch('https://api.test-name/x', {headers}).then(r => r.text()).then(t => process.stdout.write(t));
+"""
+URLLIB = """
+import os, urllib.request
+asked = urllib.request.Request("https://api.test-name/x", headers={"Authorization": "Bearer " + os.environ["GITHUB_TOKEN"]})
+print(urllib.request.urlopen(asked).read().decode(), end="")
+"""
 CLIENTS = {
     "curl": ("sh", "-c", 'curl -sS -H "Authorization: Bearer $GITHUB_TOKEN" https://api.test-name/x'),
     "python": ("python3", "-c", URLLIB),
@@ -155,7 +160,8 @@ ask("https://api.test-name/echo", Authorization="Basic " + base64.b64encode(("gi
 ask(os.environ["GITLAB_API_URL"] + "/repos/acme/x")
 ask(os.environ["GITLAB_API_URL"] + "/elsewhere")
 message = {"model": "claude-haiku-4-5", "max_tokens": 16, "messages": [{"role": "user", "content": "hello"}]}
-ask("http://model.box/v1/messages", json.dumps(message).encode(), **{"x-api-key": os.environ["ANTHROPIC_API_KEY"], "anthropic-version": "2023-06-01", "content-type": "application/json"})
+headers = {"x-api-key": os.environ["ANTHROPIC_API_KEY"], "anthropic-version": "2023-06-01", "content-type": "application/json"}
+ask("http://model.box/v1/messages", json.dumps(message).encode(), **headers)
 open("answers", "wb").write(b"\\n".join(kept))
 subprocess.run(["env"], stdout=open("environment", "w"))
 open("decoy", "w").write(base64.b64encode(("x" + decoy).encode()).decode())
@@ -205,10 +211,9 @@ def test_the_values_are_nowhere_in_the_box_its_record_or_its_cassette_and_a_plan
             # The positive control of the search itself: in the run's own process, outside of the box, the values are.
             outside = Search(SECRET, API_SECRET, user.key)
             outside.processes([int(one) for one in run_processes(user)])
-            user.types("kill", "--all", code=0)
         finally:
-            running.kill()
-            running.communicate()
+            user.types("kill", "--all", "--yes")
+            running.communicate(timeout=30)
     assert [one["authorization"] for one in server.heard] == [
         f"Bearer {SECRET}",
         "Basic " + base64.b64encode(f"git:{SECRET}".encode()).decode(),
