@@ -56,7 +56,7 @@ class HttpDoor(Table):
     hosts: Mapping[Host, Place] = Field(
         default_factory=dict[str, str], description="where a name leads outside, in place of DNS: ADDRESS or ADDRESS:PORT"
     )
-    proxy: bool = Field(default=False, description="set HTTPS_PROXY inside, for programs that find no name without one")
+    proxy: bool = Field(default=False, description="a proxy inside, and HTTPS_PROXY set to it, for programs that want one")
 
 
 class PostgresDoor(Table):
