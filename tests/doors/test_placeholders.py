@@ -10,7 +10,7 @@ from gearcase.doors.placeholders import Placeholder, placeholder_text, put_in
 from gearcase.doors.secrets import Secret
 
 SECRET = "ghp_canary4711neverinside0000"
-ONE = Placeholder(Secret("github", SECRET), placeholder_text(SECRET), frozenset({"authorization", "x-api-key"}))
+ONE = Placeholder(Secret("github", SECRET), "ghp_standsForIt00000000000Aa", frozenset({"authorization", "x-api-key"}))
 
 
 def basic(pair, encode=base64.b64encode):
