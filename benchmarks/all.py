@@ -6,6 +6,7 @@ scripts/bench [--write]
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import platform
 import subprocess
@@ -14,8 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import door
+import egress
+import postgres
+import redis
 import sandbox
 import startup
+import uvloop
 from figures import Figure, show
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,9 +74,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--litellm", required=True)
     parser.add_argument("--bwrap", required=True)
+    parser.add_argument("--srt", default="")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     figures = [*startup.measure(), *sandbox.measure(options.bwrap), *door.measure(options.litellm)]
+    figures += [*egress.measure(options.srt), *uvloop.run(postgres.measure()), *asyncio.run(redis.measure())]
     if options.write:
         PAGE.write_text(page(figures))
     return show(figures)

@@ -3,7 +3,8 @@ beside `createdb -T` of the same data.
 
     python benchmarks/postgres.py
 
-The door counts and journals every statement; the pump parses nothing. Each is a process of its own.
+The door counts and journals every statement; the pump parses nothing. Each is a process of its own. A branch is a whole server in a
+sandbox of its own with a copy of what another server of this machine holds; `createdb -T` is a copy inside a server that runs.
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ from gearcase.seams import Housing
 
 HERE = Path(__file__).parent
 ROUNDS, SECONDS, CLIENTS = 5, 3, 8
+SCALE = 7
+"""Of pgbench's data: 105 MB."""
 
 
 @asynccontextmanager
-async def opened(folder: Path) -> AsyncIterator[tuple[PostgresDoor, Cluster, int]]:
+async def opened(folder: Path, declared: Declared | None = None) -> AsyncIterator[tuple[PostgresDoor, Cluster, int]]:
     """The door, the server behind it, and the port on which the door is served here."""
     driver = NamespacesDriver()
     journal = Journal.create(folder / "journal")
@@ -44,7 +47,7 @@ async def opened(folder: Path) -> AsyncIterator[tuple[PostgresDoor, Cluster, int
         """Nothing brakes here."""
 
     housing = Housing(driver, journal, adopt, lambda sandbox, residue: None, folder)
-    door = PostgresDoor("bench", Declared(), alone=True)
+    door = PostgresDoor("bench", declared or Declared(), alone=True)
     try:
         await door.open(housing)
         listening = socket.create_server(("127.0.0.1", 0))
@@ -84,7 +87,7 @@ async def measure() -> list[Figure]:
             assert pump.stdout is not None
             pumped = int(await pump.stdout.readline())
             try:
-                await pgbench(cluster, "127.0.0.1", port, "-iq", "-s", "5")
+                await pgbench(cluster, "127.0.0.1", port, "-iq", "-s", str(SCALE))
                 places = {"door": ("127.0.0.1", port), "pump": ("127.0.0.1", pumped), "direct": (text, 5432)}
                 rates: dict[str, list[float]] = {name: [] for name in places}
                 for _ in range(ROUNDS):
@@ -96,7 +99,7 @@ async def measure() -> list[Figure]:
             finally:
                 pump.kill()
                 await pump.wait()
-            return [*_rates({name: statistics.median(one) for name, one in rates.items()}), *await _start(cluster)]
+            return [*_rates({name: statistics.median(one) for name, one in rates.items()}), *await _start(cluster, folder)]
 
 
 def _rates(rates: dict[str, float]) -> list[Figure]:
@@ -108,22 +111,37 @@ def _rates(rates: dict[str, float]) -> list[Figure]:
     ]
 
 
-async def _start(cluster: Cluster) -> list[Figure]:
-    """A copy of the same data inside the server: the quickest that PostgreSQL itself can do."""
+async def _start(cluster: Cluster, folder: Path) -> list[Figure]:
+    """A snapshot, a branch, and a copy of the same data inside the server: the quickest that PostgreSQL itself can do."""
+    size = int(await cluster.ask("SELECT pg_database_size('bench');"))
+    branches, templates, dumps = [], [], []
+    for number in range(ROUNDS):
+        templates.append(await _template(cluster, number))
+        began = time.perf_counter()
+        await cluster.dump_to(folder / f"snapshots-{number}" / "dump")
+        dumps.append(time.perf_counter() - began)
+        (folder / f"branch-{number}").mkdir()
+        declared = Declared.model_validate({"mode": "branch", "from": f"postgresql://agent@/bench?host={folder}"})
+        began = time.perf_counter()
+        async with opened(folder / f"branch-{number}", declared):
+            branches.append(time.perf_counter() - began)
+    branch, template, dump = (statistics.median(one) for one in (branches, templates, dumps))
+    beside, data = f"createdb -T {template:.2f} s", f"{size / 1e6:.0f} MB"
+    return [
+        Figure(f"a branch of a local database of {data}", f"{branch:.2f} s", beside, branch, at_most=1.0, unit="s"),
+        Figure(f"a branch of a local database of {data}", f"{branch:.2f} s", beside, branch / template),
+        Figure(f"a snapshot at the gate, of {data}", f"{dump:.2f} s", beside, dump / template),
+    ]
+
+
+async def _template(cluster: Cluster, number: int) -> float:
+    """Seconds of `createdb -T`, for which nobody may be connected."""
+    await cluster.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'bench';", database="postgres")
     began = time.perf_counter()
-    await cluster.ask(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'bench'; CREATE DATABASE copy TEMPLATE bench;",
-        database="postgres",
-    )
-    template = time.perf_counter() - began
-    began = time.perf_counter()
-    target = Path(tempfile.mkdtemp()) / "dump"
-    size = await cluster.dump_to(target)
-    dumped = time.perf_counter() - began
-    target.unlink()
-    target.parent.rmdir()
-    what = f"a snapshot at the gate ({size / 1e6:.0f} MB dump)"
-    return [Figure(what, f"{dumped * 1000:,.0f} ms", f"CREATE DATABASE TEMPLATE {template * 1000:,.0f} ms", dumped / template)]
+    done = await cluster.run("createdb", "-T", "bench", f"copy{number}")
+    if done.exit_code:
+        raise SystemExit(done.stderr.text())
+    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

@@ -104,12 +104,13 @@ class LimitGranted(Event):
 
 @dataclass(frozen=True, slots=True)
 class Held(Event):
-    """The worst case of an action is set aside."""
+    """The worst case of an action is set aside. `billed_by` is the PROVIDER/MODEL that sends an invoice for it; empty: nobody does."""
 
     hold: int
     account: str
     amounts: Amounts
     purpose: str = ""
+    billed_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,7 +343,7 @@ class DatabaseOpened(Event):
     """A database door is open. `nonce` is the SHA-256 of what `SHOW gearcase.contact` answers there: who knows it was in contact."""
 
     door: str
-    mode: str  # fresh | branch | read_only
+    mode: str  # fresh | branch | read_only | volume
     server: int  # major version of the server that answers
     source: str = ""  # without its password
     tables: int = 0
@@ -384,6 +385,17 @@ class DatabaseSnapshot(Event):
     door: str
     kind: str
     file: str
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeKept(Event):
+    """What a database held in the end stays for the next run that names the volume."""
+
+    door: str
+    volume: str
+    keys: int
     bytes: int
     seconds: float
 
@@ -561,6 +573,20 @@ class CheckRan(Event):
     final: bool
     output: str = ""
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverablesScanned(Event):
+    """What is to leave was looked at for credentials: path, line and kind of each finding (`found`, 1,000 at most), never a value.
+
+    `unscanned` says why files were not looked at, empty when all were; `refused` whether the box lets them not leave.
+    """
+
+    files: int
+    found: list[dict[str, Any]]
+    unscanned: str
+    refused: bool
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

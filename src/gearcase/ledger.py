@@ -189,7 +189,7 @@ class Ledger:
 
     # --- holds -------------------------------------------------------------------------------------------------------------
 
-    def hold(self, account: str, amounts: Amounts, purpose: str = "") -> int:
+    def hold(self, account: str, amounts: Amounts, purpose: str = "", billed_by: str = "") -> int:
         """Set aside the worst case of an action; returns the hold's number.
 
         Raises Refused `budget` with `resource`, `needed` and `free` when it does not fit.
@@ -198,7 +198,7 @@ class Ledger:
         mine = self._account(account)
         self._fits(account, amounts)
         number = self._next_hold
-        self._record(Held(number, account, dict(amounts), purpose), mine.agent)
+        self._record(Held(number, account, dict(amounts), purpose, billed_by), mine.agent)
         return number
 
     def sent(self, hold: int) -> None:

@@ -111,6 +111,12 @@ def test_an_error_shows_a_hostile_key_without_its_escapes(tmp_path: Path) -> Non
         (("exec", "--usd", "1"), "no_program"),
         (("models", "list", "nobody"), "unknown_provider"),
         (("models", "prices", "anthropic/nothing"), "unknown_model"),
+        (("run", "count", "--model", "openai/gpt-0", "--take", "out/**"), "unknown_model"),
+        (("spend", "--bogus"), "wrong_call"),
+        (("spend", "--by", "moon"), "wrong_call"),
+        (("run", "count", "--cpus", "two"), "wrong_call"),
+        (("journal", "verfiy"), "wrong_call"),
+        (("rnu",), "unknown_command"),
     ],
 )
 def test_a_wrong_call_ends_with_2_and_a_remedy(tmp_path: Path, arguments: tuple[str, ...], code: str) -> None:
@@ -118,6 +124,13 @@ def test_a_wrong_call_ends_with_2_and_a_remedy(tmp_path: Path, arguments: tuple[
     told = json.loads(ended.stdout)
     assert (ended.returncode, told["error"]["code"]) == (2, code)
     assert told["error"]["remedy"]
+    assert ended.stderr == "" or "nothing may leave" in ended.stderr
+
+
+def test_a_wrong_option_is_told_with_the_nearest_and_where_help_is(tmp_path: Path) -> None:
+    ended = gearcase(tmp_path, "spend", "--sinse", "7d")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "--since" in ended.stderr and "gearcase spend --help" in ended.stderr
 
 
 def test_a_defect_of_ours_becomes_an_error_that_says_where_its_traceback_is() -> None:

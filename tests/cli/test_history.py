@@ -55,6 +55,11 @@ def test_ps_tells_state_and_money(tmp_path: Path) -> None:
     assert (facts[0]["state"], facts[0]["spent"]["usd"]) == ("rejected", 410_000_000)
 
 
+def test_ps_tells_what_a_program_was(tmp_path: Path) -> None:
+    ask(tmp_path, "exec", "--usd", "0", "--", "sh", "-c", "exit 0")
+    assert "sh -c 'exit 0'" in ask(tmp_path, "ps").stdout
+
+
 def test_a_limit_that_only_another_version_knows_keeps_nobody_from_listing_runs(tmp_path: Path) -> None:
     folder = run_on_disk(tmp_path, *HAPPENED)
     (folder / "box.toml").write_text('[limits]\nwall = "7m"\nphotons = 12\n')

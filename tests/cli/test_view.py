@@ -276,6 +276,21 @@ def test_the_report_tells_what_a_person_asks(tmp_path: Path) -> None:
         assert expected in told, expected
 
 
+def test_a_narrow_report_tells_what_each_model_cost(tmp_path: Path) -> None:
+    view = view_of(
+        tmp_path,
+        STARTED,
+        OPENED,
+        events.Held(1, "lead", {"usd": 10**9}),
+        events.Settled(1, "lead", {"usd": 1234567}),
+        called(1, 1),
+    )
+    told = rendered(summary.report(history_of(tmp_path, view), ended("accepted")), 40)
+    assert all(len(row) <= 40 for row in told.splitlines())
+    [row] = [row.split() for row in told.splitlines() if row.split()[1:2] == ["1"] and "$" in row]
+    assert row[0] != "1" and row[-1] == "$0.0012"
+
+
 def test_residue_is_told_in_the_report(tmp_path: Path) -> None:
     view = view_of(
         tmp_path,

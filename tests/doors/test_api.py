@@ -295,6 +295,22 @@ def test_an_upstream_that_misbehaves_is_told_in_the_doors_words(said, status, co
 
 
 @scenario
+async def test_headers_without_end_are_cut_and_cost_no_memory():
+    sent = 0
+
+    async def endless():
+        nonlocal sent
+        yield b"HTTP/1.1 200 OK\r\n"
+        while sent < 1 << 30:
+            sent += 1 << 16
+            yield b"x: " + b"y" * ((1 << 16) - 5) + b"\r\n"
+
+    async with standing(lambda head, body: endless()) as (_, stand), stand.client.get("/v1/a") as answer:
+        assert (answer.status, (await answer.json())["error"]["code"]) == (502, "broken_upstream")
+    assert sent < 16 << 20
+
+
+@scenario
 async def test_an_upstream_that_is_down_private_or_breaks_off():
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]

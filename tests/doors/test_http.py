@@ -138,6 +138,40 @@ def test_a_name_that_leads_to_this_machine_is_refused_unless_the_operator_means_
     run(scenario)
 
 
+def test_a_name_is_resolved_once_and_the_address_that_was_checked_is_dialled(monkeypatch):
+    """Somebody's DNS that says one thing to the check and another to the dial (rebinding), or both at once."""
+    public, home = "93.184.215.14", "127.0.0.1"
+
+    async def scenario():
+        async with Outside(ANSWER) as outside:
+            port = int(outside.place.partition(":")[2])
+            for answers, refusal in (([[public], [home]], "unreachable"), ([[public, home]], "private_address")):
+                asked, dialled = [], []
+                loop = asyncio.get_running_loop()
+
+                async def lookup(host, to, *, asked=asked, answers=answers, **__):
+                    asked.append(host)
+                    now = answers[min(len(asked), len(answers)) - 1]
+                    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, to or 0)) for one in now]
+
+                async def dial(_sock, address, dialled=dialled):
+                    dialled.append(address)
+                    raise ConnectionRefusedError
+
+                monkeypatch.setattr(loop, "getaddrinfo", lookup)
+                monkeypatch.setattr(loop, "sock_connect", dial)
+                stand = Stand(f"changing.example:{port}", hosts={})
+                await stand.says(GET.replace(NAME.encode(), b"changing.example"), port, "changing.example")
+                monkeypatch.undo()
+                assert stand.refusals() == [refusal]
+                assert asked == ["changing.example"]
+                assert dialled == ([(public, port)] if refusal == "unreachable" else [])
+                await stand.close()
+            assert outside.heard == []
+
+    run(scenario)
+
+
 def test_a_host_that_is_down_is_an_error_that_says_so():
     async def scenario():
         with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -325,3 +325,11 @@ def test_a_missing_or_unfit_secret_is_told_before_anything_starts(tmp_path):
         made = OpenedHosts({"github": declared.model_copy(update=more)}, environment)
         assert made.environment["TOKEN"].startswith("ghp_")
     assert isinstance(made.describe()[0]["purpose"], str) and SECRET not in repr(made.describe())
+
+
+def test_a_file_without_authorities_is_told_before_anything_starts(tmp_path):
+    (tmp_path / "ca.pem").write_text("nothing of the kind")
+    declared = HostSecret.model_validate({"env": "TOKEN", "hosts": [HOST], "ca": tmp_path / "ca.pem"})
+    with pytest.raises(UsageError) as error:
+        OpenedHosts({"github": declared}, {"TOKEN": SECRET})
+    assert error.value.code == "bad_ca"

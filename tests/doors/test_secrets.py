@@ -21,7 +21,7 @@ def test_without_the_keyring_package_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "keyring", None)
     with pytest.raises(UsageError) as error:
         in_keyring("github/me", "[secrets.github]")
-    assert error.value.code == "missing_extra" and "gearcase[keyring]" in error.value.remedy
+    assert error.value.code == "missing_key" and "gearcase[keyring]" in error.value.remedy
 
 
 def test_no_error_and_no_text_of_a_secret_holds_its_value(tmp_path):

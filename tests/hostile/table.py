@@ -18,12 +18,13 @@ from rich.console import Console
 from rich.table import Table
 
 PROVEN_ELSEWHERE = {
-    46: "tests/doors/postgres/test_cluster.py (superuser), tests/journeys/test_postgres.py, test_postgres_branch.py (a dump)",
-    36: "tests/doors/model/test_bounds.py, tests/doors/model/test_protocols.py",
+    46: "tests/doors/postgres/test_cluster.py (superuser), tests/journeys/test_postgres.py, test_postgres_branch.py (a dump), "
+    "tests/doors/redis/test_server.py (Lua, modules, replication; taken over)",
+    36: "tests/doors/test_server.py (smuggling, endless headers, slowloris, limits), tests/journeys/test_door.py (tokens)",
     37: "tests/doors/test_files.py (flags), tests/journeys/test_examples.py (checks on a copy)",
     44: "tests/sandbox/test_snapshots.py (shared mappings)",
-    45: "tests/doors/model/test_protocols.py, tests/doors/model/test_faults.py (the provider's log is the witness)",
-    47: "tests/journeys/test_run.py (checks outside, on a copy)",
+    45: "tests/journeys/test_model_egress.py (a provider that would fetch all of it), tests/doors/model/test_door.py",
+    47: "tests/test_checks.py (verdicts), tests/run/test_handover.py (checks on request), tests/journeys/test_repository.py (a hook)",
     49: "tests/hostile/test_endurance.py",
 }
 """Attempts of the list that need a door or a whole run: where they are shown."""

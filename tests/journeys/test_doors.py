@@ -1,7 +1,10 @@
 """Real clients in a box, unmodified, through its doors."""
 
+import base64
+import hashlib
 import http.server
 import json
+import socketserver
 import subprocess
 import sys
 import threading
@@ -135,6 +138,86 @@ def test_other_clients_need_no_proxy_variable(user, client):
     with serving(user.folder) as place:
         file = box(user, ["files.example.org"], {"files.example.org": place})
         assert executes(user, file, *command).out == "from outside\n"
+
+
+def test_npm_installs_from_a_registry_outside(user):
+    registry = user.home / "registry"
+    source = user.home / "gadget/package"
+    source.mkdir(parents=True)
+    (source / "package.json").write_text('{"name": "gadget", "version": "1.0.0", "main": "index.js"}')
+    (source / "index.js").write_text("module.exports = 42;")
+    (registry / "files").mkdir(parents=True)
+    archive = registry / "files/gadget-1.0.0.tgz"
+    subprocess.run(["tar", "-czf", archive, "-C", source.parent, "package"], check=True)
+    digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
+    version = {
+        "name": "gadget",
+        "version": "1.0.0",
+        "dist": {"tarball": "http://npm.example.org/files/gadget-1.0.0.tgz", "integrity": f"sha512-{digest}"},
+    }
+    (registry / "gadget").write_text(
+        json.dumps({"name": "gadget", "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": version}})
+    )
+    with serving(registry) as place:
+        file = box(user, ["npm.example.org"], {"npm.example.org": place})
+        script = (
+            "export HOME=/tmp; npm install --silent --no-audit --no-fund --registry http://npm.example.org/ gadget && "
+            "node -e 'console.log(require(\"gadget\"))'"
+        )
+        assert executes(user, file, "sh", "-c", script).out.strip() == "42"
+
+
+STATIC = """
+#include <arpa/inet.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+/* Without a C library's resolver, as Go does it: a question to the first name server, then a connection. */
+int main(int argc, char **argv) {
+  unsigned char q[512] = {0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0}, a[512];
+  int at = 12, n, port = 0;
+  char name[256]; strcpy(name, argv[1]); sscanf(argv[2], "%d", &port);
+  for (char *part = strtok(name, "."); part; part = strtok(0, ".")) {
+    q[at++] = strlen(part); memcpy(q + at, part, strlen(part)); at += strlen(part);
+  }
+  q[at++] = 0; q[at++] = 0; q[at++] = 1; q[at++] = 0; q[at++] = 1;
+  struct sockaddr_in to = {AF_INET, htons(53)};
+  to.sin_addr.s_addr = htonl(0x7f000001);
+  int s = socket(AF_INET, SOCK_DGRAM, 0);
+  connect(s, (void *)&to, sizeof to); write(s, q, at); n = read(s, a, sizeof a);
+  if (n < at + 16 || !a[7]) { puts("no such name"); return 1; }
+  memcpy(&to.sin_addr, a + n - 4, 4); to.sin_port = htons(port);
+  s = socket(AF_INET, SOCK_STREAM, 0);
+  if (connect(s, (void *)&to, sizeof to)) { perror("connect"); return 1; }
+  n = read(s, a, sizeof a - 1); a[n > 0 ? n : 0] = 0; printf("%s", (char *)a);
+  write(s, "SSH-2.0-client\\r\\n", 16);
+  while ((n = read(s, a, sizeof a)) > 0) fwrite(a, 1, n, stdout);
+  return 0;
+}
+"""
+
+
+def test_a_static_binary_speaks_raw_tcp_to_a_server_that_speaks_first(user):
+    """What no proxy variable reaches: a program without a C library's resolver, a protocol that is not the web's."""
+    heard = []
+
+    class Ssh(socketserver.StreamRequestHandler):
+        def handle(self):
+            self.wfile.write(b"SSH-2.0-server\r\n")
+            heard.append(self.rfile.readline())
+            self.wfile.write(b"welcome\n")
+
+    (user.folder / "client.c").write_text(STATIC)
+    subprocess.run(["cc", "-static", "-w", "-o", user.folder / "client", user.folder / "client.c"], check=True)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Ssh) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"127.0.0.1:{server.server_address[1]}"
+        file = box(user, ["tcp://git.example.org:22"], {"git.example.org": place})
+        file.write_text(file.read_text() + '[files]\ngive = ["client"]\n')
+        told = executes(user, file, "sh", "-c", "./client git.example.org 22; ./client evil.example 22; exit 0").out
+        server.shutdown()
+    assert told == "SSH-2.0-server\nwelcome\nno such name\n"
+    assert heard == [b"SSH-2.0-client\r\n"]
 
 
 def test_the_limit_of_bytes_cuts_and_says_so(user):

@@ -62,3 +62,18 @@ def test_a_table_is_loaded_into_a_simulated_cloud_account(user):
     record = user.types("run", "-f", folder / "box.toml", "--model", model, "--out", "out", "--json", code=0).record
     assert (user.folder / "out/out/totals.csv").read_text() == "north,15\nsouth,20\n"
     assert record["residue"] == []
+
+
+def test_counts_in_a_cache_go_on_in_the_next_run(user):
+    """redis-py, which a machine would have for all, is given here from the environment of the tests."""
+    packages = Path(sys.executable).parents[1] / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+    folder = user.folder / "redis"
+    shutil.copytree(EXAMPLES / "doors/redis", folder)
+    text = (folder / "box.toml").read_text()
+    (folder / "box.toml").write_text(text.replace("take =", f'see = ["{packages}"]\ntake ='))
+    command = "PYTHONPATH=/given/site-packages PYTHONDONTWRITEBYTECODE=1 python3 work.py"
+    for out, counts in (("first", "/prices,2\n/docs,1\n"), ("second", "/prices,4\n/docs,2\n")):
+        model = user.script({"commands": [command, "gear done"]})
+        record = user.types("run", "-f", folder / "box.toml", "--model", model, "--out", out, "--json", code=0).record
+        assert (user.folder / out / "out/pages.csv").read_text() == counts
+        assert record["residue"] == []

@@ -118,6 +118,22 @@ def test_what_was_spent_is_told_by_day_run_agent_and_model_as_the_provider_bille
     assert "look back" in user.types("spend", "--since", "yesterday", code=2).err
 
 
+def test_a_call_that_was_at_the_provider_when_its_run_was_killed_is_told_at_its_worst_case(user):
+    with user.provides({**CALL, "fault": "slow", "delay": 30}) as provider:
+        running = user.starts(*calls(user, provider, 1, "--name", "cut"), **user.keys)
+        user.waits_for("sent")
+        while not provider.calls():
+            time.sleep(0.01)
+        owner = json.loads(next((user.home / "state").glob("gearcase/runs/*/owner")).read_text())
+        os.kill(owner["pid"], signal.SIGKILL)
+        running.communicate(timeout=30)
+        [row] = json.loads(user.types("spend", "--by", "call", "--json", code=0).out)
+        assert (row["run"], row["agent"], row["model"], row["calls"], row["certain"]) == ("cut", "lead", MODEL, 1, 0)
+        assert row["usd"] >= provider.billed("anthropic") > 0
+        assert row["usd"] == json.loads(user.types("report", "cut", "--json", code=0).out)["spent"]["usd"]
+        assert "not reported" in " ".join(user.types("spend", "--by", "model", code=0).out.split())
+
+
 SPENDS = {"commands": ["mkdir -p out; date >> out/x"], "usage": {"input": 1000, "output": 4000}}
 
 

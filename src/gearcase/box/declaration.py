@@ -119,6 +119,9 @@ class Files(Table):
         default=(), description="what may leave, by copy: patterns relative to /workspace, `postgres:NAME`"
     )
     take_max: Size = written(500 * 2**20, "500MiB", "most bytes that may leave")
+    secrets: Literal["mark", "refuse", "off"] = Field(
+        default="mark", description="files that hold what looks like a credential: mark them, refuse them, or do not look"
+    )
 
 
 class Check(Table):

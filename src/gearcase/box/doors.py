@@ -12,6 +12,7 @@ from gearcase.box.calls import ApiDoor
 from gearcase.box.dsn import parse_dsn
 from gearcase.box.fields import DoorName, Name, Size, Table, Url, Word, written, wrong
 from gearcase.box.hosts import parse_name, parse_place, parse_rule, place_text
+from gearcase.box.redis_url import parse_redis_source
 from gearcase.errors import UsageError
 
 T = TypeVar("T")
@@ -37,7 +38,9 @@ Place = Annotated[str, written_as(parse_place, lambda place: place_text(*place))
 
 
 DsnText = Annotated[str, written_as(parse_dsn, str), Field(max_length=1000)]
+RedisSource = Annotated[str, written_as(parse_redis_source, str), Field(max_length=1000)]
 Relation = Annotated[str, Field(pattern=r"^[^.\x00]{1,63}\.[^\x00]{1,63}$")]
+Column = Annotated[str, Field(pattern=r"^([^.\x00]{1,63}\.){1,2}[^.\x00]{1,63}$")]
 
 
 CloudRule = Annotated[str, Field(pattern=r"^[a-z0-9*-]+:[A-Za-z0-9*]+$", max_length=100)]
@@ -75,6 +78,10 @@ class PostgresDoor(Table):
     password_file: Path | None = Field(default=None, description="file that holds its password")
     exclude: tuple[Relation, ...] = Field(default=(), description="tables (SCHEMA.TABLE) whose rows are not copied")
     schema_only: bool = Field(default=False, description="copy no rows at all")
+    mask: Mapping[Column, Literal["hash", "null"]] = Field(
+        default_factory=dict[str, Literal["hash", "null"]],
+        description="columns ([SCHEMA.]TABLE.COLUMN) whose values stay outside: a hash, or nothing, in their place",
+    )
     memory: Size = written(512 * 2**20, "512MiB", "memory of its server")
     disk: Size = written(2 * 2**30, "2GiB", "space of its server")
     must_touch: tuple[Relation, ...] = Field(
@@ -85,8 +92,8 @@ class PostgresDoor(Table):
     def _whole(self) -> PostgresDoor:
         if (self.mode == "fresh") != (self.source is None):
             raise wrong("a fresh database has no `from`" if self.source else f'mode = "{self.mode}" needs `from`, the database')
-        if self.mode != "branch" and (self.exclude or self.schema_only):
-            raise wrong("`exclude` and `schema_only` are for a branch")
+        if self.mode != "branch" and (self.exclude or self.schema_only or self.mask):
+            raise wrong("`exclude`, `schema_only` and `mask` are for a branch")
         if self.mode == "read_only" and self.must_touch:
             raise wrong("what was touched is counted by servers of our own: `must_touch` is for fresh and branch")
         return self
@@ -95,7 +102,7 @@ class PostgresDoor(Table):
 class RedisDoor(Table):
     """A Redis database inside, at NAME.box:6379: empty, a branch of `from`, or a volume that stays for the next run."""
 
-    source: Annotated[str, Field(max_length=1000)] | None = Field(
+    source: RedisSource | None = Field(
         default=None, alias="from", description="what it begins with: an RDB file, or redis://HOST:PORT of a running server"
     )
     password_env: Word | None = Field(default=None, description="environment variable that holds that server's password")
@@ -108,14 +115,8 @@ class RedisDoor(Table):
     def _whole(self) -> RedisDoor:
         if self.source is not None and self.volume is not None:
             raise wrong("`volume` begins with what the last run left, `from` with something else: name one of them")
-        if (
-            self.source is not None
-            and self.source.startswith("redis://")
-            and "@" in self.source.partition("//")[2].partition("/")[0]
-        ):
-            user = self.source.partition("//")[2].partition("@")[0]
-            if ":" in user:
-                raise wrong("`from` holds a password: write it into a variable, and name that with `password_env`", secret=True)
+        if self.memory < 4 << 20:  # an empty server takes one of them
+            raise wrong("`memory` is at least 4MiB")
         if self.password_env is not None and not (self.source or "").startswith("redis://"):
             raise wrong("`password_env` is for a running server (redis://...)")
         return self
@@ -157,3 +158,10 @@ class Doors(Table):
     postgres: Mapping[DoorName, PostgresDoor] = Field(default_factory=dict[str, PostgresDoor], description="databases, by name")
     redis: Mapping[DoorName, RedisDoor] = Field(default_factory=dict[str, RedisDoor], description="Redis databases, by name")
     aws: AwsDoor | None = Field(default=None, description="a cloud account")
+
+    @model_validator(mode="after")
+    def _volumes_once(self) -> Doors:
+        volumes = [one.volume for one in self.redis.values() if one.volume is not None]
+        if twice := {name for name in volumes if volumes.count(name) > 1}:
+            raise wrong(f"two doors cannot keep one volume: {', '.join(sorted(twice))}")
+        return self

@@ -22,6 +22,7 @@ from gearcase.box.declaration import Box
 from gearcase.box.lines import PathKey, lines_of
 from gearcase.box.mistakes import Mistake, dotted, failure, from_validation, nearest, place
 from gearcase.box.paths import PathMistake, absolute, existing
+from gearcase.box.secrets import conflicts
 from gearcase.box.tools import find_tools
 from gearcase.errors import UsageError
 
@@ -186,16 +187,20 @@ def _path_places(draft: _Draft) -> Iterable[_Place]:
             for key in keys:
                 if key in draft.table(*above, name):
                     yield _Place((*above, name, key), "file")
+    yield from _door_places(draft)
+    for key in ("lead", "worker"):
+        kind = _FILE_UPSTREAMS.get(str(draft.table("model").get(key)).partition(":")[0])
+        if kind:
+            yield _Place(("model", key), kind)
+
+
+def _door_places(draft: _Draft) -> Iterable[_Place]:
     for name in draft.table("doors", "api"):
         for variable in draft.table("doors", "api", name, "key_files"):
             yield _Place(("doors", "api", name, "key_files", variable), "file")
     for name in draft.table("doors", "redis"):
         if "://" not in str(draft.table("doors", "redis", name).get("from", "://")):
             yield _Place(("doors", "redis", name, "from"), "file")
-    for key in ("lead", "worker"):
-        kind = _FILE_UPSTREAMS.get(str(draft.table("model").get(key)).partition(":")[0])
-        if kind:
-            yield _Place(("model", key), kind)
 
 
 def _check_places(number: int, check: Any) -> Iterable[_Place]:
@@ -338,7 +343,8 @@ def _whole(draft: _Draft, box: Box) -> None:
         names.add(check.name)
         _distinct(draft, ("check", number, "files"), check.files)
     _taken_databases(draft, box)
-    _distinct_secrets(draft, box)
+    for path, message in conflicts(box.secrets):
+        draft.wrong(("secrets", *path), message)
     for name, price in box.model.prices.items():
         rates = price.model_dump(exclude={"context", "max_output"}, exclude_none=True)
         missing = [key for key in ("input", "output") if rates and key not in rates]
@@ -366,19 +372,6 @@ def _taken_databases(draft: _Draft, box: Box) -> None:
             draft.wrong(
                 ("files", "take", number), f"= {pattern!r} names no database of the box's own", nearest(name, box.doors.postgres)
             )
-
-
-def _distinct_secrets(draft: _Draft, box: Box) -> None:
-    """Each has a variable of its own, and a host one set of authorities."""
-    variables: set[str] = set()
-    authorities: dict[str, Path | None] = {}
-    for name, secret in box.secrets.items():
-        if secret.env in variables:
-            draft.wrong(("secrets", name, "env"), f"= {secret.env!r} is the variable of an earlier secret")
-        variables.add(secret.env)
-        for host in secret.hosts:
-            if authorities.setdefault(host, secret.ca) != secret.ca:
-                draft.wrong(("secrets", name, "ca"), f"differs from that of an earlier secret for {host}")
 
 
 def _distinct(draft: _Draft, at: PathKey, paths: tuple[Path, ...]) -> None:

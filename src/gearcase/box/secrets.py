@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,3 +72,16 @@ class HostSecret(Table):
         if len({secret_host(one) for one in self.hosts}) < len(self.hosts):
             raise wrong("`hosts` names one host twice")
         return self
+
+
+def conflicts(declared: Mapping[str, HostSecret]) -> Iterator[tuple[tuple[str, str], str]]:
+    """What secrets want that others have: each needs a variable of its own, and a host one set of authorities. (name, key), sentence."""
+    variables: set[str] = set()
+    authorities: dict[str, Path | None] = {}
+    for name, secret in declared.items():
+        if secret.env in variables:
+            yield (name, "env"), f"= {secret.env!r} is the variable of an earlier secret"
+        variables.add(secret.env)
+        for host in secret.hosts:
+            if authorities.setdefault(host, secret.ca) != secret.ca:
+                yield (name, "ca"), f"differs from that of an earlier secret for {host}"

@@ -32,7 +32,7 @@ def _lines(project: Project) -> Iterator[str]:
     yield from _files(project)
     yield from _sandbox(project)
     yield from _checks(project)
-    yield from _to_come(project)
+    yield from _doors(project)
 
 
 def _files(project: Project) -> Iterator[str]:
@@ -83,16 +83,31 @@ def _checks(project: Project) -> Iterator[str]:
         yield ""
 
 
-def _to_come(project: Project) -> Iterator[str]:
+def _doors(project: Project) -> Iterator[str]:
+    """Doors that the repository seems to need, each as remarks: what is reached is for a person to decide."""
     if project.locks:
-        yield "# No network inside: what is installed here is what there is. Hosts that the lock files name, for an egress door to come:"
+        by_host: dict[str, list[str]] = {}
         for lock in project.locks:
-            yield f"#   {lock.file}: {', '.join(map(_inert, lock.hosts))}"
+            for host in lock.hosts:
+                by_host.setdefault(host, []).append(lock.file)
+        yield "# There is no network inside: what is installed here is what there is. To let packages be brought, open their hosts:"
+        yield "# [doors.http]"
+        yield "# allow = ["
+        yield from (f"#   {toml_string(host)},  # {', '.join(map(_inert, files))}" for host, files in by_host.items())
+        yield "# ]"
         yield ""
-    if project.databases:
-        yield "# Databases are not reachable from inside. Named here, for a database door to come:"
-        for file, key in project.databases:
-            yield f"#   {key} in {_inert(file)}"
+    named: set[str] = set()
+    for file, key in project.databases:
+        prefix = key.removesuffix("DATABASE_URL")[:40].strip("_").lower().replace("_", "-")
+        name = prefix if prefix[:1].isalpha() else f"db{prefix}"
+        if name in named:
+            continue
+        named.add(name)
+        yield f"# {key} in {_inert(file)} is not reachable from inside. To give the agent a throw-away copy of it, in its place:"
+        yield f"# [doors.postgres.{name}]"
+        yield '# mode = "branch"  # or "fresh", an empty one, without `from`'
+        yield '# from = "postgresql://USER@HOST:5432/DATABASE"  # where it is, without the password'
+        yield '# password_env = "PGPASSWORD"  # the variable of yours that holds the password'
         yield ""
 
 

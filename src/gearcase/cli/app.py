@@ -56,6 +56,7 @@ COMMANDS: dict[str, _Entry] = {
     "journal": _Entry("journal", "app"),
     "db": _Entry("db", "app"),
     "models": _Entry("models", "app"),
+    "prune": _Entry("prune", "prune"),
     "doctor": _Entry("doctor", "doctor"),
 }
 
@@ -70,19 +71,29 @@ def run_command_line(arguments: list[str]) -> int:
     try:
         if named and not named.startswith("-") and named not in COMMANDS:
             raise _unknown(named)
-        build([named] if named in COMMANDS else list(COMMANDS))(arguments, prog_name="gearcase")
+        told = build([named] if named in COMMANDS else list(COMMANDS))(arguments, prog_name="gearcase", standalone_mode=False)
+        return told if isinstance(told, int) else 0
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except GearcaseError as error:
         return failure.show(error, _wants_json(arguments))
+    except typer.Abort:  # a question that nobody could answer
+        return 130
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output left: nothing more can be said
         return 141
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        return failure.show(failure.unexpected(error), _wants_json(arguments))
-    return 0
+        message: Any = getattr(error, "format_message", None)  # typer's classes move between versions; what they can do does not
+        if message is None:
+            return failure.show(failure.unexpected(error), _wants_json(arguments))
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group that was named alone: its help
+            sys.stderr.write(f"{message()}\n")
+            return UsageError.exit_code
+        command = getattr(getattr(error, "ctx", None), "command_path", "") or f"gearcase {named}".strip()
+        wrong = UsageError("wrong_call", message().rstrip(".").replace("\n", " "), remedy=f"see what it takes: {command} --help")
+        return failure.show(wrong, _wants_json(arguments))
 
 
 def build(names: list[str]) -> typer.Typer:

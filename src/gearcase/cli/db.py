@@ -9,11 +9,13 @@ from rich.text import Text
 
 from gearcase.cli import options as o
 from gearcase.cli.console import err, out, print_json
+from gearcase.cli.psql import psql
 from gearcase.cli.text import neutral
 from gearcase.doors.postgres.difference import DATABASES, Change, Kept, compare, recall
 from gearcase.runs import find
 
 app = typer.Typer(help="What a run did to its databases.", no_args_is_help=True)
+app.command("psql")(psql)
 _STYLES = {"added": "green", "dropped": "red", "changed": "cyan"}
 _LINE = 300
 

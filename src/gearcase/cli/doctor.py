@@ -121,7 +121,7 @@ def page(profile: Profile, facts: list[Fact], needed: tuple[str, ...], lacking: 
         parts.append(section(f"To get more of {neutral(helped)}", Text(neutral(remedy), "yellow")))
     table = grid(None, None, 1)
     for fact in facts:
-        mark, style = ("✓", "green") if fact.ok else ("✗", "red")
+        mark, style = ("✗", "red") if not fact.ok else ("–", "yellow") if fact.remedy else ("✓", "green")
         table.add_row(Text(mark, style), neutral(fact.name), neutral(fact.text))
         if fact.remedy:
             table.add_row("", Text("→", "green"), neutral(fact.remedy))

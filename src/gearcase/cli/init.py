@@ -65,8 +65,12 @@ def _write(top: Path, text: str) -> None:
 
 def _told(project: Project) -> list[str]:
     lines = [f"check     {test.name}: by {test.told_by}" for test in project.tests]
-    lines += [f"hosts     {', '.join(lock.hosts)} by {lock.file}: a remark, there is no network inside" for lock in project.locks]
-    lines += [f"database  {key} in {file}: a remark, not reachable from inside" for file, key in project.databases]
+    lines += [
+        f"hosts     {', '.join(lock.hosts)} by {lock.file}: a remark, open [doors.http] to reach them" for lock in project.locks
+    ]
+    lines += [
+        f"database  {key} in {file}: a remark, open its [doors.postgres] for a throw-away copy" for file, key in project.databases
+    ]
     return lines + [f"given     {name} too: move it away first if it holds keys" for name in project.secrets]
 
 

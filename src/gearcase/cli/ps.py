@@ -13,7 +13,7 @@ from rich.text import Text
 from gearcase.cli import options as o
 from gearcase.cli.console import out, print_json
 from gearcase.cli.history import History, history
-from gearcase.cli.shapes import state_text, state_word
+from gearcase.cli.shapes import counted, state_text, state_word
 from gearcase.cli.text import first_line, neutral
 from gearcase.runs import all_runs
 from gearcase.units import format_duration, format_money
@@ -37,7 +37,7 @@ def ps(
         console = out()
         console.print(_table(runs, narrow=console.width < 60))
         if len(folders) > len(shown):
-            out().print(Text(f"{len(folders) - len(shown)} older runs: gearcase ps --all", "dim"))
+            out().print(Text(f"{counted(len(folders) - len(shown), 'older run')}: gearcase ps --all", "dim"))
 
 
 def _facts(run: History) -> dict[str, Any]:

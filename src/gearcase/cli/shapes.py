@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
@@ -65,6 +66,16 @@ class Bar:
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         width = self.width if console.width >= _NARROW else 0
         return Measurement(width, width)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """What looks different where there is little room."""
+
+    made: Callable[[bool], RenderableType]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.made(console.width < _NARROW)
 
 
 def amount(resource: str, value: int) -> str:

@@ -7,6 +7,7 @@ import csv
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Annotated, Any
@@ -21,7 +22,8 @@ from gearcase.cli import options as o
 from gearcase.cli.console import err, out, print_json
 from gearcase.cli.text import neutral
 from gearcase.errors import RunError, UsageError
-from gearcase.journal import read
+from gearcase.journal import Record, read
+from gearcase.run.recovery import recover
 from gearcase.runs import RunFolder, all_runs
 from gearcase.units import NANO, format_money, parse_duration
 
@@ -99,24 +101,31 @@ def _first_moment(since: str) -> float:
 def _all_calls(first: float) -> Iterator[Spent]:
     for folder in all_runs():
         if any(segment.stat().st_mtime >= first for segment in folder.journal.glob("*.jsonl")):
+            if not folder.owner_pid():
+                with suppress(RunError):  # what it spent is told as far as it stands there
+                    recover(folder)
             yield from _calls(folder, first)
 
 
 def _calls(folder: RunFolder, first: float) -> Iterator[Spent]:
-    """The billed calls of one run."""
-    held: dict[int, int] = {}
+    """The billed calls of one run. One that was at the provider when the run was killed counts whole, as it does for every limit."""
+    held: dict[int, Record] = {}
     cost: dict[int, tuple[int, bool]] = {}
+    told: set[int] = set()
     try:
         for record in read(folder.journal):
             raw = record.raw
             match record.type:
                 case "held":
-                    held[raw["hold"]] = raw["amounts"].get("usd", 0)
+                    held[raw["hold"]] = record
                 case "settled":
                     cost[raw["hold"]] = (raw["amounts"].get("usd", 0), True)
-                case "cut":
-                    cost[raw["hold"]] = (held.get(raw["hold"], 0), False)
-                case "model_called" if raw.get("billed", True) and record.time >= first:
+                case "cut" if raw["hold"] in held:
+                    cost[raw["hold"]] = (held[raw["hold"]].raw["amounts"].get("usd", 0), False)
+                case "model_called":
+                    told.add(raw["hold"])
+                    if not raw.get("billed", True) or record.time < first:
+                        continue
                     usd, certain = cost.get(raw["hold"], (0, True))
                     used: dict[str, int] = raw["usage"]
                     tokens = [used.get(name, 0) for name in _TOKENS]
@@ -127,6 +136,11 @@ def _calls(folder: RunFolder, first: float) -> Iterator[Spent]:
                     continue
     except RunError as error:
         err().print(Text(f"{neutral(folder.name)}: {neutral(error.message)}; what comes after is missing here", "yellow"))
+    for number in cost.keys() & held.keys() - told:
+        record, (usd, certain) = held[number], cost[number]
+        _provider, _, model = record.raw.get("billed_by", "").partition("/")
+        if model and record.time >= first:
+            yield Spent(today(record.time), folder.name, record.agent, model, 1, 0, 0, 0, 0, usd, usd if certain else 0)
 
 
 def _grouped(calls: Iterable[Spent], by: By) -> Iterator[Spent]:

@@ -18,6 +18,7 @@ from gearcase.cli.shapes import (
     STRENGTH_STYLE,
     VERDICT_MARK,
     Bar,
+    Fitting,
     amount,
     counted,
     denied,
@@ -232,7 +233,7 @@ def _spent(run: History) -> Iterator[RenderableType]:
     yield table
     if view.models:
         yield Text()
-        yield _models(view.models)
+        yield Fitting(lambda narrow: _models(view.models, narrow))
         if any(model.unbilled for model in view.models.values()):
             yield Text("* as priced; a person, a cassette or a script sends no invoice, and it counts to no day", "dim")
     if (threads := tree(view.threads)) is not None:
@@ -240,23 +241,20 @@ def _spent(run: History) -> Iterator[RenderableType]:
         yield threads
 
 
-def _models(models: Mapping[str, ModelView]) -> Table:
+def _models(models: Mapping[str, ModelView], narrow: bool) -> Table:
+    """`narrow`: without tokens."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("model", overflow="fold")
-    for heading in ("calls", "input", "cached", "output", "cost"):
+    for heading in ("calls", "cost") if narrow else ("calls", "input", "cached", "output", "cost"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, model in sorted(models.items(), key=lambda item: -item[1].usd):
         tokens = model.tokens
         written = sum(tokens.get(key, 0) for key in ("input", "cache_write_5m", "cache_write_1h"))
         failed = f" ({model.failed} failed)" if model.failed else ""
-        table.add_row(
-            neutral(name),
-            f"{model.calls}{failed}",
-            f"{written:,}",
-            f"{tokens.get('cache_read', 0):,}",
-            f"{tokens.get('output', 0):,}",
-            format_money(model.usd) + ("*" if model.unbilled else ""),
-        )
+        counts = (written, tokens.get("cache_read", 0), tokens.get("output", 0))
+        shown = () if narrow else (f"{count:,}" for count in counts)
+        cost = format_money(model.usd) + ("*" if model.unbilled else "")
+        table.add_row(neutral(name), f"{model.calls}{failed}", *shown, cost)
     return table
 
 

@@ -63,7 +63,8 @@ class ApiDoor:
         secrets = [find_secret(one, files.get(one), environment, f"[doors.{self.id}]") for one in names]
         self._headers: Pairs = [(key, filled(text, secrets)) for key, text in declared.headers.items()]
         whole = [text for (_, text), given in zip(self._headers, declared.headers.values(), strict=True) if text != given]
-        self._mask = Mask([*(secret.value for secret in secrets), *whole])
+        self.secrets = tuple(secret.value for secret in secrets)
+        self._mask = Mask([*self.secrets, *whole])
         self._put_in = frozenset(_folded(key) for key in declared.headers)
         self._rate = Bucket(parse_rate(declared.rate)) if declared.rate else None
         self._forwarder = Forwarder(self._locate, declared.ca)

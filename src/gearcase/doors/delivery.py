@@ -4,6 +4,9 @@ Invariants: what is put into the operator's folder is what was staged, hashed ag
 without `force`; either everything is there afterwards, with its manifest beside it, or nothing has changed. A new folder appears
 in one rename; into a folder that exists, each file does, and a failure takes the others back.
 
+A log of another database that stands where a delivered one looks for its own would be played into it: it is in the way, too, and
+`force` takes it away.
+
 Threat: the names are the agent's, the folder may hold links. Files are put in place below the folder's descriptor, without
 following a link, so `out/sub` that is a link elsewhere is refused and not written through.
 """
@@ -24,6 +27,7 @@ from gearcase.doors.files import DeliveredFile, Delivery
 from gearcase.errors import RunError, UsageError
 from gearcase.sandbox.beneath import CREATE, DIRECTORY, explaining, open_beneath, open_file, replacing, shown
 from gearcase.sandbox.content import ContentChanged, copy_content, write_all
+from gearcase.sandbox.databases import goes_with, kind_of
 from gearcase.sandbox.trees import Cursor, remove_tree
 
 _SHOWN = 20
@@ -60,7 +64,8 @@ def deliver(
     beside = {manifest: delivery.to_json(head)}
     if patch:
         beside[out.with_name(out.name + ".patch")] = patch
-    _refuse_what_is_in_the_way(delivery, out, [*beside], force)
+    strangers = [] if fresh else _strange_logs(delivery, staging, out)
+    _refuse_what_is_in_the_way(delivery, out, [*beside], [] if force else strangers, force)
     with _opened(out.parent if fresh else out) as near, _work_folder(near) as work, ExitStack() as undo, Cursor(work) as new:
         os.mkdir(b"new", dir_fd=work)
         new.enter(b"new")
@@ -71,6 +76,7 @@ def deliver(
         else:
             placed = _Placed()
             undo.callback(_take_back, placed, near, work)
+            _put_away(strangers, near, work, placed)
             _put_in_place(delivery, new.fd, near, work, placed, force)
         _write_beside(out.parent, beside)
         undo.pop_all()
@@ -83,8 +89,40 @@ def _appear(near: int, work: int, name: bytes) -> None:
         os.rename(b"new", name, src_dir_fd=work, dst_dir_fd=near)
 
 
-def _refuse_what_is_in_the_way(delivery: Delivery, out: Path, beside: list[Path], force: bool) -> None:
-    taken = [os.fsencode(path) for path in beside if os.path.lexists(path) and (not force or path.is_dir())]
+def _strange_logs(delivery: Delivery, staging: Path, out: Path) -> list[bytes]:
+    """Files of `out` that a delivered database would take for its own, and that are not delivered with it."""
+    delivered = {file.path for file in delivery.files}
+    found: list[bytes] = []
+    with _opened(staging) as staged, _opened(out) as folder:
+        for file in delivery.files:
+            *folders, name = file.path.split(b"/")
+            with explaining(file.path, "reading the staged"), Cursor(staged) as source:
+                for part in folders:
+                    source.enter(part)
+                descriptor = open_file(source.fd, name)
+                try:
+                    kind = kind_of(descriptor)
+                finally:
+                    os.close(descriptor)
+            beside = goes_with(file.path, kind) if kind else ()
+            found += [path for path in beside if path not in delivered and _standing(folder, path)]
+    return found
+
+
+def _put_away(paths: list[bytes], out: int, old: int, placed: _Placed) -> None:
+    for number, path in enumerate(paths):
+        kept = b"log-%d" % number
+
+        def move(directory: int, name: bytes, kept: bytes = kept) -> None:
+            os.rename(name, kept, src_dir_fd=directory, dst_dir_fd=old)
+
+        with explaining(path, "delivering"):
+            _at(out, path, move)
+            placed.kept[path] = kept
+
+
+def _refuse_what_is_in_the_way(delivery: Delivery, out: Path, beside: list[Path], logs: list[bytes], force: bool) -> None:
+    taken = [os.fsencode(path) for path in beside if os.path.lexists(path) and (not force or path.is_dir())] + logs
     if os.path.lexists(out):
         with _opened(out) as folder:
             for file in delivery.files:

@@ -2,7 +2,8 @@
 
 `give` copies host paths into the workspace and returns the manifest they make: the start that every later difference is seen
 against. `take` copies what the box's patterns name into a staging folder, once, hashing what it writes. That copy is what checks
-read and what `delivery.deliver` hands over, so delivered bytes = checked bytes = hashed bytes.
+read and what `delivery.deliver` hands over, so delivered bytes = checked bytes = hashed bytes. A database that was open when the box
+stood still leaves with its log beside it, whatever the patterns say of the log: without it rows would be missing.
 
 Threat: deliverables are the agent's data. No link leaves and none is followed; no FIFO, socket, device; no set-id bit, owner,
 extended attribute or time; sizes and counts are limited; what is refused is listed with its reason. What a host tool would run by
@@ -17,11 +18,12 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from gearcase.doors.flags import flags
+from gearcase.doors.flags import OPEN_DATABASE, PART_OF_DATABASE, flags
 from gearcase.doors.giving import Progress, require_room
 from gearcase.doors.patterns import Patterns, State
 from gearcase.doors.repositories import is_git_name, is_repository, stays_outside
@@ -41,8 +43,10 @@ from gearcase.sandbox.beneath import (
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.content import ContentChanged, copy_content
 from gearcase.sandbox.copying import Refusal, Weight, copy_in, everything, weigh
+from gearcase.sandbox.databases import goes_with, kind_of
 from gearcase.sandbox.manifest import Manifest
-from gearcase.sandbox.snapshots import kind_of, scan
+from gearcase.sandbox.snapshots import kind_of as kind_of_entry
+from gearcase.sandbox.snapshots import scan
 from gearcase.sandbox.trees import Cursor, Step, remove_tree, walk
 from gearcase.units import format_bytes
 
@@ -168,6 +172,7 @@ def give(
     `vanished`, `disk_full`; then nothing of any source stays.
     """
     names: list[bytes] = []
+    along: set[Path] = set()  # what came with the database that it belongs to
     left_out: list[Refusal] = []
     files = size = 0
     outside = {source: stays_outside if is_repository(source) else everything for source in sources}
@@ -178,10 +183,13 @@ def give(
     if progress:
         progress.begin("copying", whole)
     try:
-        for source in sources:
+        for source in sorted(sources, key=_name_of):  # a database before what belongs to it
             name = _name_of(source)
+            if source.resolve() in along:
+                continue
             copied = copy_in(source, root, name, owner, outside=outside[source], copied=progress.one if progress else None)
-            names.append(name)
+            names += [name, *copied.along]
+            along |= {source.resolve().with_name(os.fsdecode(one)) for one in copied.along}
             files, size = files + copied.files, size + copied.size
             left_out += [Refusal(name + b"/" + refusal.path, refusal.reason) for refusal in copied.left_out]
         if progress:
@@ -249,6 +257,9 @@ class _Take:
     refused: list[Refusal] = field(default_factory=list[Refusal])
     refused_more: int = 0
     _total: int = 0
+    _along: dict[bytes, str] = field(
+        default_factory=dict[bytes, str]
+    )  # files of databases; why they do not leave, if they do not
     _states: list[State] = field(default_factory=list[State])
     _lengths: list[int] = field(default_factory=lambda: [0])
 
@@ -277,18 +288,21 @@ class _Take:
             self._leave(target)
         elif step.happening == "mount":
             self._refuse(source.below(step.name), "a mount")
+        elif (why := self._along.get(source.below(step.name))) is not None:
+            if why and self.patterns.matches(self._states[-1], step.name):
+                self._refuse(source.below(step.name), why)
         elif self.patterns.matches(self._states[-1], step.name):
             reason = self._reason(source, step)
             if reason:
                 self._refuse(source.below(step.name), reason)
             else:
-                self._copy(source, target, step)
+                self._take(source, target, step)
 
     def _reason(self, source: Cursor, step: Step) -> str:
         """Why this one may not leave; empty when it may."""
         if is_git_name(step.name):
             return NO_GIT
-        kind = kind_of(step.status)
+        kind = kind_of_entry(step.status)
         if kind == "link":
             with explaining(lambda: source.below(step.name), "reading"):
                 return link_reason(os.readlink(step.name, dir_fd=source.fd))
@@ -296,10 +310,15 @@ class _Take:
             return f"a {kind}"
         if self._lengths[-1] + len(step.name) > MAX_PATH:
             return f"its path is longer than {MAX_PATH} bytes"
-        if len(self.files) >= self.most_files:
+        return self._too_much([step])
+
+    def _too_much(self, steps: Sequence[Step]) -> str:
+        """Why so many files do not fit any more; empty when they do."""
+        if len(self.files) + len(steps) > self.most_files:
             return f"more than {self.most_files:,} files"
-        if self._total + step.status.st_size > self.most_bytes:
-            size, most = format_bytes(step.status.st_size), format_bytes(self.most_bytes)
+        more = sum(step.status.st_size for step in steps)
+        if self._total + more > self.most_bytes:
+            size, most = format_bytes(more), format_bytes(self.most_bytes)
             return f"{size} more is too much: {format_bytes(self._total)} of at most {most} are taken"
         return ""
 
@@ -324,7 +343,39 @@ class _Take:
             with explaining(lambda: target.below(name), "staging"):
                 os.rmdir(name, dir_fd=target.fd)
 
-    def _copy(self, source: Cursor, target: Cursor, step: Step) -> None:
+    def _take(self, source: Cursor, target: Cursor, step: Step) -> None:
+        """A file, and what belongs to it where it is a database: all of it or nothing."""
+        parts = self._parts(source, step)
+        reason = self._too_much([step, *parts])
+        if reason:
+            self._refuse(source.below(step.name), reason)
+        else:
+            self._copy(source, target, step, OPEN_DATABASE if parts else "")
+        for part in parts:
+            path = source.below(part.name)
+            self._along[path] = f"it belongs to {shown(step.name)}, which does not leave" if reason else ""
+            if not reason:
+                self._copy(source, target, part, PART_OF_DATABASE)
+
+    def _parts(self, source: Cursor, step: Step) -> list[Step]:
+        """What holds content of a database beside it. What its programs make anew is noted, and stays."""
+        with explaining(lambda: source.below(step.name), "reading"):
+            descriptor = open_file(source.fd, step.name, step.status)
+            try:
+                kind = kind_of(descriptor)
+            finally:
+                os.close(descriptor)
+        found: list[Step] = []
+        for name in goes_with(step.name, kind) if kind else ():
+            with explaining(lambda name=name: source.below(name), "looking at"), suppress(FileNotFoundError):
+                status = os.stat(name, dir_fd=source.fd, follow_symlinks=False)
+                if kind and name.endswith(kind.made_anew or (b"\0",)):
+                    self._along[source.below(name)] = f"{kind.name} makes it anew"
+                elif stat.S_ISREG(status.st_mode) and status.st_size:
+                    found.append(Step("entry", name, status))
+        return found
+
+    def _copy(self, source: Cursor, target: Cursor, step: Step, flag: str = "") -> None:
         path = source.below(step.name)
         try:
             descriptor = open_file(source.fd, step.name, step.status)
@@ -345,4 +396,5 @@ class _Take:
         finally:
             os.close(descriptor)
         self._total += size
-        self.files.append(DeliveredFile(path, digest, size, mode, flags(path, step.status.st_mode)))
+        found = flags(path, step.status.st_mode) + ((flag,) if flag else ())
+        self.files.append(DeliveredFile(path, digest, size, mode, found))

@@ -1,7 +1,8 @@
 """What to look at before using a delivered file: names that tools of the host run, obey or misread without being asked.
 
-A flag never stops a delivery; files are inert data until somebody's tool meets them. It is by name and mode alone, since nothing
-of the host parses what an agent wrote. The list is of the usual ways in, and cannot be complete.
+A flag never stops a delivery; files are inert data until somebody's tool meets them. What `flags` finds is by name and mode alone, since
+nothing of the host parses what an agent wrote, and its list of the usual ways in cannot be complete. Others know that a file belongs to
+a database, or holds a credential.
 """
 
 from __future__ import annotations
@@ -113,7 +114,11 @@ _ENDINGS: dict[bytes, str] = {
     b".docm": "macros",
     b".ipynb": "code when loaded",
 }
+OPEN_DATABASE = "open database"
+PART_OF_DATABASE = "part of a database"
 REASONS: dict[str, str] = {
+    OPEN_DATABASE: "a program had it open: its newest rows are in the file beside it, so keep the two together",
+    PART_OF_DATABASE: "holds the newest rows of the database beside it, or what undoes half a transaction: keep the two together",
     "build": "runs, or says what runs, when the project is built, installed or set up",
     "package scripts": "names programs that a package manager runs at install or by name",
     "run by python tools": "python or its test runner loads it without being told to",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import socket
 import stat
 import time
@@ -23,14 +22,17 @@ from gearcase.seams import Command, CommandResult, Housing, Limits, Mount, Sandb
 _THAWED = 0.1
 """Seconds between two looks whether the run goes on."""
 _POLL = 0.01
+_PART = 1 << 20
 
 
 class Housed:
     """A sandbox for one server. Make one with `open`."""
 
-    def __init__(self, housing: Housing, sandbox: Sandbox) -> None:
+    def __init__(self, housing: Housing, sandbox: Sandbox, disk: int) -> None:
         self._housing = housing
         self.sandbox = sandbox
+        self.disk = disk
+        """Bytes: no file of it is larger."""
         self._life: asyncio.Task[CommandResult] | None = None
         self._sockets: dict[str, int] = {}
 
@@ -51,7 +53,7 @@ class Housed:
         except BaseException:
             housing.release(sandbox, await sandbox.close())
             raise
-        return cls(housing, sandbox)
+        return cls(housing, sandbox, limits.disk)
 
     async def run(self, command: Command) -> CommandResult:
         """Run a command to its end; while the run stands frozen it is waited for."""
@@ -132,20 +134,36 @@ def last_words(ended: CommandResult) -> str:
 
 
 async def fetch(housed: Housed, name: str, target: Path) -> int:
-    """Copy a file of a server's workspace into a new one of this machine; returns its bytes. Raises RunError `door_failed`, OSError."""
-    return await in_thread(_fetch, housed.sandbox.workspace, name, target)
+    """Copy a file of a server's workspace into a new one of this machine; returns its bytes.
+
+    Raises RunError `door_failed`, and OSError of this machine's disk; no part of it stays then.
+    """
+    return await in_thread(_fetch, housed.sandbox.workspace, name, target, housed.disk)
 
 
-def _fetch(folder: int, name: str, target: Path) -> int:
-    """Copy a file of a sandbox out, and nothing that only looks like one."""
-    found = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+def _fetch(folder: int, name: str, target: Path, most: int) -> int:
+    """Copy a file of a sandbox out, and nothing that only looks like one: no link, no FIFO, no hole without end."""
+    remedy = "start the run again: its server may have been taken over"
+    try:
+        found = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except OSError as error:
+        raise RunError("door_failed", f"the server made no {name}", cause=error.strerror or "", remedy=remedy) from error
+    if not stat.S_ISREG(os.fstat(found).st_mode):
+        os.close(found)
+        raise RunError("door_failed", f"{name} is no file", remedy=remedy)
     with os.fdopen(found, "rb") as source:
-        if not stat.S_ISREG(os.fstat(found).st_mode):
-            remedy = "start the run again: its server may have been taken over"
-            raise RunError("door_failed", f"{name} is no file", remedy=remedy)
         target.parent.mkdir(mode=0o700, exist_ok=True)
         with target.open("xb") as sink:
-            shutil.copyfileobj(source, sink, 1 << 20)
+            try:
+                while part := source.read(_PART):
+                    if sink.tell() + len(part) > most:
+                        raise RunError("door_failed", f"{name} is larger than its server's disk", remedy=remedy)
+                    sink.write(part)
+                sink.flush()
+                os.fsync(sink.fileno())
+            except BaseException:
+                target.unlink()
+                raise
             return sink.tell()
 
 

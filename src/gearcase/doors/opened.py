@@ -26,7 +26,7 @@ from gearcase.box.hosts import HostRule
 from gearcase.box.secrets import HTTPS, HostSecret, secret_host
 from gearcase.doors.authority import Authority
 from gearcase.doors.callrecord import CallRecord, Counter, refusal, shown, status_of
-from gearcase.doors.forwarding import Forwarder, Locate, Pairs, Passage, outgoing_headers, paid
+from gearcase.doors.forwarding import Forwarder, Locate, Pairs, Passage, outgoing_headers, paid, require_authorities
 from gearcase.doors.masks import Mask
 from gearcase.doors.placeholders import Placeholder, placeholder_text, put_in
 from gearcase.doors.secrets import Secret, checked, find_secret, in_keyring
@@ -72,7 +72,8 @@ class _Host:
 
 
 class OpenedHosts:
-    """The opened hosts of a run. Raises UsageError `missing_secret`, `bad_secret`, `missing_extra`."""
+    """The opened hosts of a run. Raises UsageError `missing_secret`, `bad_secret`, `missing_key`, `missing_extra`,
+    `bad_ca`."""
 
     def __init__(self, declared: Mapping[str, HostSecret], environment: Mapping[str, str]) -> None:
         self._declared = declared
@@ -81,6 +82,10 @@ class OpenedHosts:
             name: Placeholder(found[name], placeholder_text(found[name].value), frozenset(map(str.lower, one.headers)))
             for name, one in declared.items()
         }
+        self.secrets = {f"secrets.{name}": (secret.value,) for name, secret in found.items()}
+        """Values that must never be found inside, or in what leaves."""
+        for name, one in declared.items():
+            require_authorities(one.ca, f"[secrets.{name}]")
         self.environment = {one.env: placeholders[name].text for name, one in declared.items()} | TRUST
         named: dict[tuple[str, int], list[str]] = {}
         for name, one in declared.items():
@@ -199,7 +204,7 @@ class OpenedHosts:
 
 
 def find_host_secret(name: str, declared: HostSecret, environment: Mapping[str, str]) -> Secret:
-    """What a secret of the box stands for. Raises UsageError `missing_secret`, `bad_secret`, `missing_extra`."""
+    """What a secret of the box stands for. Raises UsageError `missing_secret`, `bad_secret`, `missing_key`."""
     wanted_by = f"[secrets.{name}]"
     if declared.keyring is not None:
         found = checked(declared.keyring, in_keyring(declared.keyring, wanted_by), wanted_by)

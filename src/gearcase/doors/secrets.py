@@ -57,17 +57,18 @@ def checked(name: str, value: str, wanted_by: str) -> Secret:
     return Secret(name, value)
 
 
-def in_keyring(entry: str, wanted_by: str) -> str:
-    """What the system's keyring holds as SERVICE/USER; empty where it holds nothing. Raises UsageError `missing_extra`."""
+def in_keyring(entry: str, whose: str) -> str:
+    """What the system's keyring holds as SERVICE/USER; empty where it holds nothing. Raises UsageError `missing_key`."""
     try:
         keyring = importlib.import_module("keyring")
     except ImportError:
-        remedy = "pip install 'gearcase[keyring]'"
-        raise UsageError(
-            "missing_extra", f"{wanted_by}: the keyring package is missing", remedy=remedy, extra="keyring"
-        ) from None
+        raise UsageError("missing_key", "the keyring package is missing", remedy="pip install 'gearcase[keyring]'") from None
     service, _, user = entry.partition("/")
-    return str(keyring.get_password(service, user) or "").strip()
+    try:
+        return str(keyring.get_password(service, user) or "").strip()
+    except Exception as error:  # whatever this machine's keyring raises: none there, locked, refused
+        message, cause = f"the keyring does not give the key of {whose}", f"{type(error).__name__}: {error}"
+        raise UsageError("missing_key", message, cause=cause, remedy="unlock it, or name a variable or a key_file") from error
 
 
 def references(texts: Iterable[str]) -> list[str]:

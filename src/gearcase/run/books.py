@@ -23,6 +23,7 @@ from gearcase.events import RunEnded, RunStarted
 from gearcase.journal import Journal
 from gearcase.ledger import Ledger
 from gearcase.run.accounts import RUN, Pace, charge_time, close_agent_accounts, open_accounts
+from gearcase.run.doors import Copies
 from gearcase.run.ending import Ending
 from gearcase.run.questions import BUDGET, Questions
 from gearcase.run.record import EndRecord, Kind
@@ -47,6 +48,7 @@ class Books:
     allowance: DailyAllowance
     questions: Questions
     requests: Requests
+    copies: Copies
 
     async def close(self) -> EndRecord:
         """Close the accounts and write the ending; returns it. Raises RunError when the disk refuses."""
@@ -85,11 +87,12 @@ async def open_books(
     allowance = DailyAllowance(folder.id, box.limits.usd_per_day)
     questions = Questions(folder.name, brake, ledger, pace)
     requests = Requests(questions, journal)
-    control = Control(folder, {**_verbs(brake, pace, questions), **requests.verbs()})
+    copies = Copies(folder)
+    control = Control(folder, {**_verbs(brake, pace, questions), **requests.verbs(), "copy_database": copies.copy})
     await control.start()
     stack.push_async_callback(control.close)
     journal.flush()
-    return Books(folder, journal, clock, brake, ledger, pace, ending, allowance, questions, requests)
+    return Books(folder, journal, clock, brake, ledger, pace, ending, allowance, questions, requests, copies)
 
 
 async def _flush(journal: Journal) -> None:

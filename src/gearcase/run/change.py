@@ -118,7 +118,7 @@ def remarks(files: Sequence[Changed], left_out: Sequence[Refusal], repository: R
     nested = {entry.parent.path for entry in repository.start.entries if entry.name == b".git" and entry.parent is not None}
     prefix = repository.name + b"/"
     for one in files:
-        for flag in flags(one.path, _new_mode(one)):
+        for flag in (*flags(one.path, _new_mode(one)), *_by_content(one)):
             found.append(Remark(one.path, flag, REASONS.get(flag, "look at it before you use it")))
         if prefix + one.path in links:
             found.append(Remark(one.path, "link", "was a link, and is a file now"))
@@ -131,6 +131,12 @@ def remarks(files: Sequence[Changed], left_out: Sequence[Refusal], repository: R
         flag = "link" if refusal.reason.startswith("a link") else "left out"
         found.append(Remark(refusal.path, flag, f"{refusal.reason}: it did not leave the box"))
     return found
+
+
+def _by_content(one: Changed) -> tuple[str, ...]:
+    """Flags that do not come from a name or a mode."""
+    named = flags(one.path, 0o755)
+    return tuple(flag for flag in one.after.flags if flag not in named) if one.after is not None else ()
 
 
 def _new_mode(one: Changed) -> int:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from gearcase.box import Box
 from gearcase.doors.metering import EgressMeter
 from gearcase.errors import UsageError
-from gearcase.runs import state_folder
+from gearcase.runs import RunFolder, state_folder
 from gearcase.seams import Door, Housing, Listener, Sandbox
 
 _FIRST = 3
@@ -39,6 +40,35 @@ def declared(box: Box) -> list[Door]:
         alone, volumes = len(box.doors.redis) == 1, state_folder() / "volumes"
         found += [RedisDoor(name, one, volumes, alone=alone) for name, one in box.doors.redis.items()]
     return found
+
+
+class Copies:
+    """Copies of the databases of a run that lives, for its operator. `doors` are set when they are open."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.doors: Doors | None = None
+        self._folder = folder
+
+    async def copy(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Write what one (`name`) holds now into the run's folder; who asked removes it. Raises GearcaseError."""
+        name = str(request.get("name"))
+        if self.doors is None or f"postgres.{name}" not in {door.id for door in self.doors.doors}:
+            raise UsageError(
+                "no_database", f"there is no database {name} yet", remedy="ask again when the run has begun its work"
+            )
+        target = self._folder.path / "databases" / f"{name}-{secrets.token_hex(4)}-now.dump"
+        await self.doors.dump(name, target)
+        return {"path": str(target)}
+
+
+@runtime_checkable
+class HoldsSecrets(Protocol):
+    """A door that knows values which must never be found inside, or in what leaves."""
+
+    @property
+    def secrets(self) -> Sequence[str]:
+        """They."""
+        ...
 
 
 class Doors:
@@ -82,6 +112,11 @@ class Doors:
     def describe(self) -> list[Mapping[str, Any]]:
         """What `gear doors` tells of them."""
         return [{"name": door.id, **door.describe()} for door in self.doors]
+
+    @property
+    def secrets(self) -> dict[str, Sequence[str]]:
+        """What each of them holds."""
+        return {door.id: door.secrets for door in self.doors if isinstance(door, HoldsSecrets)}
 
     async def dump(self, name: str, target: Path) -> int:
         """Write a database into a new file; returns its bytes. Raises GearcaseError."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,14 +23,16 @@ from gearcase.doors.files import DeliveredFile, Delivery, Refusal, discard, take
 from gearcase.doors.patches import as_patch
 from gearcase.doors.patterns import Patterns
 from gearcase.doors.repositories import recall
+from gearcase.doors.scanning import marked, scan, without
 from gearcase.errors import GearcaseError, Refused, RunError
-from gearcase.events import CheckRan, Delivered
+from gearcase.events import CheckRan, DeliverablesScanned, Delivered
 from gearcase.ledger import Ledger
 from gearcase.run.accounts import LEAD
 from gearcase.run.change import selected
 from gearcase.run.doors import Doors
 from gearcase.run.workspace import Workspace
 from gearcase.runs import RunFolder
+from gearcase.sandbox.beneath import printable
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Driver, Limits, Recorder, Sandbox
@@ -42,6 +44,7 @@ MOST_REQUESTS = 20
 """How often an agent may have checks run."""
 DATABASE = "postgres:"
 """What begins a pattern of `take` that means a database: it leaves as NAME.dump, in PostgreSQL's custom format."""
+_TOLD = 5
 FINAL = "final"
 """The request that nobody makes: the checks on what is handed over."""
 
@@ -108,6 +111,36 @@ class Acceptance:
     async def final(self, staging: Path, delivery: Delivery) -> list[CheckVerdict]:
         """Every check, on the copy that will be delivered."""
         return [await self._run(check, staging, delivery, FINAL) for check in self._box.checks]
+
+    async def look_for_secrets(
+        self, staging: Path, delivery: Delivery, held: Mapping[str, Sequence[str]]
+    ) -> tuple[Delivery, list[str]]:
+        """The delivery with what looks like a credential marked, or without it, as the box says; and what to warn of.
+
+        `held`: values of the model and http doors, by whom; those of the others are added. It is on record.
+        """
+        wanted = self._box.files.secrets
+        if wanted == "off" or not delivery.files:
+            return delivery, []
+        every = {**held, **self._doors.secrets}
+        scanning = scan(self._driver, delivery, staging, f"{self._folder.id}-scan", self._braked, every)
+        scanned = await unless_killed(self._brake, scanning)
+        if scanned is None:
+            return delivery, []  # killed: nothing leaves
+        found = [{"path": printable(one.path), "line": one.line, "kind": one.kind} for one in scanned.found]
+        refuses = wanted == "refuse"
+        self._recorder.append(
+            DeliverablesScanned(len(delivery.files), found[:1000], scanned.unscanned, refuses, scanned.seconds), LEAD
+        )
+        told = [f"{one['path']}:{one['line']} ({one['kind']})" for one in found]
+        more = f" and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
+        what = "what looks like a credential stayed inside" if refuses else "what leaves holds what looks like a credential"
+        warnings = [f"{what}: {', '.join(told[:_TOLD])}{more}"] if told else []
+        if scanned.unscanned:
+            warnings.append(f"not all of it was looked at for credentials: {scanned.unscanned}")
+        if refuses:
+            return await in_thread(without, delivery, scanned, staging), warnings
+        return marked(delivery, scanned), warnings
 
     async def stage(self, staging: Path) -> Delivery:
         """Copy the deliverables of this moment into a new folder, with the box frozen."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -86,7 +87,7 @@ class Supervisor:
             if self._options.record is not None and self._options.record.exists():
                 remedy = "name a file that does not exist yet"
                 raise UsageError("exists", f"{self._options.record} exists: a cassette is never written over", remedy=remedy)
-            folder, owner = create(self._box.goal.strip(), self._options.name)
+            folder, owner = create(self._box.goal.strip() or shlex.join(self._options.program), self._options.name)
             stack.callback(owner.release)
             return await self._in_folder(folder, routing, stack)
 
@@ -171,6 +172,7 @@ class Supervisor:
             for one in (door, http, *doors.doors):
                 brake.add_door(one)
             await unless_killed(brake, doors.open(housing))
+            books.copies.doors = doors
             acceptance = Acceptance(box, self._driver, sandbox_limits(box), workspace, folder, ledger, journal, brake, doors)
             lead = Lead(box, sandbox, door, ledger, brake, clock, pace, room.run, books.questions, self._sleep)
             operations = Operations(
@@ -194,12 +196,13 @@ class Supervisor:
             gear = GearDoor(operations.table(), journal)
             room.furnish(gear, tools)
             await room.open_doors(door, gear, http, doors, EgressMeter(ledger, LEAD))
+            opened = self._opened.secrets if self._opened is not None else {}
             work = agent.run() if agent is not None else self._program(room)
             ending.end = await self._until_end(work, room, brake, pace)
             ending.warnings += routing.warnings()
             door.latch()
             if brake.level < Level.KILLED:
-                await ending.hand_over(brake, store, acceptance)
+                await ending.hand_over(brake, store, acceptance, {"model": routing.keys, **opened})
             await door.close()
         finally:
             brake.remove_sandbox(sandbox)

@@ -30,13 +30,15 @@ class ContentChanged(Exception):
     """The file became shorter or longer while it was read."""
 
 
-def copy_content(source: int, target: int | None, size: int, *, plain: bool = False) -> str:
+def copy_content(source: int, target: int | None, size: int, *, plain: bool = False, grows: bool = False) -> str:
     """Hash `size` bytes of `source` and, with a target, write them there (holes stay holes); returns the digest.
 
-    `target` is an empty file. Raises ContentChanged when `source` does not hold exactly `size` bytes, OSError as the kernel says.
+    `target` is an empty file. Raises ContentChanged when `source` does not hold exactly `size` bytes (with `grows`: holds fewer),
+    OSError as the kernel says.
     """
     digest = _copy_plain(source, target, size) if plain or size <= WHOLE else _copy_blocks(source, target, size)
-    if os.fstat(source).st_size != size:
+    now = os.fstat(source).st_size
+    if now != size and not (grows and now > size):
         raise ContentChanged
     if target is not None:
         os.ftruncate(target, size)

@@ -5,7 +5,7 @@ times and modes, but for set-id bits and folders that their owner could not use.
 
 Threat: a socket, FIFO or device in a given tree would be a line out of the box, so such a tree is refused with the path. Mounts
 below it are not followed. A link that is absolute or leads out of the given tree would be dangling or mean something else inside:
-it is left out and reported.
+it is left out and reported. A database file is copied with the files that belong to it, as they were at one moment (`databases`).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from gearcase.sandbox.beneath import (
     tree_changed,
 )
 from gearcase.sandbox.content import ContentChanged, copy_content
+from gearcase.sandbox.databases import Kind, Moment, goes_with, kind_of, moments
 from gearcase.sandbox.trees import MAX_ENTRIES, Cursor, Step, remove_tree, walk
 
 _BLOCK = 4096
@@ -49,11 +50,12 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """What came in: counts, bytes, and what was left out with its path from the given folder on."""
+    """What came in: counts, bytes, what was left out with its path from the given folder on, and names that came along."""
 
     files: int
     size: int
     left_out: tuple[Refusal, ...]
+    along: tuple[bytes, ...] = ()
 
 
 @dataclass(slots=True)
@@ -134,7 +136,7 @@ def copy_in(
                 raise _special(os.fsencode(source), found)
     finally:
         os.close(handle)
-    return Copied(copying.files, copying.size, tuple(copying.left_out))
+    return Copied(copying.files, copying.size, tuple(copying.left_out), tuple(copying.beside))
 
 
 @contextmanager
@@ -155,13 +157,26 @@ class _Copy:
     files: int = 0
     size: int = 0
     left_out: list[Refusal] = field(default_factory=list[Refusal])
+    beside: list[bytes] = field(default_factory=list[bytes])  # of a single file, what came along under names of its own
+    _along: set[bytes] = field(default_factory=set[bytes])  # paths that came, or stay away, with the database that they belong to
 
     def single(self, handle: int, root: int, name: bytes, found: os.stat_result) -> None:
         path = os.fsencode(self.source)
         with explaining(path, "reading"):
             descriptor = os.open(pinned(handle), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self._file(descriptor, root, name, found, path)
+            with explaining(path, "reading"):
+                kind = kind_of(descriptor)
+            if kind is None:
+                self._file(descriptor, root, name, found, path)
+                return
+            real = os.fsencode(os.path.realpath(self.source))  # where a program that follows the link has its other files
+            with explaining(path, "opening"):
+                folder = os.open(os.path.dirname(real), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                self.beside = self._database(kind, folder, os.path.basename(real), descriptor, root, name, path)
+            finally:
+                os.close(folder)
         finally:
             os.close(descriptor)
 
@@ -187,7 +202,7 @@ class _Copy:
         return not reason
 
     def _step(self, source: Cursor, target: Cursor, step: Step) -> None:
-        if step.happening == "entry" and not self._enters(source, step.name):
+        if step.happening == "entry" and (source.below(step.name) in self._along or not self._enters(source, step.name)):
             return
         if step.happening == "enter":
             self._make(target, step.name)
@@ -221,26 +236,70 @@ class _Copy:
                 self.left_out.append(Refusal(source.below(step.name), "a mount: give what is mounted there by itself"))
                 return
             raise explain(error, os.path.join(os.fsencode(self.source), source.below(step.name)), "reading") from error
+        path = source.below(step.name)
         try:
-            self._file(descriptor, target.fd, step.name, step.status, source.below(step.name))
+            with explaining(path, "reading"):
+                kind = kind_of(descriptor) if step.status.st_size else None
+            if kind is None:
+                self._file(descriptor, target.fd, step.name, step.status, path)
+            else:
+                self._database(kind, source.fd, step.name, descriptor, target.fd, step.name, path)
+                self._along.update(source.below(one) for one in goes_with(step.name, kind))
         finally:
             os.close(descriptor)
 
+    def _database(
+        self, kind: Kind, source: int, name: bytes, descriptor: int, directory: int, target: bytes, path: bytes
+    ) -> list[bytes]:
+        """All files of a database, of one moment, as `target` in a directory, and what goes with it: the names of these."""
+        with explaining(path, "copying"):
+            for moment in moments(source, name, descriptor, kind, path):
+                with moment:
+                    names = [target + part.name.removeprefix(name) for part in moment.parts]
+                    if self._parts(moment, directory, names):
+                        for part in moment.parts:
+                            self._count(part.size)
+                        return names[1:]
+        raise AssertionError("moments end with an error")
+
+    def _parts(self, moment: Moment, directory: int, names: list[bytes]) -> bool:
+        """Copy them; what is not of one moment is removed again."""
+        held = False
+        try:
+            for part, name in zip(moment.parts, names, strict=True):
+                self._write(part.descriptor, directory, name, part.status, grows=True)
+            held = moment.held()
+        except ContentChanged:
+            held = False
+        finally:
+            if not held:
+                for name in names:
+                    remove_tree(directory, name)
+        return held
+
     def _file(self, descriptor: int, directory: int, name: bytes, status: os.stat_result, path: bytes) -> None:
         with explaining(path, "copying"):
-            copy = open_beneath(directory, name, CREATE, 0o600)
             try:
-                copy_content(descriptor, copy, status.st_size)
-                hand_over(copy, status.st_mode, self.owner)
-                os.utime(copy, ns=(status.st_mtime_ns, status.st_mtime_ns))
+                self._write(descriptor, directory, name, status)
             except ContentChanged:
                 raise tree_changed(path) from None
-            finally:
-                os.close(copy)
+        self._count(status.st_size)
+
+    def _write(self, descriptor: int, directory: int, name: bytes, status: os.stat_result, *, grows: bool = False) -> None:
+        """Raises ContentChanged, OSError."""
+        copy = open_beneath(directory, name, CREATE, 0o600)
+        try:
+            copy_content(descriptor, copy, status.st_size, grows=grows)
+            hand_over(copy, status.st_mode, self.owner)
+            os.utime(copy, ns=(status.st_mtime_ns, status.st_mtime_ns))
+        finally:
+            os.close(copy)
+
+    def _count(self, size: int) -> None:
         self.files += 1
-        self.size += status.st_size
+        self.size += size
         if self.copied is not None:
-            self.copied(status.st_size)
+            self.copied(size)
 
     def _link(self, source: Cursor, target: Cursor, step: Step) -> None:
         with explaining(lambda: source.below(step.name), "copying"):

@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import ssl
+import subprocess
 from contextlib import asynccontextmanager
 
 import pytest
@@ -156,6 +158,58 @@ def test_a_proxy_that_refuses_was_not_sent_anything():
             return [asked.method for asked in got]
 
     assert "POST" not in asyncio.run(whole())
+
+
+@asynccontextmanager
+async def raw_server(tls=None):
+    """A server that keeps the first line of each request and answers with an empty object; yields its port and the lines."""
+    lines = []
+
+    async def answer(reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        lines.append(head.partition(b"\r\n")[0].decode())
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield server.sockets[0].getsockname()[1], lines
+    finally:
+        server.close()
+
+
+def test_a_proxy_carries_what_is_asked():
+    async def whole():
+        async with raw_server() as (port, lines):
+            upstream = Http(Endpoint("http://api.example/v1", proxy=f"http://127.0.0.1:{port}"))
+            status, _, body = await ask(upstream)
+            await upstream.close()
+            return status, body, lines
+
+    assert asyncio.run(whole()) == (200, b"{}", ["POST http://api.example/v1/messages HTTP/1.1"])
+
+
+def test_a_server_with_a_certificate_of_an_authority_of_ones_own_is_trusted_where_it_is_named(tmp_path):
+    certificate, key = tmp_path / "own.pem", tmp_path / "own.key"
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=own"
+    options = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate]
+    subprocess.run([*make.split(), *options], check=True, capture_output=True)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, key)
+
+    async def whole():
+        async with raw_server(tls) as (port, lines):
+            trusting = Http(Endpoint(f"https://127.0.0.1:{port}/v1", ca=certificate))
+            status, _, _ = await ask(trusting)
+            await trusting.close()
+            other = Http(Endpoint(f"https://127.0.0.1:{port}/v1"))
+            with pytest.raises(UpstreamDown):
+                await other.send(request())
+            await other.close()
+            return status, lines
+
+    assert asyncio.run(whole()) == (200, ["POST /v1/messages HTTP/1.1"])
 
 
 def test_an_answer_that_never_begins_may_have_been_billed():

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import sys
 
 import pytest
 
@@ -127,7 +128,7 @@ def test_a_model_is_not_spoken_to_in_a_protocol_that_it_does_not_know():
 
 
 def test_an_unknown_model_is_refused_before_anything_is_made():
-    with pytest.raises(Refused) as raised:
+    with pytest.raises(UsageError) as raised:
         routing(lead="openai/gpt-0").lead()
     assert raised.value.code == "unknown_model"
 
@@ -162,6 +163,37 @@ def test_a_key_comes_from_the_environment_or_a_file_and_is_sent_as_its_provider_
     assert endpoint(routing(lead="openai/gpt-5-mini", providers=from_file).lead()).key == "sk-file"
     other = {"openai": {"key_env": "MINE"}}
     assert endpoint(routing({**KEYS, "MINE": "sk-m"}, lead="openai/gpt-5-mini", providers=other).lead()).key == "sk-m"
+
+
+class Keyring:
+    """The package of that name, with one entry."""
+
+    @staticmethod
+    def get_password(service, user):
+        if service == "locked":
+            raise RuntimeError("no backend")
+        return {("gearcase", "openai"): "sk-ring"}.get((service, user))
+
+
+def test_a_key_comes_from_the_keyring_and_a_keyring_that_gives_none_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "keyring", Keyring)
+    entries = {"openai": {"keyring": "gearcase/openai"}}
+    assert endpoint(routing({}, lead="openai/gpt-5-mini", providers=entries).lead()).key == "sk-ring"
+    for entry, cause in (("gearcase/none", ""), ("locked/openai", "no backend")):
+        with pytest.raises(UsageError) as raised:
+            routing({}, lead="openai/gpt-5-mini", providers={"openai": {"keyring": entry}}).lead()
+        assert raised.value.code == "missing_key" and cause in raised.value.cause
+    monkeypatch.setitem(sys.modules, "keyring", None)
+    with pytest.raises(UsageError) as raised:
+        routing({}, lead="openai/gpt-5-mini", providers=entries).lead()
+    assert "gearcase[keyring]" in raised.value.remedy
+
+
+def test_a_file_without_certificates_is_found_before_anything_is_sent(tmp_path):
+    (tmp_path / "ca.pem").write_text("none")
+    with pytest.raises(UsageError) as raised:
+        routing(lead="openai/gpt-5-mini", providers={"openai": {"ca": str(tmp_path / "ca.pem")}}).lead()
+    assert raised.value.code == "bad_ca" and "ca.pem" in raised.value.message
 
 
 def test_a_key_file_that_cannot_be_read_says_which(tmp_path):

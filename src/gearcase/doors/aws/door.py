@@ -60,7 +60,8 @@ class AwsDoor:
         self._declared = declared
         live = declared.mode == "live"
         self._account = Account(declared.region, declared.profile, declared.endpoint) if live else None
-        self._mask = Mask(self._account.secrets() if self._account else ())
+        self.secrets = tuple(self._account.secrets() if self._account else ())
+        self._mask = Mask(self.secrets)
         self.environment = {
             "AWS_ENDPOINT_URL": f"http://{HOST}",
             "AWS_ACCESS_KEY_ID": _KEY,

@@ -62,11 +62,11 @@ class Admission:
         self._flying = 0  # nano-dollars of holds that have not ended
 
     async def admit(
-        self, account: str, request: ModelRequest, price: Price, bound: int, purpose: str, billed: bool = True
+        self, account: str, request: ModelRequest, price: Price, bound: int, purpose: str, billed_by: str
     ) -> Admitted:
         """A hold for the worst case. Raises Refused `budget` (never fits), `busy` (too long in line), `velocity`.
 
-        What is `billed` is set aside in the user's day, too.
+        What is `billed_by` somebody, a PROVIDER/MODEL, is set aside in the user's day, too.
         """
         wanted = min(request.asked or price.max_output, price.max_output)
         floor = min(wanted, FLOOR if wanted > FLOOR else SMALL_FLOOR)
@@ -77,8 +77,8 @@ class Admission:
                     output = self._output(account, request, price, bound, wanted)
                     if output >= floor:
                         output = self._of_minute(request, price, bound, output, floor)
-                        output, day = self._of_day(request, price, bound, output, floor) if billed else (output, "")
-                        return self._hold(account, request, price, bound, output, purpose, day)
+                        output, day = self._of_day(request, price, bound, output, floor) if billed_by else (output, "")
+                        return self._hold(account, request, price, bound, output, purpose, billed_by, day)
                     self._refuse_if_hopeless(account, request, price, bound, floor)
                     await self._ledger.wait_change()
         except TimeoutError:
@@ -179,7 +179,7 @@ class Admission:
         return price.worst(bound, output * request.choices, cache_write=cache, tier=tier, web_searches=searches)
 
     def _hold(
-        self, account: str, request: ModelRequest, price: Price, bound: int, output: int, purpose: str, day: str
+        self, account: str, request: ModelRequest, price: Price, bound: int, output: int, purpose: str, billed_by: str, day: str
     ) -> Admitted:
         amounts: Amounts = {
             "usd": self._worst(request, price, bound, output),
@@ -187,7 +187,7 @@ class Admission:
             "calls": 1,
         }
         try:
-            admitted = Admitted(self._ledger.hold(account, amounts, purpose), output, amounts, day)
+            admitted = Admitted(self._ledger.hold(account, amounts, purpose, billed_by), output, amounts, day)
             self._flying += amounts["usd"]
             return admitted
         except BaseException:

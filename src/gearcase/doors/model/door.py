@@ -182,7 +182,8 @@ class ModelDoor:
         number = next(self._numbers)
         started = time.monotonic()
         bound = self._bounds.bound(asked, route.price)
-        admitted = await self._admission.admit(caller.account, asked, route.price, bound, f"call {number}", route.billed)
+        billed_by = f"{route.provider}/{route.name}" if route.billed else ""
+        admitted = await self._admission.admit(caller.account, asked, route.price, bound, f"call {number}", billed_by)
         try:
             speech.cap(asked, admitted.output)
             body = orjson.dumps(asked.body)

@@ -98,6 +98,8 @@ class Routing:
         self._record: Path | None = None
         self._locals: list[Local] = []
         self._housing: Housing | None = None
+        self.keys: list[str] = []
+        """Keys that were found, for whoever looks for them where they must not be."""
 
     def house(self, housing: Housing) -> None:
         """Where the servers of local models live from now on; without it they are children of this process."""
@@ -110,12 +112,12 @@ class Routing:
 
     def lead(self) -> Route | None:
         """The model that drives the agent. Raises UsageError `missing_key`, `unknown_model`."""
-        return self._route(self._model.lead) if self._model.lead else None
+        return self._named(self._model.lead) if self._model.lead else None
 
     def worker(self) -> Route | None:
-        """The model that answers `gear ask`: the lead's where none is named."""
+        """The model that answers `gear ask`: the lead's where none is named. Raises as `lead` does."""
         name = self._model.worker or self._model.lead
-        return self._route(name) if name else None
+        return self._named(name) if name else None
 
     def bills(self) -> bool:
         """Whether any of the models may cost somebody money."""
@@ -191,6 +193,15 @@ class Routing:
             f"the model {name[:80]!r} is not allowed in this box",
             remedy=f"allowed: {allowed}; the operator adds others to [model] allow",
         )
+
+    def _named(self, reference: str) -> Route:
+        """The route of a model that the operator named: without a price it is a mistake of the box, where at the door a call is refused."""
+        try:
+            return self._route(reference)
+        except Refused as refused:
+            raise UsageError(
+                refused.code, refused.message, cause=refused.cause, remedy=refused.remedy, **refused.context
+            ) from None
 
     def _route(self, reference: str) -> Route:
         if reference not in self._routes:
@@ -294,6 +305,16 @@ class Routing:
                 f"there is no key for {provider}",
                 remedy=f"set {variable}, or name a key_file or keyring entry below [model.providers.{provider}]; it stays outside",
             )
+        if settings.ca is not None:
+            import ssl  # only here: it takes its time to load
+
+            try:
+                ssl.create_default_context(cafile=str(settings.ca))
+            except OSError as error:
+                remedy = f"name a PEM file of certificates with ca = ... below [model.providers.{provider}]"
+                message = f"{settings.ca} holds no certificate authority that can be read"
+                raise UsageError("bad_ca", message, cause=str(error), remedy=remedy) from error
+        self.keys += [key] if key and key not in self.keys else []
         return Endpoint(
             base=_with_version(settings.base) if settings.base else base,
             key=key,
@@ -311,7 +332,7 @@ class Routing:
                 remedy = f"write the key into {settings.key_file}, or take key_file out"
                 raise UsageError("missing_key", f"the key file of {provider} cannot be read: {error}", remedy=remedy) from error
         if settings.keyring is not None:
-            return in_keyring(settings.keyring, f"[model.providers.{provider}]")
+            return in_keyring(settings.keyring, provider)
         other = "" if settings.key_env else _OTHER_KEYS.get(provider, "")
         return (self._environment.get(variable) or self._environment.get(other, "")).strip()
 

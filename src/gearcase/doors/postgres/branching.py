@@ -11,15 +11,17 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gearcase.box.dsn import Dsn
 from gearcase.doors.housed import failed
 from gearcase.doors.postgres.binaries import choose, newest
 from gearcase.doors.postgres.cluster import AGENT, RESTORER, Cluster
+from gearcase.doors.postgres.masking import mask
 from gearcase.doors.postgres.source import About, Source
 from gearcase.errors import GearcaseError, RunError
 from gearcase.seams import Housing, Mount
@@ -44,10 +46,11 @@ REASSIGN OWNED BY {RESTORER} TO {AGENT};
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What of the source is copied. Patterns are those of pg_dump's `--exclude-table-data`."""
+    """What of the source is copied. Patterns are those of pg_dump's `--exclude-table-data`; `mask` is as `masking` says."""
 
     exclude: Sequence[str] = ()
     schema_only: bool = False
+    mask: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Fifo:
@@ -101,6 +104,7 @@ async def open_branch(
         cluster = await Cluster.open(housing, binaries, name, memory, disk, (fifo.mount,))
         try:
             await copy(Source(dsn, password, binaries), cluster, fifo, part)
+            await mask(cluster, part.mask)
         except BaseException:
             await cluster.close()
             raise
@@ -121,12 +125,12 @@ async def copy(source: Source, cluster: Cluster, fifo: Fifo, part: Part) -> None
         await asyncio.wait({dump, restore}, timeout=COPY_WITHIN, return_when=asyncio.FIRST_COMPLETED)
         if not dump.done() and not restore.done():
             raise source.failed(f"timeout expired: not copied within {COPY_WITHIN:g} s")
-        if dump.done() and dump.result()[0] != 0:
+        if _broke_off(dump):
             raise source.failed(dump.result()[2])
         restored = await restore
         if restored.exit_code != 0:
             await asyncio.wait({dump}, timeout=_LAST_WORDS)
-            if dump.done() and dump.result()[0] != 0 and "Broken pipe" not in dump.result()[2]:
+            if _broke_off(dump):
                 raise source.failed(dump.result()[2])
             raise _unrestored(source, restored.stderr.text(), failed(f"{source.dsn} could not be copied", restored))
         code, _, said = await dump
@@ -137,6 +141,14 @@ async def copy(source: Source, cluster: Cluster, fifo: Fifo, part: Part) -> None
             task.cancel()
         await asyncio.gather(dump, restore, return_exceptions=True)
     await cluster.ask(_SETTLE)
+
+
+def _broke_off(dump: asyncio.Task[tuple[int, bytes, str]]) -> bool:
+    """Whether the dump failed by itself: not because nobody read it any more, of which the reader knows why."""
+    if not dump.done() or dump.result()[0] == 0:
+        return False
+    code, _, said = dump.result()
+    return code != -signal.SIGPIPE and "Broken pipe" not in said
 
 
 def _unrestored(source: Source, said: str, error: GearcaseError) -> GearcaseError:

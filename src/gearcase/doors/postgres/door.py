@@ -146,7 +146,7 @@ class PostgresDoor:
         if declared.source is None:
             return await Cluster.open(housing, choose(), self._name, declared.memory, declared.disk), 0
         password = password_of(declared.password_env or "", declared.password_file, os.environ)
-        part = Part(declared.exclude, declared.schema_only)
+        part = Part(declared.exclude, declared.schema_only, declared.mask)
         dsn = parse_dsn(declared.source)
         return await open_branch(housing, self._name, dsn, password, part, declared.memory, declared.disk)
 

@@ -1,15 +1,16 @@
 """The redis door: a database at NAME.box:6379, and what programs inside did with it, as its server counted it.
 
 Bytes pass unread: what may be said is the server's own list (see `server`), and what was said is asked of it, every few seconds and at the
-end. So the door adds a read and a write, and no opinion.
+end. So the door adds a read and a write, and no opinion. A volume is kept when the last program has gone, whatever the run came to; where
+that fails, or the brake has killed the server, it stays as it was, and that is on record.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
-import re
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -17,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from gearcase.box import doors as declaration
-from gearcase.doors.housed import failed, fetch
-from gearcase.doors.redis.content import Volume, check_dump, copy_of
-from gearcase.doors.redis.server import DUMP, SOCKET, RedisServer
+from gearcase.box.redis_url import parse_redis_url
+from gearcase.doors.housed import failed
+from gearcase.doors.redis.counts import since
+from gearcase.doors.redis.server import DUMP, SOCKET, RedisServer, patience
+from gearcase.doors.redis.source import Content, from_file, from_server
+from gearcase.doors.redis.volume import Volume
 from gearcase.doors.relay import Relay
-from gearcase.errors import GearcaseError, RunError
+from gearcase.errors import GearcaseError, RunError, UsageError
 from gearcase.events import (
     Amounts,
     ConnectionClosed,
@@ -31,6 +35,7 @@ from gearcase.events import (
     DoorRefused,
     Failure,
     StatementsRan,
+    VolumeKept,
 )
 from gearcase.seams import Housing, Place
 from gearcase.units import format_bytes
@@ -39,11 +44,7 @@ PORT = 6379
 MOST_CONNECTIONS = 128
 LOOK_EVERY = 5.0
 """Seconds between two looks at what was counted."""
-_LAST_LOOK = 20.0
 _MOST_RECORDS = 1000
-_COUNTED = re.compile(
-    r"^cmdstat_([a-z0-9_|.-]{1,60}):calls=(\d+),usec=(\d+)[^\r\n]*?rejected_calls=(\d+),failed_calls=(\d+)", re.MULTILINE
-)
 
 
 class RedisDoor:
@@ -63,9 +64,10 @@ class RedisDoor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._serving: list[asyncio.Task[None]] = []
         self._numbers = itertools.count(1)
-        self._told: dict[str, Amounts] = {}
-        self._bytes = [0, 0]
-        self._told_bytes = [0, 0]
+        self._refused = 0
+        self._told: Mapping[str, Amounts] = {}
+        self._gone = (0, 0)  # bytes of connections that have ended, out and in
+        self._told_bytes = (0, 0)
         self._latched = False
 
     @property
@@ -76,37 +78,44 @@ class RedisDoor:
         return {**named, "REDIS_URL": url} if self._alone else named
 
     async def open(self, housing: Housing) -> None:
-        """Start the server with what it begins with. Raises UsageError `missing_extra`, `bad_dump`, `volume_in_use`, RunError."""
+        """Start the server with what it begins with.
+
+        Raises UsageError `missing_extra`, `missing_password`, `bad_dump`, `volume_in_use`, and RunError.
+        """
         began, declared = time.monotonic(), self._declared
         self._housing = housing
-        copied: Path | None = None
         try:
-            content, source = None, ""
-            if declared.volume is not None:
-                self._volume = Volume(self._volumes, declared.volume)
-                content, source = self._volume.content(), f"volume {declared.volume}"
-            elif declared.source is not None and declared.source.startswith("redis://"):
-                source = declared.source
-                password = os.environ.get(declared.password_env or "", "")
-                content = copied = await copy_of(source, password, housing.folder / f"{self._name}.rdb", 2 * declared.memory)
-            elif declared.source is not None:
-                source = declared.source
-                content = check_dump(Path(source))
-            self._server = server = await RedisServer.open(housing, self._name, declared.memory, content)
+            content = self._content()
+            server, size = await RedisServer.open(housing, self._name, declared.memory, content)
         except BaseException:
-            await self.close()
+            if self._volume is not None:
+                self._volume.close()
             raise
-        finally:
-            if copied is not None:
-                copied.unlink(missing_ok=True)
-        keys = int((await self._ask("DBSIZE"))[1:] or 0)
-        size = content.stat().st_size if content is not None and content.exists() else 0
+        self._server = server
+        keys, version = await server.keys(), (await server.counts()).version
+        mode = "volume" if declared.volume else "branch" if declared.source else "fresh"
+        source = declared.volume or declared.source or ""
         seconds = round(time.monotonic() - began, 3)
-        mode = "volume" if self._volume else "branch" if source else "fresh"
-        housing.recorder.append(DatabaseOpened(self.id, mode, 0, source, rows=keys, bytes=size, seconds=seconds))
+        housing.recorder.append(DatabaseOpened(self.id, mode, version, source, rows=keys, bytes=size, seconds=seconds))
         assert server.life is not None
         server.life.add_done_callback(self._server_ended)
-        self._serving.append(asyncio.create_task(self._watch()))
+        self._serving.append(asyncio.create_task(self._watch(server)))
+
+    def _content(self) -> Content | None:
+        """What it begins with; a volume belongs to this run from here on."""
+        declared = self._declared
+        if declared.volume is not None:
+            self._volume = Volume(self._volumes, declared.volume)
+            return self._volume.content()
+        if declared.source is None:
+            return None
+        if "://" not in declared.source:
+            return from_file(Path(declared.source))
+        variable = declared.password_env
+        if variable is not None and variable not in os.environ:
+            message, remedy = f"{variable} is not set, and the box says that it holds a password", f"export {variable}=..."
+            raise UsageError("missing_password", message, remedy=remedy)
+        return from_server(parse_redis_url(declared.source), os.environ[variable] if variable else "")
 
     async def serve(self, agent: str, place: Place, sock: socket.socket, pay: Callable[[int], None]) -> None:
         """See `Door`. What reaches a throw-away server has not left: nothing is paid."""
@@ -121,96 +130,110 @@ class RedisDoor:
             inner, _ = await loop.sock_accept(listening)
             inner.setblocking(False)
             inner.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            task = asyncio.create_task(self._pass_on(agent, inner))
+            task = asyncio.create_task(self._serve(agent, inner))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _pass_on(self, agent: str, inner: socket.socket) -> None:
-        assert self._housing is not None
-        recorder, name = self._housing.recorder, self.places[0].name
-        number, began, why, counts = next(self._numbers), time.monotonic(), "failed", [0, 0]
+    async def _serve(self, agent: str, inner: socket.socket) -> None:
+        assert self._server is not None
         with inner:
             try:
-                if self._server is None:
-                    return
                 outer = await self._server.housed.connect(SOCKET)
             except OSError:
-                remedy = "the operator finds its last words in the journal"
-                inner.send(f"-ERR gearcase: the database {self._name} has ended; {remedy}\r\n".encode())
-                recorder.append(DoorRefused(self.id, "door_failed", "the redis server has ended", {}), agent)
-                return
+                return self._refuse(agent, inner)
             with outer:
-                if number <= _MOST_RECORDS:
-                    recorder.append(ConnectionOpened(self.id, number, name, PORT, ""), agent)
-                relay = Relay(inner, outer, _free, self._counter(0, counts), self._counter(1, counts))
-                self._relays.add(relay)
-                if self._latched:
-                    relay.pause()
-                try:
-                    why = await relay.run()
-                finally:
-                    self._relays.discard(relay)
-                    if number <= _MOST_RECORDS:
-                        seconds = round(time.monotonic() - began, 3)
-                        recorder.append(ConnectionClosed(self.id, number, name, counts[0], counts[1], seconds, why), agent)
+                return await self._pass_on(agent, inner, outer)
 
-    def _counter(self, way: int, counts: list[int]) -> Callable[[bytes], bytes]:
-        def count(data: bytes) -> bytes:
-            counts[way] += len(data)
-            self._bytes[way] += len(data)
-            return data
+    async def _pass_on(self, agent: str, inner: socket.socket, outer: socket.socket) -> None:
+        assert self._housing is not None
+        recorder, name, number = self._housing.recorder, self.places[0].name, next(self._numbers)
+        began, why = time.monotonic(), "failed"
+        is_recorded = number <= _MOST_RECORDS
+        if is_recorded:
+            recorder.append(ConnectionOpened(self.id, number, name, PORT, ""), agent)
+        relay = Relay(inner, outer, _free, None)
+        self._relays.add(relay)
+        if self._latched:
+            relay.pause()
+        try:
+            why = await relay.run()
+        finally:
+            self._relays.discard(relay)
+            sent, received = relay.out.passed, relay.back.passed
+            self._gone = (self._gone[0] + sent, self._gone[1] + received)
+            if is_recorded:
+                seconds = round(time.monotonic() - began, 3)
+                recorder.append(ConnectionClosed(self.id, number, name, sent, received, seconds, why), agent)
 
-        return count
+    def _refuse(self, agent: str, inner: socket.socket) -> None:
+        """Tell a program that the server has ended, in its own protocol, as far as it takes it."""
+        assert self._housing is not None
+        with contextlib.suppress(OSError):
+            inner.send(f"-ERR gearcase: the database {self._name} has ended; the operator finds why in the journal\r\n".encode())
+        self._refused += 1
+        if str(self._refused).strip("0") == "1":  # 1, 10, 100, ...
+            refused = DoorRefused(self.id, "door_failed", "the redis server has ended", {"count": self._refused})
+            self._housing.recorder.append(refused, agent)
 
     # --- what was counted --------------------------------------------------------------------------------------------------
 
-    async def _ask(self, *words: str) -> str:
-        assert self._server is not None
-        return await self._server.ask(*words)
+    def _bytes(self) -> tuple[int, int]:
+        """Out and in, so far."""
+        sent = sum(relay.out.passed for relay in self._relays)
+        received = sum(relay.back.passed for relay in self._relays)
+        return self._gone[0] + sent, self._gone[1] + received
 
-    async def _watch(self) -> None:
+    async def _watch(self, server: RedisServer) -> None:
+        """Tell what was done, while it goes on. A server that does not answer is on record once, and asked again in the end."""
         while True:
             await asyncio.sleep(LOOK_EVERY)
-            if self._bytes != self._told_bytes and self._server is not None and not self._server.housed.sandbox.frozen:
-                await self._look()
+            if self._bytes() == self._told_bytes or server.housed.sandbox.frozen:
+                continue
+            try:
+                await self._look(server)
+            except GearcaseError as error:
+                if server.housed.sandbox.frozen:
+                    continue  # it was stopped while it was asked
+                if not self._has_ended(server):
+                    self._record(error)
+                return
 
-    async def _look(self) -> None:
-        """Put what was said since the last look on record, and how many keys were read and changed so far."""
-        assert self._housing is not None and self._server is not None
-        text, said = await self._ask("INFO", "everything"), self._server.said
-        now: dict[str, Amounts] = {}
-        for name, calls, spent, rejected, wrong in _COUNTED.findall(text):
-            if (count := int(calls) - said[name]) > 0 or int(rejected):
-                errors = int(rejected) + int(wrong)
-                now[name.upper()] = {"count": count + int(rejected), "errors": errors, "milliseconds": int(spent) // 1000}
-        before, self._told = self._told, now
-        kinds = {name: {key: value - before.get(name, {}).get(key, 0) for key, value in one.items()} for name, one in now.items()}
-        kinds = {name: one for name, one in kinds.items() if one["count"]}
-        sent, received = (at - told for at, told in zip(self._bytes, self._told_bytes, strict=True))
-        self._told_bytes = list(self._bytes)
-        if kinds:
-            self._housing.recorder.append(StatementsRan(self.id, kinds, sent, received))
-            met = dict(re.findall(r"^(keyspace_hits|keyspace_misses|rdb_changes_since_last_save):(\d+)", text, re.MULTILINE))
-            looked = int(met.get("keyspace_hits", 0)) + int(met.get("keyspace_misses", 0))
-            written = int(met.get("rdb_changes_since_last_save", 0))
-            self._housing.recorder.append(Contact(self.id, {"keys": {"read": looked, "written": written}}, []))
-
-    def _server_ended(self, life: asyncio.Future[Any]) -> None:
-        """A server that ends before it is told to, on record."""
+    async def _look(self, server: RedisServer) -> None:
+        """Put what was done since the last look on record, and how many keys were looked up and changed so far."""
         assert self._housing is not None
+        passed, counts = self._bytes(), await server.counts()
+        kinds, self._told = since(self._told, counts.kinds), counts.kinds
+        if kinds:
+            sent, received = (at - told for at, told in zip(passed, self._told_bytes, strict=True))
+            self._housing.recorder.append(StatementsRan(self.id, kinds, sent, received))
+            keys = {"read": counts.read, "written": counts.written}
+            self._housing.recorder.append(Contact(self.id, {"keys": keys}, []))
+        self._told_bytes = passed
+
+    def _record(self, error: GearcaseError) -> None:
+        assert self._housing is not None
+        self._housing.recorder.append(Failure(error.envelope()))
+
+    @staticmethod
+    def _has_ended(server: RedisServer) -> bool:
+        return server.life is None or server.life.done()
+
+    def _server_ended(self, life: asyncio.Task[Any]) -> None:
+        """A server that ends before it is told to, on record."""
         if life.cancelled() or self._server is None:
             return
         error = life.exception()
         if not isinstance(error, GearcaseError):
             error = failed(f"the redis server of {self._name} has ended", life.result())
-        self._housing.recorder.append(Failure(error.envelope()))
+        self._record(error)
 
     def describe(self) -> Mapping[str, Any]:
         """See `Door`."""
-        stays = f", kept as volume {self._declared.volume}" if self._declared.volume else ""
+        declared = self._declared
+        stays = f"; the next run finds what it holds (volume {declared.volume})" if declared.volume else ""
         return {
             "address": f"redis://{self.places[0].name}:{PORT}",
-            "purpose": f"a Redis database, {format_bytes(self._declared.memory)}{stays}; no scripts, no settings",
+            "purpose": f"a Redis database of {format_bytes(declared.memory)}, without scripts and settings{stays}",
         }
 
     def latch(self) -> None:
@@ -225,43 +248,53 @@ class RedisDoor:
         for relay in self._relays:
             relay.resume()
 
+    # --- the end -----------------------------------------------------------------------------------------------------------
+
     async def close(self) -> tuple[str, ...]:
-        """See `Door`. What was counted is told, and a volume kept, before the server ends."""
+        """See `Door`. What was done is told, and a volume kept, before the server ends."""
         tasks = [*self._serving, *self._tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._serving.clear()
-        server = self._server
+        server, self._server = self._server, None
         try:
-            if server is not None and server.life is not None and not server.life.done() and not server.housed.sandbox.frozen:
-                async with asyncio.timeout(_LAST_LOOK):
-                    await self._look()
-                    if self._volume is not None:
-                        await self._keep(server, self._volume)
-        except (GearcaseError, TimeoutError) as error:
-            assert self._housing is not None
-            if not isinstance(error, GearcaseError):
-                remedy = "give the door less `memory`, or look at the disk"
-                error = RunError("door_failed", f"the redis server of {self._name} did not answer in the end", remedy=remedy)
-            self._housing.recorder.append(Failure(error.envelope()))
+            if server is not None:
+                await self._finish(server)
         finally:
-            self._server = None
             if server is not None:
                 await server.close()
             if self._volume is not None:
                 self._volume.close()
         return ()
 
+    async def _finish(self, server: RedisServer) -> None:
+        """The last look, and the volume. Of a server that has ended or stands frozen for good, it is what is known."""
+        stopped = "it had ended" if self._has_ended(server) else "it stood frozen" if server.housed.sandbox.frozen else ""
+        if not stopped:
+            try:
+                await self._look(server)
+            except GearcaseError as error:
+                self._record(error)
+        if self._volume is not None:
+            try:
+                if stopped:
+                    raise failed(stopped)
+                await self._keep(server, self._volume)
+            except (GearcaseError, OSError, TimeoutError) as error:
+                message = f"the volume {self._volume.name} stays as it was before this run"
+                remedy = "let the run end without killing it, and see that there is room on the disk"
+                cause = str(error) or "it took too long"
+                self._record(RunError("volume_not_kept", message, cause=cause, remedy=remedy))
+
     async def _keep(self, server: RedisServer, volume: Volume) -> None:
-        """Replace what the volume held, whole or not at all."""
-        await self._ask("SAVE")
-        part = volume.file.with_suffix(f".{os.getpid()}.part")
-        try:
-            await fetch(server.housed, DUMP, part)
-            part.replace(volume.file)
-        finally:
-            part.unlink(missing_ok=True)
+        assert self._housing is not None
+        began = time.monotonic()
+        async with asyncio.timeout(patience(2 * self._declared.memory)):
+            keys = await server.keys()
+            await server.save()
+            size = await volume.keep(server.housed, DUMP)
+        self._housing.recorder.append(VolumeKept(self.id, volume.name, keys, size, round(time.monotonic() - began, 3)))
 
 
 def _free(count: int) -> None:
