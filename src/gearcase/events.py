@@ -315,7 +315,8 @@ class NameAsked(Event):
 
 @dataclass(frozen=True, slots=True)
 class ConnectionOpened(Event):
-    """A connection leads from the box to `name`, at `address` outside. `connection` counts those of the run."""
+    """A connection leads from the box to `name`, at `address` outside; empty where it ends at the door itself. `connection` counts those of
+    the run."""
 
     door: str
     connection: int
@@ -418,6 +419,23 @@ class ApiCalled(Event):
     door: str
     method: str
     path: str
+    status: int
+    sent: int
+    received: int
+    seconds: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostCalled(Event):
+    """A call to a host of `[secrets]` ended; `secrets` names those that were put in. Bytes out and in; `why` is done, a refusal's code,
+    or what cut it. The path is without its query."""
+
+    host: str
+    port: int
+    method: str
+    path: str
+    secrets: list[str]
     status: int
     sent: int
     received: int

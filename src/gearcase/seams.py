@@ -76,6 +76,7 @@ class SandboxSpec:
     listeners: tuple[Listener, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict[str, str])  # name -> address, for /etc/hosts
     environment: Mapping[str, str] = field(default_factory=dict[str, str])  # of every command
+    authority: str = ""  # a certificate authority that programs inside trust beside the host's, as PEM
     workspace_executable: bool = True
 
 

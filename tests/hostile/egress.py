@@ -150,6 +150,55 @@ attempt("a name", lambda: fetch(ask(b"allowed.example"), 80, b"allowed.example")
 """
 
 
+PROXY = """
+def through(place, data=b"", host=b""):
+    with socket.create_connection(("proxy.box", 13128), 3) as sock:
+        sock.settimeout(3)
+        sock.sendall(b"CONNECT " + place + b" HTTP/1.1\\r\\nHost: " + (host or place) + b"\\r\\n\\r\\n")
+        heard = sock.recv(4096)
+        if b" 200 " in heard:
+            sock.sendall(data)
+        while part := sock.recv(4096):
+            heard += part
+        return heard
+"""
+TUNNELLED = (
+    PROXY
+    + """
+plain = b"GET / HTTP/1.1\\r\\nHost: HOST\\r\\nConnection: close\\r\\n\\r\\n"
+for host in (b"evil.example", b"evil.example.", b"EVIL.example", b"allowed.example\\0.evil.example", b"evil.example\\0.allowed.example",
+             b"allowed.example@evil.example", b"evil.example:80@allowed.example", b"allowed.example.evil.example", b"allowedXexample",
+             b"2130706433", b"0x7f.1", b"0177.0.0.1", b"127.1", b"127.0.0.1", b"[::1]", b"[::ffff:127.0.0.1]", b"169.254.169.254",
+             b"localhost", b"model.box", b"gear.box", b"proxy.box", b"allowed.example%00"):
+    for port in (b"80", b"PORT", b"22"):
+        attempt(host + b":" + port, lambda: through(host + b":" + port, plain.replace(b"HOST", host)))
+attempt("another Host of CONNECT", lambda: through(b"allowed.example:80", plain.replace(b"HOST", b"evil.example"), b"evil.example:80"))
+for line in (b"GET http://evil.example/", b"GET http://allowed.example@evil.example/", b"GET http://127.0.0.1:PORT/", b"GET http://model.box/"):
+    attempt(line, lambda: fetch("proxy.box", 13128, b"", line + b" HTTP/1.1\\r\\nHost: evil.example\\r\\n\\r\\n"))
+"""
+)
+TUNNEL_FRONTED = (
+    PROXY
+    + """
+import ssl
+plain = b"GET / HTTP/1.1\\r\\nHost: HOST\\r\\nConnection: close\\r\\n\\r\\n"
+attempt("another Host", lambda: through(b"allowed.example:80", plain.replace(b"HOST", b"evil.example")))
+attempt("two Hosts", lambda: through(b"allowed.example:80", plain.replace(b"HOST", b"allowed.example\\r\\nHost: evil.example")))
+attempt("CONNECT in a tunnel", lambda: through(b"allowed.example:80", b"CONNECT evil.example:443 HTTP/1.1\\r\\n\\r\\n"))
+attempt("plain TCP on 443", lambda: through(b"allowed.example:443", b"SSH-2.0-x\\r\\n"))
+hello, reply = ssl.MemoryBIO(), ssl.MemoryBIO()
+context = ssl.create_default_context()
+client = context.wrap_bio(reply, hello, server_hostname="evil.example")
+try:
+    client.do_handshake()
+except ssl.SSLError:
+    pass
+words = hello.read()
+attempt("TLS for evil.example", lambda: through(b"allowed.example:443", words))
+"""
+)
+
+
 def _scenario():
     name = "hostile_scenarios"
     if name not in sys.modules:
@@ -164,7 +213,25 @@ def _of(number, name, control, program, guard, open_):
     return _scenario()(number, name, control, boxed(program, guard), boxed(program, open_))
 
 
+BY_PROXY = "\nproxy = true"
+
 EGRESS = (
+    _of(
+        31,
+        "reach a host through the proxy by any spelling",
+        "every name allowed",
+        TUNNELLED,
+        LISTED + BY_PROXY,
+        EVERYTHING + BY_PROXY,
+    ),
+    _of(
+        33,
+        "name another host within a tunnel",
+        "the port is not read (tcp://)",
+        TUNNEL_FRONTED,
+        LISTED + BY_PROXY,
+        UNREAD + BY_PROXY,
+    ),
     _of(30, "carry data out in names asked of the box's resolver", "every name allowed", QUESTIONS, LISTED, EVERYTHING),
     _of(31, "reach a host by a name that looks like an allowed one", "every name allowed", CONFUSED, LISTED, EVERYTHING),
     _of(

@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.table import Table
 
 PROVEN_ELSEWHERE = {
-    35: "tests/journeys/test_api_door.py, tests/doors/test_api.py (a credential is put in outside; answers that echo it)",
     46: "tests/doors/postgres/test_cluster.py (superuser), tests/journeys/test_postgres.py, test_postgres_branch.py (a dump), "
     "tests/doors/redis/test_server.py (Lua, modules, replication; taken over)",
     36: "tests/doors/test_server.py (smuggling, endless headers, slowloris, limits), tests/journeys/test_door.py (tokens)",
@@ -43,7 +42,12 @@ def _load(name):
 
 def here(root):
     """The attempts that make sense for a user: those that only root could make outside are root's."""
-    every = [*_load("attempts").ATTEMPTS, *_load("scenarios").SCENARIOS, *_load("egress").EGRESS]
+    every = [
+        *_load("attempts").ATTEMPTS,
+        *_load("scenarios").SCENARIOS,
+        *_load("egress").EGRESS,
+        *_load("credentials").CREDENTIALS,
+    ]
     return [one for one in sorted(every, key=lambda one: one.number) if root or not getattr(one, "root_only", False)]
 
 

@@ -228,3 +228,23 @@ def test_the_limit_of_bytes_cuts_and_says_so(user):
     assert ended.record["exit"] != 0
     assert [one["why"] for one in user.journal() if one["type"] == "connection_closed"] == ["budget"]
     assert 1 << 20 < ended.record["spent"]["egress"] <= 2 << 20
+
+
+def test_by_the_proxy_the_same_is_reached_and_no_more(user):
+    (user.folder / "hello.txt").write_text("from outside\n")
+    with serving(user.folder) as place:
+        file = box(user, ["files.example.org"], {"files.example.org": place, "evil.example.org": place})
+        file.write_text(file.read_text() + "proxy = true\n")
+        script = (
+            "curl -sS http://files.example.org/hello.txt http://files.example.org/hello.txt; "
+            'python3 -c \'import urllib.request as u; print(u.urlopen("http://files.example.org/hello.txt").read().decode(), end="")\'; '
+            "curl -sS http://evil.example.org/hello.txt; curl -sS https://evil.example.org/ 2>&1; "
+            "curl -sS http://127.0.0.1/ --noproxy ''; curl -sS http://gear.box/ --noproxy ''; gear doors"
+        )
+        told = executes(user, file, "sh", "-c", script).out
+    assert told.startswith("from outside\n" * 3)
+    assert "evil.example.org:80 may not be reached" in told and "CONNECT tunnel failed, response 403" in told
+    assert told.count("the proxy leads to names only") == 2 and "http://proxy.box:13128" in told
+    records = user.journal()
+    assert [one["name"] for one in records if one["type"] == "connection_opened"] == ["files.example.org"] * 3
+    assert {one["name"] for one in records if one["type"] == "name_asked" and not one["allowed"]} == {"evil.example.org"}

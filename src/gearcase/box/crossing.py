@@ -64,6 +64,8 @@ def crossings(box: Box, environment: Mapping[str, str] = os.environ) -> Iterator
         yield Crossing(str(path), f"/given/{path.name}, read-only{_instructions(path)}")
     for tool in find_tools(box.sandbox.tools, environment):
         yield _tool(tool)
+    for name, secret in box.secrets.items():
+        yield Crossing(f"secret {name}", f"a placeholder in ${secret.env}; put in outside for {', '.join(secret.hosts)}")
     told = ", ".join(f"{key} = {value}" for key, value in git_identity(box).items())
     yield Crossing("git identity", told or "none: no repository is given, or user.name and user.email are not set")
     yield Crossing(

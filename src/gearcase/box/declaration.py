@@ -33,6 +33,7 @@ from gearcase.box.fields import (
     Word,
     written,
 )
+from gearcase.box.secrets import HostSecret
 from gearcase.units import NANO
 
 
@@ -169,6 +170,10 @@ class Box(Table):
     limits: Limits = Limits()
     files: Files = Files()
     doors: Doors = Doors()
+    secrets: Mapping[Name, HostSecret] = Field(
+        default_factory=dict[str, HostSecret],
+        description="credentials that stay outside, put in for the HTTPS hosts that each names",
+    )
     checks: tuple[Check, ...] = Field(default=(), alias="check", description="acceptance checks")
     sandbox: Sandbox = Sandbox()
     journal: JournalTable = JournalTable()

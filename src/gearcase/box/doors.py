@@ -18,7 +18,9 @@ from gearcase.errors import UsageError
 T = TypeVar("T")
 
 
-def _written_as(parse: Callable[[str], T], held: Callable[[T], str]) -> BeforeValidator:
+def written_as(parse: Callable[[str], T], held: Callable[[T], str]) -> BeforeValidator:
+    """A validator from one of the parsers of the box, whose error becomes one of the model's own."""
+
     def convert(value: Any) -> str:
         if not isinstance(value, str):
             raise wrong(f"{value!r} is no text")
@@ -30,13 +32,13 @@ def _written_as(parse: Callable[[str], T], held: Callable[[T], str]) -> BeforeVa
     return BeforeValidator(convert)
 
 
-Rule = Annotated[str, _written_as(parse_rule, str), Field(max_length=300)]
-Host = Annotated[str, _written_as(parse_name, str), Field(max_length=253)]
-Place = Annotated[str, _written_as(parse_place, lambda place: place_text(*place)), Field(max_length=300)]
+Rule = Annotated[str, written_as(parse_rule, str), Field(max_length=300)]
+Host = Annotated[str, written_as(parse_name, str), Field(max_length=253)]
+Place = Annotated[str, written_as(parse_place, lambda place: place_text(*place)), Field(max_length=300)]
 
 
-DsnText = Annotated[str, _written_as(parse_dsn, str), Field(max_length=1000)]
-RedisSource = Annotated[str, _written_as(parse_redis_source, str), Field(max_length=1000)]
+DsnText = Annotated[str, written_as(parse_dsn, str), Field(max_length=1000)]
+RedisSource = Annotated[str, written_as(parse_redis_source, str), Field(max_length=1000)]
 Relation = Annotated[str, Field(pattern=r"^[^.\x00]{1,63}\.[^\x00]{1,63}$")]
 Column = Annotated[str, Field(pattern=r"^([^.\x00]{1,63}\.){1,2}[^.\x00]{1,63}$")]
 
@@ -57,7 +59,7 @@ class HttpDoor(Table):
     hosts: Mapping[Host, Place] = Field(
         default_factory=dict[str, str], description="where a name leads outside, in place of DNS: ADDRESS or ADDRESS:PORT"
     )
-    proxy: bool = Field(default=False, description="set HTTPS_PROXY inside, for programs that find no name without one")
+    proxy: bool = Field(default=False, description="a proxy inside, and HTTPS_PROXY set to it, for programs that want one")
 
 
 class PostgresDoor(Table):

@@ -22,6 +22,7 @@ from gearcase.box.declaration import Box
 from gearcase.box.lines import PathKey, lines_of
 from gearcase.box.mistakes import Mistake, dotted, failure, from_validation, nearest, place
 from gearcase.box.paths import PathMistake, absolute, existing
+from gearcase.box.secrets import conflicts
 from gearcase.box.tools import find_tools
 from gearcase.errors import UsageError
 
@@ -170,6 +171,7 @@ _NAMED_FILES = (
     (("model", "providers"), ("key_file", "ca")),
     (("doors", "postgres"), ("password_file",)),
     (("doors", "api"), ("ca",)),
+    (("secrets",), ("key_file", "ca")),
 )
 """Tables of named tables, and the keys in each that name a file."""
 
@@ -341,6 +343,8 @@ def _whole(draft: _Draft, box: Box) -> None:
         names.add(check.name)
         _distinct(draft, ("check", number, "files"), check.files)
     _taken_databases(draft, box)
+    for path, message in conflicts(box.secrets):
+        draft.wrong(("secrets", *path), message)
     for name, price in box.model.prices.items():
         rates = price.model_dump(exclude={"context", "max_output"}, exclude_none=True)
         missing = [key for key in ("input", "output") if rates and key not in rates]

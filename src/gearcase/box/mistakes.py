@@ -114,9 +114,7 @@ def _mistake(detail: ErrorDetails, lines: Mapping[PathKey, int], options: Mappin
 def _unknown(path: PathKey) -> tuple[str, str]:
     name, table = str(path[-1]), path[:-1]
     names = [part for part in table if isinstance(part, str)]
-    if names[:2] in (["model", "providers"], ["model", "prices"]):
-        names = [*names[:2], "*"]
-    near = nearest(name, known_keys()[".".join(names)])
+    near = nearest(name, _keys_at(names))
     message = f"unknown key `{name}` in {_table_name(table)}"
     if not near:
         homes = [home for home, keys in known_keys().items() if name in keys and "*" not in home]
@@ -124,6 +122,15 @@ def _unknown(path: PathKey) -> tuple[str, str]:
             home = f"[{homes[0]}]" if homes[0] else "the top, before any table"
             return f"{message} (it belongs in {home})", ""
     return message, near
+
+
+def _keys_at(names: list[str]) -> tuple[str, ...]:
+    """The keys of a table; a name that people choose is a `*` there, and may hold dots."""
+    for home, keys in known_keys().items():
+        parts = home.split(".") if home else []
+        if len(parts) == len(names) and all(part in ("*", name) for part, name in zip(parts, names, strict=True)):
+            return keys
+    return ()
 
 
 _SAID = {

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import ipaddress
-import json
 import math
 import socket
 import time
@@ -24,18 +23,17 @@ from urllib.parse import urlsplit
 from gearcase.box.calls import ApiDoor as Declared
 from gearcase.box.calls import CallRule, Rate, normal_path, parse_call, parse_rate
 from gearcase.doors.addresses import resolve
-from gearcase.doors.forwarding import Forwarder, Pairs, Passage, has_body, outgoing_headers, paid
+from gearcase.doors.callrecord import CallRecord, Counter, refusal, shown, status_of
+from gearcase.doors.forwarding import Forwarder, Pairs, Passage, outgoing_headers, paid
 from gearcase.doors.masks import Mask
 from gearcase.doors.patterns import fits
 from gearcase.doors.secrets import filled, find_secret, references
 from gearcase.doors.server import HttpRequest, Reply, Server, ServerLimits, serve
 from gearcase.errors import GearcaseError, Refused
-from gearcase.events import ApiCalled, DoorRefused
-from gearcase.seams import Housing, Place, Recorder
+from gearcase.events import ApiCalled
+from gearcase.seams import Housing, Place
 
 MOST_PATH = 8 * 1024
-MOST_RECORDS = 5000
-_SHOWN = 300
 _LIMITS = ServerLimits(connections=64)
 
 _OWN = frozenset(
@@ -45,14 +43,6 @@ _OWN = frozenset(
 """Headers of a request that do not leave: credentials, what says method, path or sender a second time, and ranges, which could cut an
 echoed secret into pieces that no mask sees."""
 _NOT_BACK = frozenset({"set-cookie"})
-
-_STATUS = {
-    "bad_path": 400,
-    "budget": 402,
-    "call_not_allowed": 403,
-    "rate": 429,
-    "slow_upstream": 504,
-}
 
 
 class ApiDoor:
@@ -81,13 +71,11 @@ class ApiDoor:
         self._servers: list[Server] = []
         self._running = asyncio.Event()
         self._running.set()
-        self._recorder: Recorder | None = None
-        self._recorded = 0
-        self._refused: dict[str, int] = {}
+        self._record = CallRecord(self.id, self._mask)
 
     async def open(self, housing: Housing) -> None:
         """See `Door`. An upstream that is an address is judged here, since nobody looks it up later. Raises Refused."""
-        self._recorder = housing.recorder
+        self._record.recorder = housing.recorder
         host = self._base.hostname or ""
         try:
             ipaddress.ip_address(host)
@@ -128,18 +116,22 @@ class ApiDoor:
 
     async def _handle(self, agent: str, pay: Callable[[int], None], request: HttpRequest) -> Reply:
         await self._running.wait()
-        began, sent = time.monotonic(), _Counter(pay)
-        record = functools.partial(self._record, agent, request.method, _shown(request.raw_path), began, sent)
+        began, sent, path = time.monotonic(), Counter(pay), self._mask.text(shown(request.raw_path))
+
+        def record(status: int, why: str, received: int) -> None:
+            seconds = round(time.monotonic() - began, 3)
+            self._record.ended(ApiCalled(self.id, request.method, path, status, sent.count, received, seconds, why), agent)
+
         try:
-            path = self._judge(request)
+            judged = self._judge(request)
             sent(len(request.raw_path) + sum(len(name) + len(value) for name, value in request.headers))
             headers = [*outgoing_headers(request, self._is_own), *self._headers]
-            body = paid(request.chunks, sent) if request.chunks is not None and has_body(request) else None
-            answer = await self._forwarder.forward(request.method, self._url(path, request.query), headers, body)
+            body = paid(request.chunks, sent) if request.chunks is not None and request.has_body else None
+            answer = await self._forwarder.forward(request.method, self._url(judged, request.query), headers, body)
         except GearcaseError as error:
-            self._count_refusal(agent, error)
-            record(_status(error), error.code, 0)
-            return _refusal(error)
+            self._record.refused(error, agent)
+            record(status_of(error), error.code, 0)
+            return refusal(error)
         except asyncio.CancelledError:
             record(0, "cut", 0)
             raise
@@ -160,7 +152,7 @@ class ApiDoor:
         if not any(covers(rule, request.method, path) for rule in self._rules):
             allowed = ", ".join(map(str, self._rules))
             remedy = f"allowed here: {allowed}; ask the operator for more: gear ask-for limit"
-            raise Refused("call_not_allowed", f"{request.method} {_shown(path)} is not allowed", remedy=remedy)
+            raise Refused("call_not_allowed", f"{request.method} {shown(path)} is not allowed", remedy=remedy)
         if self._rate is not None and (wait := self._rate.take()):
             remedy = f"wait {math.ceil(wait)} s"
             raise Refused("rate", f"the door passes {self._rate.said()}", remedy=remedy, retry_after=math.ceil(wait))
@@ -196,28 +188,6 @@ class ApiDoor:
                 error.remedy = f"if you mean it, say so in the box: [doors.{self.id}] allow_private = true"
             raise
 
-    # --- on record ---------------------------------------------------------------------------------------------------------
-
-    def _record(
-        self, agent: str, method: str, path: str, began: float, sent: _Counter, status: int, why: str, received: int
-    ) -> None:
-        self._recorded += 1
-        if self._recorded > MOST_RECORDS or self._recorder is None:
-            return
-        seconds = round(time.monotonic() - began, 3)
-        call = ApiCalled(self.id, method, self._mask.text(path), status, sent.count, received, seconds, why)
-        self._recorder.append(call, agent)
-        if self._recorded == MOST_RECORDS:
-            message = f"{MOST_RECORDS} calls are on record: further ones are metered, not recorded"
-            self._recorder.append(DoorRefused(self.id, "too_many_records", message), agent)
-
-    def _count_refusal(self, agent: str, error: GearcaseError) -> None:
-        """On record: the first of its kind, then at powers of ten."""
-        count = self._refused[error.code] = self._refused.get(error.code, 0) + 1
-        if str(count).strip("0") == "1" and self._recorder is not None:
-            message, cause = self._mask.text(error.message), self._mask.text(error.cause)
-            self._recorder.append(DoorRefused(self.id, error.code, message, {"cause": cause, "count": count}), agent)
-
 
 class Bucket:
     """A rate: so many calls at once, and as many again over its time."""
@@ -241,18 +211,6 @@ class Bucket:
             return (1 - self._left) / speed
         self._left -= 1
         return 0.0
-
-
-class _Counter:
-    """Bytes that left, paid."""
-
-    def __init__(self, pay: Callable[[int], None]) -> None:
-        self._pay = pay
-        self.count = 0
-
-    def __call__(self, count: int) -> None:
-        self._pay(count)
-        self.count += count
 
 
 def covers(rule: CallRule, method: str, path: bytes) -> bool:
@@ -289,18 +247,3 @@ def _segment_fits(pattern: bytes, segment: bytes) -> bool:
 def _folded(name: str) -> str:
     """Some servers take _ for - in names."""
     return name.lower().replace("_", "-")
-
-
-def _shown(path: bytes) -> str:
-    return path[:_SHOWN].decode("utf-8", "replace")
-
-
-def _status(error: GearcaseError) -> int:
-    return _STATUS.get(error.code, 502)
-
-
-def _refusal(error: GearcaseError) -> Reply:
-    headers = {"content-type": "application/json"}
-    if "retry_after" in error.context:
-        headers["retry-after"] = str(error.context["retry_after"])
-    return Reply(_status(error), headers, json.dumps({"error": error.envelope()}).encode())

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from gearcase.doors.masks import Mask
 from gearcase.doors.server import HttpRequest
-from gearcase.errors import GearcaseError, Refused
+from gearcase.errors import GearcaseError, Refused, UsageError
 
 if TYPE_CHECKING:
     import aiohttp
@@ -187,9 +187,17 @@ def outgoing_headers(request: HttpRequest, drop: Callable[[str], bool]) -> Pairs
     return [*((name, value) for name, value in kept if not drop(name)), ("accept-encoding", "identity")]
 
 
-def has_body(request: HttpRequest) -> bool:
-    """Whether a request brings a body."""
-    return request.header(b"transfer-encoding") != b"" or request.header(b"content-length") not in (b"", b"0")
+def require_authorities(ca: Path | None, wanted_by: str) -> None:
+    """Raises UsageError `bad_ca` where a file holds none."""
+    if ca is not None:
+        try:
+            ssl.create_default_context(cafile=str(ca))
+        except OSError as error:
+            message, remedy = (
+                f"{ca} holds no certificate authority that can be read",
+                f"name a PEM file of certificates below {wanted_by}",
+            )
+            raise UsageError("bad_ca", message, cause=str(error), remedy=remedy) from error
 
 
 def _listed(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:

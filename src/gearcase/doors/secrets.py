@@ -6,6 +6,7 @@ part of any text that a program or a person is shown: its `repr` is hidden, and 
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,11 @@ def find_secret(name: str, file: Path | None, environment: Mapping[str, str], wa
             raise UsageError("missing_secret", f"{wanted_by}: {file} cannot be read", cause=cause, remedy=remedy) from None
     else:
         value = environment.get(name, "").strip()
+    return checked(name, value, wanted_by)
+
+
+def checked(name: str, value: str, wanted_by: str) -> Secret:
+    """A value that was found, as a secret. Raises UsageError `missing_secret`, `bad_secret`."""
     if not value:
         raise UsageError(
             "missing_secret",
@@ -49,6 +55,20 @@ def find_secret(name: str, file: Path | None, environment: Mapping[str, str], wa
             remedy=f"it must be at least {SHORTEST} characters of plain text in one line",
         )
     return Secret(name, value)
+
+
+def in_keyring(entry: str, whose: str) -> str:
+    """What the system's keyring holds as SERVICE/USER; empty where it holds nothing. Raises UsageError `missing_key`."""
+    try:
+        keyring = importlib.import_module("keyring")
+    except ImportError:
+        raise UsageError("missing_key", "the keyring package is missing", remedy="pip install 'gearcase[keyring]'") from None
+    service, _, user = entry.partition("/")
+    try:
+        return str(keyring.get_password(service, user) or "").strip()
+    except Exception as error:  # whatever this machine's keyring raises: none there, locked, refused
+        message, cause = f"the keyring does not give the key of {whose}", f"{type(error).__name__}: {error}"
+        raise UsageError("missing_key", message, cause=cause, remedy="unlock it, or name a variable or a key_file") from error
 
 
 def references(texts: Iterable[str]) -> list[str]:

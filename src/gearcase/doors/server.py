@@ -22,10 +22,13 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from gearcase.doors.bodies import StreamedBody
+
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """A request. Header names are lower case; `path` is percent-decoded and without the query, `raw_path` as it was sent.
+    """A request. Header names are lower case; `path` is percent-decoded and without the query, `raw_path` as it was sent, `target` the
+    whole of what stands between method and version.
 
     With `streaming`, `body` is empty and `chunks` is the body as it comes; it ends in a ConnectionError where the client breaks off.
     """
@@ -36,11 +39,17 @@ class HttpRequest:
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
     raw_path: bytes = b""
+    target: bytes = b""
     chunks: AsyncIterator[bytes] | None = None
 
     def header(self, name: bytes) -> bytes:
         """The first header of that lower-case name; empty when there is none."""
         return next((value for key, value in self.headers if key == name), b"")
+
+    @property
+    def has_body(self) -> bool:
+        """Whether it brings a body."""
+        return self.header(b"transfer-encoding") != b"" or self.header(b"content-length") not in (b"", b"0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +230,7 @@ class _Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_time()
         self._in_trailers = True
+        cast("dict[str, Any]", self.scope)["target"] = self.url
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
@@ -263,7 +273,15 @@ class _App:
         send: Callable[[Any], Awaitable[None]],
         connection: _Connection,
     ) -> None:
-        head = HttpRequest(scope["method"], scope["path"], scope["query_string"], tuple(scope["headers"]), b"", scope["raw_path"])
+        head = HttpRequest(
+            scope["method"],
+            scope["path"],
+            scope["query_string"],
+            tuple(scope["headers"]),
+            b"",
+            scope["raw_path"],
+            scope["target"],
+        )
         if self._streaming:
             await self._answer_stream(head, receive, send, connection)
             return
@@ -295,7 +313,7 @@ class _App:
     ) -> None:
         """The handler has the head at once. A body that it leaves unread is read a little further, so that its sender hears the reply,
         and then the connection is closed."""
-        body = _Streamed(receive, self._bounds)
+        body = StreamedBody(receive, self._bounds.body_within, self._bounds.least_rate, ended=not head.has_body)
         with connection.watched(self._cancel):
             reply = await self._handler(replace(head, chunks=body.chunks()))
         if not body.ended:
@@ -352,40 +370,6 @@ class _App:
                 parts.append(part)
             if not message.get("more_body"):
                 return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-class _Streamed:
-    """A request's body as it comes. Whoever sends it more slowly than `least_rate` is cut, once `body_within` is over."""
-
-    def __init__(self, receive: Callable[[], Awaitable[Any]], bounds: ServerLimits) -> None:
-        self._receive = receive
-        self._bounds = bounds
-        self._until = asyncio.get_running_loop().time() + bounds.body_within
-        self.ended = False
-
-    async def chunks(self) -> AsyncGenerator[bytes]:
-        """Its parts. Raises ConnectionError where the client breaks off or is too slow."""
-        while not self.ended:
-            if data := await self._next():
-                yield data
-
-    async def drain(self, most: int) -> None:
-        """Read so many bytes further, to nowhere."""
-        while not self.ended and most > 0:
-            most -= len(await self._next())
-
-    async def _next(self) -> bytes:
-        try:
-            async with asyncio.timeout_at(self._until):
-                message = await self._receive()
-        except TimeoutError:
-            raise ConnectionError("the client sends its body too slowly") from None
-        if message["type"] == "http.disconnect":
-            raise ConnectionError("the client is gone")
-        data: bytes = message.get("body", b"")
-        self._until += len(data) / self._bounds.least_rate
-        self.ended = not message.get("more_body")
-        return data
 
 
 def _start(reply: Reply, length: int | None) -> dict[str, Any]:

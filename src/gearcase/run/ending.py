@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,15 +68,15 @@ class Ending:
         if self.end.reason != "killed":
             self.end = End("failed", error.message, self.end.note, self.end.exit)
 
-    async def hand_over(self, brake: Brake, store: BlobStore, acceptance: Acceptance, keys: Sequence[str]) -> None:
+    async def hand_over(self, brake: Brake, store: BlobStore, acceptance: Acceptance, held: Mapping[str, Sequence[str]]) -> None:
         """Copy the deliverables, check the copy, and deliver it unless a check stands against it or the run is killed.
 
-        `keys` of the model door are looked for in them.
+        Values that are `held` outside, by whom, are looked for in them.
         """
         if self.end.reason == "lost":
             return  # a box that is gone has no files
         self.delivery = await acceptance.stage(self.folder.delivered)
-        self.delivery, warned = await acceptance.look_for_secrets(self.folder.delivered, self.delivery, keys)
+        self.delivery, warned = await acceptance.look_for_secrets(self.folder.delivered, self.delivery, held)
         self.warnings += warned
         note_delivery(self.folder, self.delivery)
         self.verdicts = await acceptance.final(self.folder.delivered, self.delivery)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -112,16 +112,18 @@ class Acceptance:
         """Every check, on the copy that will be delivered."""
         return [await self._run(check, staging, delivery, FINAL) for check in self._box.checks]
 
-    async def look_for_secrets(self, staging: Path, delivery: Delivery, keys: Sequence[str]) -> tuple[Delivery, list[str]]:
+    async def look_for_secrets(
+        self, staging: Path, delivery: Delivery, held: Mapping[str, Sequence[str]]
+    ) -> tuple[Delivery, list[str]]:
         """The delivery with what looks like a credential marked, or without it, as the box says; and what to warn of.
 
-        `keys` are the model door's. It is on record.
+        `held`: values of the model and http doors, by whom; those of the others are added. It is on record.
         """
         wanted = self._box.files.secrets
         if wanted == "off" or not delivery.files:
             return delivery, []
-        held = {"model": keys, **self._doors.secrets}
-        scanning = scan(self._driver, delivery, staging, f"{self._folder.id}-scan", self._braked, held)
+        every = {**held, **self._doors.secrets}
+        scanning = scan(self._driver, delivery, staging, f"{self._folder.id}-scan", self._braked, every)
         scanned = await unless_killed(self._brake, scanning)
         if scanned is None:
             return delivery, []  # killed: nothing leaves

@@ -20,12 +20,18 @@ from gearcase.run.doors import Doors
 from gearcase.run.handover import Acceptance
 from gearcase.run.lead import Lead
 from gearcase.run.requests import KINDS, Requests
+from gearcase.run.room import PROXY
 from gearcase.run.workspace import Workspace
 from gearcase.sandbox.manifest import Difference
 from gearcase.seams import Sandbox
 from gearcase.units import format_bytes, format_duration, format_money
 
 _NAMED = 20
+_PROXY = {
+    "name": PROXY.name,
+    "address": f"http://{PROXY.name}:{PROXY.port}",
+    "purpose": "a proxy to the hosts below, for programs that want one; nothing more is reached by it",
+}
 
 
 class Operations:
@@ -127,6 +133,8 @@ class Operations:
                     "purpose": "language models: Anthropic API, OpenAI API below /v1",
                 },
                 {"name": "gear.box", "address": "http://gear.box", "purpose": "this API; described in /box/openapi.json"},
+                *([_PROXY] if self._box.doors.http.proxy else []),
+                *self._http.describe(),
                 *self._doors.describe(),
             ],
             "hosts": [str(rule) for rule in self._http.rules],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
@@ -13,10 +14,12 @@ from gearcase.box.crossing import git_identity
 from gearcase.box.tools import Tool
 from gearcase.brake import BoxClock, Brake
 from gearcase.doors.gear import GearDoor
-from gearcase.doors.http import HttpDoor, Seat
+from gearcase.doors.http import HttpDoor
 from gearcase.doors.metering import EgressMeter
 from gearcase.doors.model.door import Caller, ModelDoor
+from gearcase.doors.opened import TRUST, OpenedHosts
 from gearcase.doors.resolver import Resolver
+from gearcase.doors.seat import Seat
 from gearcase.doors.server import Server, serve
 from gearcase.errors import GearcaseError, RunError, UnsafeError, UsageError
 from gearcase.events import CommandEnded, CommandStarted, SandboxClosed, SandboxLost, SandboxOpened, Tick
@@ -40,6 +43,8 @@ from gearcase.seams import (
 
 MODEL = Listener("model.box", "198.18.0.1", 80)
 GEAR = Listener("gear.box", "198.18.0.2", 80)
+PROXY = Listener("proxy.box", "198.18.0.254", 13128)
+"""Where a box has it: away from the ports that programs inside like to take."""
 RESOLVER_UDP = Listener("resolver", "127.0.0.1", 53, "udp")
 RESOLVER_TCP = Listener("resolver", "127.0.0.1", 53, "tcp")
 NAMES = {MODEL.name: MODEL.address, GEAR.name: GEAR.address}
@@ -58,6 +63,13 @@ ENVIRONMENT = {
     "GEARCASE_GEAR": "http://gear.box",
 }
 """What tells unmodified programs where the doors are."""
+
+_PROXY_URL, _NOT_BY_PROXY = f"http://{PROXY.name}:{PROXY.port}", "localhost,127.0.0.1,::1,.box"
+PROXY_ENVIRONMENT = {
+    **{name: _PROXY_URL for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")},
+    **{name: _NOT_BY_PROXY for name in ("NO_PROXY", "no_proxy")},
+}
+"""What sends programs to the proxy, where the box asks for it."""
 
 TICK = 5.0
 """Seconds of box time between two ticks."""
@@ -85,18 +97,51 @@ def demand(box: Box, profile: Profile) -> None:
         )
 
 
-async def open_sandbox(driver: Driver, box: Box, tools: Sequence[Tool], doors: Doors, identity: str) -> Sandbox:
+async def open_sandbox(
+    driver: Driver, box: Box, tools: Sequence[Tool], doors: Doors, opened: OpenedHosts | None, identity: str
+) -> Sandbox:
     """The lead's sandbox, with the listeners of its doors and what it sees of the host."""
     given = [Mount(path, f"/given/{path.name}") for path in box.files.see]
     spec = SandboxSpec(
         id=identity,
         limits=sandbox_limits(box),
         mounts=(*given, *(mount for tool in tools for mount in tool.mounts)),
-        listeners=(MODEL, GEAR, RESOLVER_UDP, RESOLVER_TCP, *doors.listeners),
-        names={**NAMES, **doors.names},
-        environment={**ENVIRONMENT, **doors.environment, **_signature(box)},
+        listeners=(MODEL, GEAR, RESOLVER_UDP, RESOLVER_TCP, *([PROXY] if box.doors.http.proxy else []), *doors.listeners),
+        names={**NAMES, **({PROXY.name: PROXY.address} if box.doors.http.proxy else {}), **doors.names},
+        environment={
+            **ENVIRONMENT,
+            **(PROXY_ENVIRONMENT if box.doors.http.proxy else {}),
+            **doors.environment,
+            **(opened.environment if opened is not None else {}),
+            **_signature(box),
+        },
+        authority=opened.certificate.decode() if opened is not None else "",
     )
     return await driver.open(spec)
+
+
+def opened_hosts(box: Box, doors: Doors) -> OpenedHosts | None:
+    """The hosts whose TLS is opened for a secret; None where a box has none. Raises UsageError."""
+    if not box.secrets:
+        return None
+    taken = {
+        *ENVIRONMENT,
+        *PROXY_ENVIRONMENT,
+        *doors.environment,
+        *TRUST,
+        "PATH",
+        "HOME",
+        "TMPDIR",
+        "LANG",
+        "SHELL",
+        "TERM",
+        "USER",
+    }
+    for name, secret in box.secrets.items():
+        if secret.env in taken:
+            remedy = f"name another variable in [secrets.{name}] env, and read it from here with key_env"
+            raise UsageError("variable_taken", f"{secret.env} is set inside already, by the box itself", remedy=remedy)
+    return OpenedHosts(box.secrets, os.environ)
 
 
 def _signature(box: Box) -> dict[str, str]:
@@ -141,7 +186,10 @@ class Room:
         sockets = self.sandbox.sockets
         self._servers.append(await serve(sockets[MODEL], model.handler(Caller(LEAD, LEAD), self._fail), cancel=True))
         self._servers.append(await serve(sockets[GEAR], gear.handler(LEAD)))
-        self._resolver = Resolver({**NAMES, **doors.names}, self._recorder, LEAD, self._seat.find)
+        if PROXY in sockets:
+            self._seat.serve_proxy(sockets[PROXY])
+        own = {listener.name: listener.address for listener in (MODEL, GEAR, PROXY) if listener in sockets}
+        self._resolver = Resolver({**own, **doors.names}, self._recorder, LEAD, self._seat.find)
         await self._resolver.serve(sockets[RESOLVER_UDP], sockets[RESOLVER_TCP])
 
     def _fail(self, error: GearcaseError) -> None:

@@ -25,6 +25,7 @@ from gearcase.doors.metering import EgressMeter
 from gearcase.doors.model.door import ModelDoor
 from gearcase.doors.model.routing import Routing
 from gearcase.doors.model.upstreams.cassette import Cassette
+from gearcase.doors.opened import OpenedHosts
 from gearcase.doors.repositories import remember
 from gearcase.errors import GearcaseError, RunError, UsageError
 from gearcase.events import Failure, Giving
@@ -38,7 +39,7 @@ from gearcase.run.operations import Operations
 from gearcase.run.options import RunOptions
 from gearcase.run.outlet import Outlet
 from gearcase.run.record import EndRecord
-from gearcase.run.room import Room, demand, open_sandbox, sandbox_limits
+from gearcase.run.room import Room, demand, open_sandbox, opened_hosts, sandbox_limits
 from gearcase.run.workspace import Snapshot, Workspace
 from gearcase.runs import RunFolder, create
 from gearcase.sandbox.blobs import BlobStore
@@ -60,6 +61,7 @@ class Supervisor:
         self._driver: Driver = NamespacesDriver()
         self._work: asyncio.Task[End] | None = None
         self._doors = Doors(())
+        self._opened: OpenedHosts | None = None
 
     async def execute(self) -> EndRecord:
         """From nothing to nothing: returns the ending. Raises UsageError and UnsafeError before the run exists."""
@@ -79,6 +81,7 @@ class Supervisor:
             if options.live_worker:
                 routing.worker()
             self._doors = Doors(declared(self._box))  # and so is a missing secret
+            self._opened = opened_hosts(self._box, self._doors)
             if routing.bills():
                 refuse_above(self._box.limits.usd)
             if self._options.record is not None and self._options.record.exists():
@@ -135,7 +138,7 @@ class Supervisor:
             books.ending,
         )
         tools, doors = find_tools(box.sandbox.tools, os.environ), self._doors
-        sandbox = await open_sandbox(self._driver, box, tools, doors, folder.id)
+        sandbox = await open_sandbox(self._driver, box, tools, doors, self._opened, folder.id)
         room = Room(sandbox, journal, brake, clock, pace)
         try:
             await brake.add_sandbox(sandbox)
@@ -163,7 +166,7 @@ class Supervisor:
                 hosted_tools=box.model.hosted_tools,
                 allowance=books.allowance,
             )
-            http = HttpDoor(rules_of(box.doors.http), journal)
+            http = HttpDoor(rules_of(box.doors.http), journal, self._opened)
             books.requests.http = http
             books.requests.timed = not self._options.program
             for one in (door, http, *doors.doors):
@@ -193,17 +196,20 @@ class Supervisor:
             gear = GearDoor(operations.table(), journal)
             room.furnish(gear, tools)
             await room.open_doors(door, gear, http, doors, EgressMeter(ledger, LEAD))
+            opened = self._opened.secrets if self._opened is not None else {}
             work = agent.run() if agent is not None else self._program(room)
             ending.end = await self._until_end(work, room, brake, pace)
             ending.warnings += routing.warnings()
             door.latch()
             if brake.level < Level.KILLED:
-                await ending.hand_over(brake, store, acceptance, routing.keys)
+                await ending.hand_over(brake, store, acceptance, {"model": routing.keys, **opened})
             await door.close()
         finally:
             brake.remove_sandbox(sandbox)
             stayed = await doors.close()
             ending.residue = [*stayed, *await room.close()]
+            if self._opened is not None:
+                await self._opened.close()
 
     async def _sleep(self, seconds: float) -> None:
         """Between attempts to reach a model. What a cassette plays comes at once: nobody waits out again what was waited then."""

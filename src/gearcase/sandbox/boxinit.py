@@ -114,7 +114,7 @@ def _be_first(
         wire.send({"kind": "listening"}, [one.fileno() for one in listeners])
         for one in listeners:
             one.close()
-        mounts.finish(plan["names"], expected)
+        mounts.finish(plan["names"], plan["authority"], expected)
         handed = [_folder("/workspace"), _writable_box(sources.box)]
         joined: list[int] = []
         if not plan["ranged"]:  # the host may not look into a process of ours that is not dumpable

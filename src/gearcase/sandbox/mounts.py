@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gearcase.errors import UnsafeError, UsageError
-from gearcase.sandbox import etcfiles, syscalls
+from gearcase.sandbox import etcfiles, syscalls, trust
 from gearcase.sandbox.syscalls import ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID
 
 UNMASK = (
@@ -115,7 +115,7 @@ def begin(plan: Mapping[str, Any], sources: Sources, seen: Sequence[etcfiles.See
     Returns the mounts that are expected.
     """
     syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
-    syscalls.mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=2m,nr_inodes=2k")
+    syscalls.mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=8m,nr_inodes=2k")
     expected: dict[str, set[str]] = {"/": {"ro", "nosuid", "nodev"}}
     without = set(plan["without"])
     _system(writable="readonly_usr" in without)
@@ -130,11 +130,12 @@ def begin(plan: Mapping[str, Any], sources: Sources, seen: Sequence[etcfiles.See
     return expected
 
 
-def finish(names: Mapping[str, str], expected: Mapping[str, set[str]]) -> None:
-    """Write what the box calls its doors, close the root, and check what the box will see."""
+def finish(names: Mapping[str, str], authority: str, expected: Mapping[str, set[str]]) -> None:
+    """Write what the box calls its doors and whom it trusts beside the host, close the root, and check what the box will see."""
     etcfiles.write_names("", names)
+    covered = trust.add(authority.encode()) if authority else []
     syscalls.set_mount_attributes(syscalls.AT_FDCWD, "/", ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV)
-    verify(expected)
+    verify({**expected, **{path: {"ro", "nosuid", "nodev"} for path in covered}})
 
 
 def _system(writable: bool) -> None:

@@ -167,6 +167,7 @@ def box(spec: SandboxSpec, landlock: int) -> dict[str, Any]:
     return {
         "listeners": [{"address": one.address, "port": one.port, "kind": one.kind} for one in spec.listeners],
         "names": dict(spec.names),
+        "authority": spec.authority,
         "landlock": landlock,
     }
 

@@ -8,7 +8,6 @@ looked up outside: in the environment, a file, or the system's keyring; they nev
 from __future__ import annotations
 
 import fnmatch
-import importlib
 import ipaddress
 import os
 from collections.abc import Iterable, Mapping
@@ -27,6 +26,7 @@ from gearcase.doors.model.upstreams.http import Endpoint, Http
 from gearcase.doors.model.upstreams.local import Local
 from gearcase.doors.model.upstreams.manual import Manual
 from gearcase.doors.model.upstreams.scripted import Scripted
+from gearcase.doors.secrets import in_keyring
 from gearcase.errors import Refused, UsageError
 from gearcase.seams import Housing, Protocol_, Upstream
 
@@ -332,19 +332,7 @@ class Routing:
                 remedy = f"write the key into {settings.key_file}, or take key_file out"
                 raise UsageError("missing_key", f"the key file of {provider} cannot be read: {error}", remedy=remedy) from error
         if settings.keyring is not None:
-            try:
-                keyring = importlib.import_module("keyring")
-            except ImportError:
-                raise UsageError(
-                    "missing_key", "the keyring package is missing", remedy="pip install 'gearcase[keyring]'"
-                ) from None
-            service, _, user = settings.keyring.partition("/")
-            try:
-                return str(keyring.get_password(service, user) or "")
-            except Exception as error:  # whatever this machine's keyring raises: none there, locked, refused
-                message = f"the keyring does not give the key of {provider}"
-                remedy = f"unlock it, or set {variable}, or name a key_file"
-                raise UsageError("missing_key", message, cause=f"{type(error).__name__}: {error}", remedy=remedy) from error
+            return in_keyring(settings.keyring, provider)
         other = "" if settings.key_env else _OTHER_KEYS.get(provider, "")
         return (self._environment.get(variable) or self._environment.get(other, "")).strip()
 
