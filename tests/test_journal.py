@@ -113,7 +113,19 @@ def test_a_line_is_as_documented(folder: Path) -> None:
     journal.append(Sent(1))
     journal.close()
     first, second = lines(folder)
-    assert list(json.loads(first)) == ["seq", "time", "boot", "agent", "type", "hold", "account", "amounts", "purpose", "prev"]
+    assert list(json.loads(first)) == [
+        "seq",
+        "time",
+        "boot",
+        "agent",
+        "type",
+        "hold",
+        "account",
+        "amounts",
+        "purpose",
+        "billed_by",
+        "prev",
+    ]
     assert json.loads(first)["prev"] == "0" * 64
     assert json.loads(second)["prev"] == sha256(first[:-1]).hexdigest()
     assert json.loads(second)["type"] == "sent"
