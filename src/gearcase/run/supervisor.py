@@ -44,6 +44,8 @@ from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.namespaces import NamespacesDriver
 from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Command, Driver, Housing, Sandbox
+from gearcase.swarm.maps import Maps
+from gearcase.swarm.results import Results
 
 _HEARD = 1.0
 """Seconds in which the end of a box is told after a command in it failed of it."""
@@ -170,6 +172,15 @@ class Supervisor:
             await unless_killed(brake, doors.open(housing))
             acceptance = Acceptance(box, self._driver, sandbox_limits(box), workspace, folder, ledger, journal, brake, doors)
             lead = Lead(box, sandbox, door, ledger, brake, clock, pace, room.run, books.questions, self._sleep)
+            maps = Maps(
+                door=door,
+                worker=routing.worker(),
+                account=LEAD,
+                results=Results(folder.results),
+                recorder=journal,
+                ready=lambda: brake.wait_for(lambda level: level is Level.RUNNING),
+                now=clock.now,
+            )
             operations = Operations(
                 box=box,
                 sandbox=sandbox,
@@ -178,6 +189,7 @@ class Supervisor:
                 pace=pace,
                 door=door,
                 worker=routing.worker(),
+                maps=maps,
                 workspace=workspace,
                 acceptance=acceptance,
                 lead=lead,
@@ -192,7 +204,10 @@ class Supervisor:
             room.furnish(gear, tools)
             await room.open_doors(door, gear, http, doors, EgressMeter(ledger, LEAD))
             work = agent.run() if agent is not None else self._program(room)
-            ending.end = await self._until_end(work, room, brake, pace)
+            try:
+                ending.end = await self._until_end(work, room, brake, pace)
+            finally:
+                await maps.close()
             ending.warnings += routing.warnings()
             door.latch()
             if brake.level < Level.KILLED:
