@@ -539,10 +539,26 @@ class MapItemFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CanaryEnded(Event):
+    """The first items of a map, spread over its input, have ended: what the whole would cost (nano-dollars) and how many fail.
+
+    `why` says why the rest is not asked about; it is empty where the map goes on.
+    """
+
+    map: str
+    items: int
+    failed: int
+    rate: float
+    projected: int
+    why: str
+    clusters: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+
+@dataclass(frozen=True, slots=True)
 class MapEnded(Event):
     """A map ended: done | stopped | abandoned (the program that asked is gone) | cut (the run ended). `account` adds up.
 
-    `classes` counts what has no answer by its class; `why` is what stopped it.
+    `classes` counts what has no answer by its class, `clusters` what failed in the same way; `why` is what stopped it.
     """
 
     map: str
@@ -555,6 +571,7 @@ class MapEnded(Event):
     seconds: float
     classes: dict[str, int] = field(default_factory=dict[str, int])
     why: str = ""
+    clusters: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
 
 # --- the agent -------------------------------------------------------------------------------------------------------------

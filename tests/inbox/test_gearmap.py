@@ -69,7 +69,7 @@ def test_records_of_json_are_its_lines(tmp_path):
 
 def test_a_quote_that_never_ends_is_one_item_that_cannot_be_read_and_not_the_memory(tmp_path):
     file = tmp_path / "a.csv"
-    file.write_bytes(b'a\n1\n"' + b"x,y\n" * 5_000_000)
+    file.write_bytes(b'a\n1\n"' + (b"x," * 500 + b"\n") * 20_000)
     tracemalloc.start()
     found = split(file, "records:1")
     peak = tracemalloc.get_traced_memory()[1]
@@ -161,3 +161,22 @@ def test_lines_stand_in_the_order_of_their_numbers(tmp_path_factory, order, left
     out.finish(keep_empty=True)
     assert [json.loads(line)["item"] for line in path.read_text().splitlines()] == sorted(set(range(20)) - left_out)
     assert [one.name for one in path.parent.iterdir()] == ["results.jsonl"]
+
+
+def test_a_canary_is_spread_over_sizes_and_kinds_of_files(tmp_path):
+    for name, lines in (("a.log", 900), ("b.csv", 300)):
+        (tmp_path / name).write_text("".join("x" * (number // 3 + 1) + "\n" for number in range(lines)))
+    reader = gearmap.Reader([str(tmp_path / "a.log"), str(tmp_path / "b.csv")], "lines:1", MOST)
+    chosen = sorted(gearmap.choose(gearmap.survey(reader)))
+    assert len(chosen) == 20
+    logs, tables = [n for n in chosen if n < 900], [n - 900 for n in chosen if n >= 900]
+    assert len(logs) == 15 and len(tables) == 5
+    assert min(logs) < 60 and max(logs) > 840 and min(tables) < 60 and max(tables) > 240
+
+
+def test_a_canary_is_a_small_share_and_none_of_what_is_small(tmp_path):
+    from array import array
+
+    assert gearmap.choose(array("Q", range(40))) == set()
+    assert len(gearmap.choose(array("Q", range(41)))) == 20
+    assert len(gearmap.choose(array("Q", [7] * 100_000))) == 1500

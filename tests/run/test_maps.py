@@ -133,7 +133,7 @@ def test_one_terminal_error_stops_the_map_and_tells_it(stage, status, kind):
 
 def test_money_that_is_used_up_in_the_middle_ends_the_map_with_its_account(stage):
     step = {"text": "x", "usage": {"input": 1000, "output": 400}}
-    played = mapped(stage, step, items=300, usd="0.50", command=f"{MAP} --max-output 400")
+    played = mapped(stage, step, items=300, usd="0.50", command=f"{MAP} --max-output 400 --no-canary")
     told = account(played)
     assert told["stopped"]["class"] == "budget" and code(played) == 1
     assert 0 < told["account"]["ok"] < 300 and told["account"]["pending"] == 0
@@ -204,3 +204,39 @@ def test_a_map_is_begun_fed_and_taken_over_http_too_and_what_makes_no_sense_is_r
     assert answers[0]["map"] == "m1" and answers[1]["ended"] and answers[1]["endings"][0]["answer"] == '"yes"'
     codes = [answer["error"]["code"] for answer in answers if "error" in answer]
     assert codes == ["no_map", "bad_prompt", "bad_count", "bad_schema", "bad_item", "map_full"]
+
+
+def test_a_canary_that_fails_stops_the_map_before_it_costs_and_says_how_it_fails(stage):
+    steps = [{"text": "It is a word."}, {"text": '{"n": 1}', "when": "word 1"}]
+    played = mapped(stage, *steps, items=400, command=f"{MAP} --schema '{SHAPE}'")
+    told = account(played)
+    assert code(played) == 1 and told["stopped"]["class"] == "canary" and told["calls"] == 20
+    assert told["account"]["skipped"] == 380 and told["account"]["pending"] == 0
+    assert told["canary"]["items"] == 20 and told["canary"]["rate"] > 0.5 and told["canary"]["projected"] == 20 * told["nano_usd"]
+    assert told["clusters"][0]["code"] == "not_json" and "<text>" in told["clusters"][0]["message"]
+    assert told["clusters"][0]["count"] == told["canary"]["failed"]
+    [event] = [r.event for r in played.records("canary_ended")]
+    assert event.why and event.clusters[0]["code"] == "not_json"
+    assert "of the first 20 items failed" in said(played) and "not_json" in said(played)
+
+
+def test_a_canary_that_is_allowed_to_fail_lets_the_rest_go(stage):
+    steps = [{"text": '{"n": 1}'}, {"text": "no", "when": "word 1"}]
+    played = mapped(stage, *steps, items=200, command=f"{MAP} --schema '{SHAPE}' --max-failure-rate 1")
+    told = account(played)
+    assert told["account"]["skipped"] == 0 and told["account"]["quarantined"] == 111 and told["calls"] == 200
+    assert told["canary"]["why"] == "" and len(lines(played.out / "out/m/results.jsonl")) == 89
+    assert [row["item"] for row in lines(played.out / "out/m/results.jsonl")][:3] == [1, 2, 3]
+
+
+def test_a_map_that_would_cost_more_than_is_left_is_not_begun_but_for_its_canary(stage):
+    step = {"text": "x", "usage": {"input": 1000, "output": 400}}
+    played = mapped(stage, step, items=2000, usd="0.90", command=f"{MAP} --max-output 400")
+    told = account(played)
+    assert told["stopped"]["class"] == "canary" and "the rest would cost" in said(played) and told["calls"] == 30
+    assert told["account"]["ok"] == 30 and told["account"]["skipped"] == 1970
+
+
+def test_without_a_canary_all_are_asked_at_once(stage):
+    played = mapped(stage, {"text": "no"}, items=60, command=f"{MAP} --schema '{SHAPE}' --no-canary")
+    assert account(played)["canary"] is None and account(played)["calls"] == 60

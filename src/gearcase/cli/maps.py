@@ -76,6 +76,12 @@ def progress(event: events.MapProgressed) -> str:
     return f"{neutral(event.map)}  {counts(event.account)}, {event.rate:g} a second, {spent}"
 
 
+def canary(event: events.CanaryEnded) -> str:
+    """One line on what the first items say of the rest."""
+    said = f"{neutral(event.map)}  {event.failed} of the first {event.items} failed, {format_money(event.projected)} projected for all"
+    return f"{said}; stopped: {neutral(event.why, limit=200)}" if event.why else said
+
+
 def ending(event: events.MapEnded) -> str:
     """One line on how a map ended."""
     found = f", {event.found:,} found" if event.found else ""

@@ -7,6 +7,7 @@ gear ask [--model M] [--system TEXT] [--schema FILE] [--max-output N] PROMPT|-
                                            one model call, paid from the budget; - reads the prompt from standard input
 gear map --over FILE... --split lines:N|records:N|file|bytes:N --prompt FILE --out DIR
          [--model M] [--schema FILE] [--concurrency N] [--max-output N] [--allow-failed N]
+         [--max-failure-rate 0.5] [--no-canary]
                                            the prompt over every item, a model call each; the same command again pays for nothing twice
 gear check [NAME]                          run the acceptance checks now, on a copy of the deliverables
 gear snapshot [--note TEXT]                keep the present state of /workspace
@@ -99,6 +100,8 @@ def parser() -> argparse.ArgumentParser:
     over.add_argument("--out", required=True)
     over.add_argument("--model")
     over.add_argument("--schema")
+    over.add_argument("--max-failure-rate", type=float, dest="max_failure_rate")
+    over.add_argument("--no-canary", action="store_false", dest="canary")
     for name in ("--concurrency", "--max-output", "--allow-failed"):
         over.add_argument(name, type=int, dest=name[2:].replace("-", "_"))
     add("check").add_argument("name", nargs="?")

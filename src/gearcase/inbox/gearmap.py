@@ -18,6 +18,8 @@ MOST_BATCH = 900_000
 """Bytes of one request to the door, as JSON."""
 MOST_PROMPT = 64 * 1024
 CHUNK = 1024 * 1024
+CANARY = 20
+"""Items that are asked about first, at least."""
 
 
 class Unusable(Exception):
@@ -117,7 +119,7 @@ class Reader:
         except UnicodeDecodeError as error:
             text, why = "", f"it is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}"
         item = {"item": number, "shard": shard, "text": text}
-        if not why and len(json.dumps(item)) > MOST_BATCH:
+        if not why and len(data) > MOST_BATCH // 8 and len(json.dumps(item)) > MOST_BATCH:
             why = f"it is over {MOST_BATCH} bytes as JSON"
         return {"item": number, "shard": shard, "unreadable": why} if why else item
 
@@ -137,7 +139,7 @@ def lines(file: BinaryIO, most: int) -> Iterator[tuple[bytes, int, int]]:
 def records(file: BinaryIO, most: int) -> Iterator[tuple[bytes, int, int]]:
     """Records of a CSV file with the numbers of their first and last line: they end where the quotes are even."""
     number = begin = 0
-    kept, piece, even, inside = b"", b"", True, False
+    kept, piece, even, inside = bytearray(), b"", True, False
     while more := file.readline(CHUNK):
         piece = more
         if not inside:
@@ -149,10 +151,10 @@ def records(file: BinaryIO, most: int) -> Iterator[tuple[bytes, int, int]]:
         if piece.count(b'"') % 2:
             even = not even
         if even and piece.endswith(b"\n"):
-            yield kept, begin, number
-            kept, inside = b"", False
+            yield bytes(kept), begin, number
+            kept, inside = bytearray(), False
     if inside:
-        yield kept, begin, number if piece.endswith(b"\n") else number + 1
+        yield bytes(kept), begin, number if piece.endswith(b"\n") else number + 1
 
 
 def whole(data: bytes) -> int:
@@ -247,15 +249,20 @@ def run_map(options: Any, schema: Any, call: Callable[[str, dict[str, Any]], dic
     """The whole map; returns its account and the exit status. Raises Unusable, and what `call` raises."""
     prompt = read_prompt(options.prompt)
     reader = Reader(options.over, options.split, 256 * 1024)
-    expected = sum(1 for _ in reader.items())
+    sizes = survey(reader)
+    expected = len(sizes)
+    canary = choose(sizes) if options.canary else cast("set[int]", set())
     asked = {"prompt": prompt, "model": options.model, "schema": schema, "max_output": options.max_output}
     bounds = {"expected": expected, "concurrency": options.concurrency, "allow_failed": options.allow_failed}
+    bounds["max_failure_rate"] = options.max_failure_rate
     begun = call("map", {**asked, **bounds, "split": options.split})
     reader.most = int(begun["most_item"])
     output = Output(options.out)
-    answer = feed(reader.items(), begun, output, call)
+    if canary:
+        feed((item for item in reader.items() if item["item"] in canary), begun, output, call, gate=True)
+    answer = feed((item for item in reader.items() if item["item"] not in canary), begun, output, call)
     account = {"map": begun["map"], "model": begun["model"], "prompt": begun["prompt"], **answer}
-    for key in ("endings", "room", "ended"):
+    for key in ("endings", "room", "ended", "waiting"):
         del account[key]
     changed = answer["account"]["items"] != expected
     if changed:
@@ -266,10 +273,18 @@ def run_map(options: Any, schema: Any, call: Callable[[str, dict[str, Any]], dic
 
 
 def feed(
-    items: Iterator[dict[str, Any]], begun: dict[str, Any], output: Output, call: Callable[[str, dict[str, Any]], dict[str, Any]]
+    items: Iterator[dict[str, Any]],
+    begun: dict[str, Any],
+    output: Output,
+    call: Callable[[str, dict[str, Any]], dict[str, Any]],
+    *,
+    gate: bool = False,
 ) -> dict[str, Any]:
-    """Give every item, as there is room, and take every ending; returns the last answer."""
-    room, held, more = int(begun["room"]), cast("dict[str, Any] | None", None), True
+    """Give every item, as there is room, and take every ending; returns the last answer.
+
+    At a `gate` there are more to come, once the map has judged these.
+    """
+    room, held, more = 64, cast("dict[str, Any] | None", None), True
     while True:
         batch: list[dict[str, Any]] = []
         size = 0
@@ -283,12 +298,31 @@ def feed(
                 break
             batch.append(held)
             held = None
-        answer = call("map-items", {"map": begun["map"], "items": batch, "end": not more})
+        answer = call("map-items", {"map": begun["map"], "items": batch, "end": not (more or gate), "gate": gate and not more})
         for ending in answer["endings"]:
             output.add(ending, begun["prompt"])
         room = int(answer["room"])
-        if answer["ended"]:
+        if answer["ended"] or (gate and not more and not answer["account"]["pending"] and not answer["waiting"]):
             return answer
+
+
+def survey(reader: Reader) -> array[int]:
+    """The size of every item, below the number of the kind of its file: what a canary is spread over."""
+    kinds: dict[str, int] = {}
+    sizes: array[int] = array("Q")
+    for item in reader.items():
+        kind = kinds.setdefault(Path(item["shard"].partition(":")[0]).suffix, len(kinds))
+        sizes.append(kind << 40 | len(item.get("text", "")))
+    return sizes
+
+
+def choose(sizes: array[int]) -> set[int]:
+    """1.5 % of the items, at least CANARY, evenly spread over kinds of files and sizes; none where that would be half of all."""
+    count = max(CANARY, len(sizes) * 3 // 200)
+    if len(sizes) <= 2 * CANARY:
+        return set()
+    order = sorted(range(len(sizes)), key=sizes.__getitem__)
+    return {order[(2 * at + 1) * len(order) // (2 * count)] for at in range(count)}
 
 
 def read_prompt(path: str) -> str:
@@ -315,6 +349,9 @@ def show(account: dict[str, Any]) -> str:
     text.append(f"${cost:.6f} for {account['calls']:,} calls of {account['model']}, {account['retries']:,} of them tried again")
     if account["classes"]:
         text.append("without an answer: " + ", ".join(f"{name} {count:,}" for name, count in account["classes"].items()))
+    for cluster in account["clusters"][:5]:
+        place = " ".join(str(cluster[key]) for key in ("stage", "code", "path", "keyword", "message") if key in cluster)
+        text.append(f"  {cluster['count']:,} of {place}, the first {cluster['first']}")
     if account["stopped"]:
         text.append(f"stopped: {account['stopped']['class']}: {account['stopped']['why']}")
     if "changed" in account:

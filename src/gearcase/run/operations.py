@@ -71,8 +71,9 @@ class Operations:
         text, number = {"type": "string"}, {"type": "integer"}
         asked = {"prompt": text, "model": text, "system": text, "schema": {"type": "object"}, "max_output": number}
         mapped = {**asked, "split": text, "expected": number, "concurrency": number, "allow_failed": number}
+        mapped["max_failure_rate"] = {"type": "number"}
         del mapped["system"]
-        fed = {"map": text, "items": {"type": "array"}, "end": {"type": "boolean"}}
+        fed = {"map": text, "items": {"type": "array"}, "end": {"type": "boolean"}, "gate": {"type": "boolean"}}
         context = {"action": {"type": "string", "enum": ["show", "drop", "note"]}, "ids": {"type": "array"}, "text": text}
         done = {"note": text, "as_is": {"type": "boolean"}}
         request = {"kind": {"type": "string", "enum": list(KINDS)}, "what": text, "why": text, "wait": {"type": "boolean"}}

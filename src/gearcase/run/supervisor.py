@@ -176,6 +176,7 @@ class Supervisor:
                 door=door,
                 worker=routing.worker(),
                 account=LEAD,
+                free=lambda: ledger.balance(LEAD, "usd").free,
                 results=Results(folder.results),
                 recorder=journal,
                 ready=lambda: brake.wait_for(lambda level: level is Level.RUNNING),

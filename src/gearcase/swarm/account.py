@@ -8,7 +8,7 @@ before it; else `pending`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Ending = Literal["ok", "failed", "quarantined", "skipped"]
@@ -36,12 +36,19 @@ class ItemAccount:
 
     def ended(self, state: Ending, count: int = 1) -> ItemAccount:
         """With so many that were pending in this state."""
-        return ItemAccount(**{**asdict(self), "pending": self.pending - count, state: getattr(self, state) + count})
+        counts = {"pending": self.pending - count, state: getattr(self, state) + count}
+        return replace(self, **counts)
 
     @property
     def done(self) -> int:
         """Items that are not pending any more."""
         return self.items - self.pending
+
+    @property
+    def failure_rate(self) -> float:
+        """The share of those that failed or are quarantined among all that were looked at; 0 before there is one."""
+        looked_at = self.done - self.skipped
+        return (self.failed + self.quarantined) / looked_at if looked_at else 0.0
 
     def passes(self, allowed: int) -> bool:
         """Whether every item is ok, but for at most `allowed` that failed or are quarantined. None may be skipped or pending."""

@@ -28,6 +28,7 @@ class MapSpec:
     allow_failed: int
     max_output: int
     schema: Schema | None = None
+    max_failure_rate: float = 1.0  # of the canary
 
     @property
     def prompt_hash(self) -> str:
@@ -43,6 +44,17 @@ class MapSpec:
     def question(self, text: str) -> str:
         """The prompt for one item."""
         return self.prompt.replace(PLACE, text) if PLACE in self.prompt else f"{self.prompt.rstrip()}\n\n{text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """What the first items, spread over the input, say of the rest. Nano-dollars; `why` is empty where the map may go on."""
+
+    items: int
+    failed: int
+    rate: float
+    projected: int
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

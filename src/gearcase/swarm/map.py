@@ -22,12 +22,14 @@ from dataclasses import asdict
 from typing import Any, Literal, cast
 
 from gearcase.errors import GearcaseError
-from gearcase.events import MapEnded, MapItemFailed, MapProgressed, MapStarted
+from gearcase.events import CanaryEnded, MapEnded, MapItemFailed, MapProgressed, MapStarted
 from gearcase.seams import Recorder
 from gearcase.swarm.account import ItemAccount
-from gearcase.swarm.items import Ended, Item, MapSpec
+from gearcase.swarm.items import Canary, Ended, Item, MapSpec
 from gearcase.swarm.results import Kept, Results
+from gearcase.swarm.signature import Clusters
 from gearcase.swarm.worker import Answered, Fault, Outcome
+from gearcase.units import format_money
 
 ATTEMPTS = 8
 """Of one item, before a transient fault counts as its failure."""
@@ -70,6 +72,8 @@ class Map:
         self.stopped: Fault | None = None
         self.found = self.calls = self.retries = self.spent = 0
         self.classes: Counter[str] = Counter()
+        self.clusters = Clusters()
+        self.canary: Canary | None = None
         self._ask = ask
         self._results = results
         self._flights = flights
@@ -139,14 +143,22 @@ class Map:
         self._news.set()
 
     @property
+    def waiting(self) -> int:
+        """Endings that nobody has taken yet."""
+        return len(self._endings)
+
+    @property
     def finished(self) -> bool:
         """Whether every item has ended and was taken."""
         return not self._input_open and self.account.pending == 0 and not self._endings
 
-    async def take(self, most_bytes: int, linger: float) -> list[Ended]:
-        """Endings, in the order in which they happened: as many as fit, after at most `linger` seconds."""
+    async def take(self, most_bytes: int, linger: float, *, gate: bool = False) -> list[Ended]:
+        """Endings, in the order in which they happened: as many as fit, after at most `linger` seconds.
+
+        It returns sooner when more items are wanted, but not at a `gate`, where there are none until all that came have ended.
+        """
         with_deadline = time.monotonic() + linger
-        while not self._enough(most_bytes) and (left := with_deadline - time.monotonic()) > 0:
+        while not self._enough(most_bytes, gate) and (left := with_deadline - time.monotonic()) > 0:
             self._news.clear()
             try:
                 async with asyncio.timeout(left):
@@ -163,9 +175,29 @@ class Map:
             taken.append(ended)
         return taken
 
-    def _enough(self, most_bytes: int) -> bool:
-        runs_low = self._input_open and len(self._queue) < self.spec.concurrency and self._queued_bytes <= QUEUED_BYTES
+    def _enough(self, most_bytes: int, gate: bool) -> bool:
+        runs_low = (
+            self._input_open and not gate and len(self._queue) < self.spec.concurrency and self._queued_bytes <= QUEUED_BYTES
+        )
         return self.account.pending == 0 or runs_low or self._ending_bytes >= most_bytes
+
+    def judge(self, free: int | None) -> None:
+        """What came so far was the canary, and all of it has ended: go on, or stop. `free`: nano-dollars left, None for no limit."""
+        if self.canary is not None or self.account.pending or self.stopped is not None:
+            return
+        account, why = self.account, ""
+        to_come = self.projected - self.spent
+        if account.failure_rate > self.spec.max_failure_rate:
+            why = f"{account.failure_rate:.0%} of the first {account.done} items failed: mend the prompt, or --max-failure-rate"
+        elif free is not None and to_come > free:
+            why = f"the rest would cost about {format_money(to_come)}, and {format_money(free)} is left: --no-canary asks all the same"
+        failed = account.failed + account.quarantined
+        self.canary = Canary(account.done, failed, round(account.failure_rate, 4), self.projected, why)
+        clusters = [cluster.as_json() for cluster in self.clusters.largest(5)]
+        event = CanaryEnded(self.name, account.done, failed, self.canary.rate, self.projected, why, clusters)
+        self._recorder.append(event, self._agent)
+        if why:
+            self.stop(Fault("terminal", "canary", why))
 
     # --- its end ----------------------------------------------------------------------------------------------------------------
 
@@ -216,6 +248,7 @@ class Map:
                 seconds=round(time.monotonic() - self._began, 3),
                 classes=dict(self.classes),
                 why=self.stopped.message[:500] if self.stopped else "",
+                clusters=[cluster.as_json() for cluster in self.clusters.largest()],
             ),
             self._agent,
         )
@@ -333,6 +366,8 @@ class Map:
         self.found += ended.found
         if ended.fault is not None:
             self.classes[ended.fault.code] += 1
+            if ended.state != "skipped":
+                self.clusters.add(ended.fault, ended.item.shard)
         self._endings.append(ended)
         self._ending_bytes += ended.size
         self._news.set()

@@ -30,6 +30,8 @@ from gearcase.swarm.worker import Worker
 
 CONCURRENCY = 16
 MOST_CONCURRENCY = 512
+MAX_FAILURE_RATE = 0.5
+"""Of the canary; above it the rest is not asked about."""
 MOST_PROMPT = 64 * 1024
 """Bytes of a prompt."""
 MOST_ITEM = 256 * 1024
@@ -44,13 +46,15 @@ TAKEN_BYTES = 512 * 1024
 
 
 class Maps:
-    """The maps of one run; `ready` is waited for before each call, `now` is box time in seconds."""
+    """The maps of one run. `free`: nano-dollars of the account that are left, None where it has no limit; `ready` is waited for before each
+    call; `now` is box time in seconds."""
 
     def __init__(
         self,
         door: ModelDoor,
         worker: Route | None,
         account: str,
+        free: Callable[[], int | None],
         results: Results,
         recorder: Recorder,
         ready: Callable[[], Awaitable[Any]],
@@ -59,6 +63,7 @@ class Maps:
         self._door = door
         self._worker = worker
         self._account = account
+        self._free = free
         self._results = results
         self._recorder = recorder
         self._ready = ready
@@ -108,7 +113,10 @@ class Maps:
             one.feed(items)
             if arguments.get("end"):
                 one.close_input()
-            taken = await one.take(TAKEN_BYTES, LINGER)
+            gate = bool(arguments.get("gate"))
+            taken = await one.take(TAKEN_BYTES, LINGER, gate=gate)
+            if gate:
+                one.judge(self._free())
             one.tell()
         finally:
             self._asking[name] -= 1
@@ -120,6 +128,7 @@ class Maps:
             "endings": [ended.as_json() for ended in taken],
             "room": one.room,
             "ended": one.finished,
+            "waiting": one.waiting,
             "account": asdict(one.account),
             "passed": one.finished and one.account.passes(one.spec.allow_failed),
             "found": one.found,
@@ -128,6 +137,8 @@ class Maps:
             "nano_usd": one.spent,
             "projected_nano_usd": one.projected,
             "classes": dict(one.classes),
+            "clusters": [cluster.as_json() for cluster in one.clusters.largest()],
+            "canary": asdict(one.canary) if one.canary else None,
             "stopped": {"class": one.stopped.code, "why": one.stopped.message} if one.stopped else None,
         }
 
@@ -184,6 +195,10 @@ def _spec(arguments: Mapping[str, Any], route: Route) -> MapSpec:
     for name, (value, least, most) in counts.items():
         if not least <= value <= most:
             raise UsageError("bad_count", f"{name} is {value}", remedy=f"give {least} to {most}")
+    rate = arguments.get("max_failure_rate")
+    rate = MAX_FAILURE_RATE if rate is None else float(rate)
+    if not 0 <= rate <= 1:
+        raise UsageError("bad_count", f"max_failure_rate is {rate:g}", remedy="give 0 to 1")
     schema = arguments.get("schema")
     return MapSpec(
         prompt=prompt,
@@ -195,6 +210,7 @@ def _spec(arguments: Mapping[str, Any], route: Route) -> MapSpec:
         allow_failed=int(counts["allow_failed"][0]),
         max_output=min(int(counts["max_output"][0]), route.price.max_output),
         schema=Schema.read(schema) if schema is not None else None,
+        max_failure_rate=rate,
     )
 
 
