@@ -22,7 +22,7 @@ def test_the_page_works_as_it_is_and_each_line_is_asked_about_once_over_a_kill(u
     (user.folder / "app.log").write_text("".join(f"10:00:{n % 60:02} host app[{n}]: started part-{n}\n" for n in range(400)))
     steps = [
         {"text": WELL, "fault": "slow", "delay": 0.1},
-        {"text": "It is an error.", "when": "part-390", "times": 1},
+        {"text": "It is an error.", "when": "part-393", "times": 1},
         {"status": 429, "when": "part-5", "times": 3},
     ]
     again = shell().splitlines()[-2]
@@ -39,7 +39,7 @@ def test_the_page_works_as_it_is_and_each_line_is_asked_about_once_over_a_kill(u
     assert rows[0]["answer"] == json.loads(WELL)
     parts = [re.search(r"part-\d+$", one["asked"].strip()).group() for one in asked]
     assert len(refused) == 3
-    assert sorted(parts) == sorted([f"part-{n}" for n in range(400)] + ["part-390"]), (
+    assert sorted(parts) == sorted([f"part-{n}" for n in range(400)] + ["part-393"]), (
         "no item is asked about after it was answered"
     )
     account = json.loads((user.folder / "result/mapped/account.json").read_text())
@@ -52,7 +52,7 @@ def test_the_page_works_as_it_is_and_each_line_is_asked_about_once_over_a_kill(u
     shown = user.types("report", code=0).out
     assert "Maps" in shown and "400 items = 400 ok" in shown
     logged = user.types("logs", code=0).out
-    assert "m2 done" in logged and "app.log:391 quarantined" in logged
+    assert "m2 done" in logged and "app.log:394 quarantined" in logged
 
 
 def test_a_run_that_is_frozen_in_the_middle_of_a_map_goes_on_and_loses_nothing(user):
