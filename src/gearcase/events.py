@@ -520,6 +520,90 @@ class GearUsed(Event):
     detail: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
+# --- maps ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MapStarted(Event):
+    """A map begins: a prompt over `expected` items. `prompt` is the SHA-256 of its text, `limits` what bounds it."""
+
+    map: str
+    prompt: str
+    text: str  # of the prompt
+    model: str
+    split: str
+    expected: int
+    concurrency: int
+    allow_failed: int
+    schema: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True)
+class MapProgressed(Event):
+    """How far a map has come, at most once a second. `account` adds up: items = ok + failed + quarantined + skipped + pending.
+
+    `found` of the ok items had been paid for before. Money in nano-dollars; `rate` is items a second since the start.
+    """
+
+    map: str
+    account: dict[str, int]
+    found: int
+    calls: int
+    retries: int
+    spent: int
+    projected: int
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class MapItemFailed(Event):
+    """An item of a map has no answer that fits. The first hundred of a map are on record one by one, all of them are counted."""
+
+    map: str
+    item: int
+    shard: str
+    state: str  # failed | quarantined
+    code: str
+    message: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryEnded(Event):
+    """The first items of a map, spread over its input, have ended: what the whole would cost (nano-dollars) and how many fail.
+
+    `why` says why the rest is not asked about; it is empty where the map goes on.
+    """
+
+    map: str
+    items: int
+    failed: int
+    rate: float
+    projected: int
+    why: str
+    clusters: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+
+@dataclass(frozen=True, slots=True)
+class MapEnded(Event):
+    """A map ended: done | stopped | abandoned (the program that asked is gone) | cut (the run ended). `account` adds up.
+
+    `classes` counts what has no answer by its class, `clusters` what failed in the same way; `why` is what stopped it.
+    """
+
+    map: str
+    ended: str
+    account: dict[str, int]
+    found: int
+    calls: int
+    retries: int
+    spent: int
+    seconds: float
+    classes: dict[str, int] = field(default_factory=dict[str, int])
+    why: str = ""
+    clusters: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+
 # --- the agent -------------------------------------------------------------------------------------------------------------
 
 

@@ -67,6 +67,11 @@ class RunFolder:
         return self.path / "cassette.jsonl"
 
     @property
+    def results(self) -> Path:
+        """What the maps of this run have paid for, by content."""
+        return self.path / "results.sqlite"
+
+    @property
     def box_file(self) -> Path:
         """The effective box."""
         return self.path / "box.toml"

@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 
 from gearcase import events
 from gearcase.box import Limits
-from gearcase.cli import lines, summary
+from gearcase.cli import lines, maps, summary
 from gearcase.cli.history import DIED, History
 from gearcase.cli.live import LivePanel
 from gearcase.cli.parts import HostView, ThreadView
@@ -433,3 +433,29 @@ def test_a_person_who_is_waited_for_is_told_which_file(tmp_path: Path) -> None:
     assert "waits for you" in told and "0002.request.md → 0002.answer.json" in told
     (turns / "0002.error.txt").touch()
     assert "see 0002.error.txt" in rendered(LivePanel(Limits(), view, 1.0, turns=turns), width=200)
+
+
+def test_a_map_is_shown_while_it_goes_on_and_when_it_has_ended(tmp_path: Path) -> None:
+    began = events.MapStarted("m1", "ab", "Say [red]ok[/red]\x1b[2J", "small", "lines:1", 100, 16, 0)
+    half = {"items": 80, "ok": 50, "failed": 0, "quarantined": 2, "skipped": 0, "pending": 28}
+    whole = {"items": 100, "ok": 97, "failed": 1, "quarantined": 2, "skipped": 0, "pending": 0}
+    going = events.MapProgressed("m1", half, 3, 50, 1, 1_000_000, 2_000_000, 25.0)
+    failed = events.MapItemFailed("m1", 7, "a.txt:8", "quarantined", "schema", "no \x1b[31mlevel", 1)
+    end = events.MapEnded("m1", "done", whole, 3, 99, 1, 1_900_000, 4.0, {"schema": 2, "status_503": 1})
+    view = View()
+    said = []
+    for record in records_of(tmp_path, STARTED, OPENED, began, going, failed, end):
+        view = fold(view, record)
+        if (line := lines.line(record)) is not None:
+            said.append(line.plain)
+    assert "100 items (lines:1)" in said[1] and "\x1b" not in "".join(said)
+    assert "80 items = 50 ok + 2 quarantined + 28 pending" in said[2] and "25 a second" in said[2]
+    assert "a.txt:8 quarantined: schema" in said[3] and "m1 done" in said[4]
+    assert view.maps["m1"].ended == "done" and view.maps["m1"].rate == 25.0
+    shown = "\n".join(text.plain for text in maps.report(view.maps))
+    assert "97 ok + 1 failed + 2 quarantined (3 found" in shown and "schema 2, status_503 1" in shown
+
+
+def test_the_calls_of_a_map_are_not_told_one_by_one(tmp_path: Path) -> None:
+    call = events.ModelCalled(1, 1, "chat", "small", "small", 200, "complete", {}, 0.1, 0.1, label="map m1")
+    assert [lines.line(record) for record in records_of(tmp_path, call)] == [None]

@@ -4,7 +4,7 @@ import json
 
 import openapi_spec_validator
 
-EVERY = {"status", "doors", "ask", "ask-for", "check", "snapshot", "requests", "rewind", "done", "context"}
+EVERY = {"status", "doors", "ask", "ask-for", "check", "snapshot", "requests", "rewind", "done", "context", "map", "map-items"}
 
 
 def said(played, name):

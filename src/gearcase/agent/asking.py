@@ -57,12 +57,16 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class _Miss:
-    """One attempt that failed. `wait` is what the other side asked for, in seconds; None where it did not say."""
+class Miss:
+    """One attempt that failed. `wait` is what the other side asked for, in seconds; None where it did not say.
+
+    `never`: the provider says that nothing at all will be answered, whatever is asked.
+    """
 
     fault: Fault
     again: bool
     wait: float | None = None
+    never: bool = False
 
 
 async def ask_model(ask: Ask, dialect: Dialect, body: bytes, sleep: Sleep) -> Answer | Fault:
@@ -82,20 +86,21 @@ async def ask_model(ask: Ask, dialect: Dialect, body: bytes, sleep: Sleep) -> An
         attempt += 1
 
 
-async def _attempt(ask: Ask, dialect: Dialect, body: bytes) -> Answer | _Miss:
+async def _attempt(ask: Ask, dialect: Dialect, body: bytes) -> Answer | Miss:
     try:
         reply = await ask(dialect.path, body)
-        received = await _read(reply)
+        received = await read_whole(reply)
         if reply.status == 200:
             return dialect.parse(received)
     except BadAnswer as error:
-        return _Miss(Fault("failed", str(error)), again=True)
+        return Miss(Fault("failed", str(error)), again=True)
     except (OSError, EOFError) as error:
-        return _Miss(Fault("failed", f"the connection failed ({type(error).__name__}: {error})"), again=True)
-    return _miss(reply.status, {key.lower(): value for key, value in reply.headers.items()}, received)
+        return Miss(Fault("failed", f"the connection failed ({type(error).__name__}: {error})"), again=True)
+    return miss_of(reply.status, {key.lower(): value for key, value in reply.headers.items()}, received)
 
 
-async def _read(reply: Reply) -> bytes:
+async def read_whole(reply: Reply) -> bytes:
+    """The body of a reply. Raises BadAnswer where it is too large, what its stream raises where that breaks off."""
     if isinstance(reply.chunks, bytes):
         return reply.chunks
     received = bytearray()
@@ -106,20 +111,21 @@ async def _read(reply: Reply) -> bytes:
     return bytes(received)
 
 
-def _miss(status: int, headers: Mapping[str, str], body: bytes) -> _Miss:
+def miss_of(status: int, headers: Mapping[str, str], body: bytes) -> Miss:
+    """What an answer that is no 200 says: whose fault it is, and whether and when to try again. Header names in lower case."""
     told = _told(body)
     detail = f"status {status}: {told}"
     lowered = told.lower()
     if is_out_of_budget(headers):
-        return _Miss(Fault("budget", detail), again=False)
+        return Miss(Fault("budget", detail), again=False)
     if status in (400, 413) and any(sign in lowered for sign in _TOO_LONG):
-        return _Miss(Fault("too_long", f"{detail}. Remedy: a model with a larger window, or a shorter goal"), again=False)
+        return Miss(Fault("too_long", f"{detail}. Remedy: a model with a larger window, or a shorter goal"), again=False)
     if any(sign in lowered for sign in _NEVER):
-        return _Miss(Fault("failed", f"{detail}. Remedy: pay in at the provider, or choose another"), again=False)
+        return Miss(Fault("failed", f"{detail}. Remedy: pay in at the provider, or choose another"), again=False, never=True)
     if (status in _AGAIN or status >= 500) and headers.get("x-should-retry") != "false":
-        return _Miss(Fault("failed", detail), again=True, wait=_wait(headers))
+        return Miss(Fault("failed", detail), again=True, wait=_wait(headers))
     remedy = _REMEDIES.get(status, "the provider refuses the request itself: see its message")
-    return _Miss(Fault("failed", f"{detail}. Remedy: {remedy}"), again=False)
+    return Miss(Fault("failed", f"{detail}. Remedy: {remedy}"), again=False)
 
 
 def _told(body: bytes) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.text import Text
 
 from gearcase import events
+from gearcase.cli import maps
 from gearcase.cli.shapes import state_word
 from gearcase.cli.text import first_line, neutral
 from gearcase.journal import Record
@@ -59,7 +60,9 @@ def _ended(event: events.CommandEnded) -> _Said:
     return ("ok" if ok else "failed", "green" if ok else "red", rest)
 
 
-def _called(event: events.ModelCalled) -> _Said:
+def _called(event: events.ModelCalled) -> _Said | None:
+    if event.label.startswith("map "):
+        return None  # there may be thousands: how far the map is says it
     usage = event.usage
     read = sum(usage.get(key, 0) for key in ("input", "cache_read", "cache_write_5m", "cache_write_1h"))
     text = f"{neutral(event.model)}  {read:,} in, {usage.get('output', 0):,} out, {format_duration(event.seconds)}"
@@ -141,6 +144,19 @@ _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
     ),
     events.HostsChanged: lambda e: ("hosts", "yellow", f"{'+' if e.allowed else '-'}{neutral(e.rule)} by {neutral(e.by)}"),
     events.RequestEdited: lambda e: ("edited", "yellow", neutral(", ".join(e.edits), limit=300)),
+    events.MapStarted: lambda e: (
+        "map",
+        "bold",
+        f"{neutral(e.map)}  {e.expected:,} items ({neutral(e.split)}), {e.concurrency} at once, {neutral(e.model)}: {first_line(e.text)}",
+    ),
+    events.MapProgressed: lambda e: ("map", "blue", maps.progress(e)),
+    events.MapItemFailed: lambda e: (
+        "item",
+        "yellow",
+        f"{neutral(e.map)} {neutral(e.shard, limit=100)} {neutral(e.state)}: {neutral(e.code)}: {neutral(e.message, limit=200)}",
+    ),
+    events.CanaryEnded: lambda e: ("canary", "yellow" if e.why else "blue", maps.canary(e)),
+    events.MapEnded: lambda e: ("map", "green" if e.ended == "done" and not e.classes else "yellow", maps.ending(e)),
     events.AgentStarted: lambda e: ("agent", "cyan", neutral(e.model)),
     events.AgentTurn: _turn,
     events.ContextCompacted: lambda e: ("context", "cyan", f"{e.tokens_before:,} to {e.tokens_after:,} tokens"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from gearcase import events
+from gearcase.cli import maps
 from gearcase.cli.parts import CheckView, CommandView, HostView, ModelView, ThreadView
 from gearcase.events import Amounts
 from gearcase.journal import Record
@@ -83,6 +84,7 @@ class View:
     cpu: float = 0.0
     processes: int = 0
     disk: int = 0
+    maps: maps.Maps = field(default_factory=dict[str, maps.MapView])
     delivered: events.Delivered | None = None
     agent_end: str = ""
     resumed: int = 0
@@ -357,6 +359,21 @@ def _(view: View, event: events.NameAsked, record: Record) -> View:
         return view
     # A client asks for both kinds of address at once: that is one time. Counts only grow, whoever of several boxes tells them.
     return replace(view, denied={**view.denied, event.name: max(event.count, view.denied.get(event.name, 0))})
+
+
+@_on(events.MapStarted)
+def _(view: View, event: events.MapStarted, record: Record) -> View:
+    return replace(view, maps=maps.begun(view.maps, event))
+
+
+@_on(events.MapProgressed)
+def _(view: View, event: events.MapProgressed, record: Record) -> View:
+    return replace(view, maps=maps.progressed(view.maps, event))
+
+
+@_on(events.MapEnded)
+def _(view: View, event: events.MapEnded, record: Record) -> View:
+    return replace(view, maps=maps.ended(view.maps, event))
 
 
 @_on(events.AgentStarted)

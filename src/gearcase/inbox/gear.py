@@ -5,6 +5,10 @@ gear status                                limits, what is spent, time left, del
 gear doors                                 the names that can be reached from here
 gear ask [--model M] [--system TEXT] [--schema FILE] [--max-output N] PROMPT|-
                                            one model call, paid from the budget; - reads the prompt from standard input
+gear map --over FILE... --split lines:N|records:N|file|bytes:N --prompt FILE --out DIR
+         [--model M] [--schema FILE] [--concurrency N] [--max-output N] [--allow-failed N]
+         [--max-failure-rate 0.5] [--no-canary]
+                                           the prompt over every item, a model call each; the same command again pays for nothing twice
 gear check [NAME]                          run the acceptance checks now, on a copy of the deliverables
 gear snapshot [--note TEXT]                keep the present state of /workspace
 gear rewind [SNAPSHOT]                     return to one; without a name: list them
@@ -22,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import importlib.util
 import json
 import os
 import sys
@@ -88,6 +93,17 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument("--schema")
     ask.add_argument("--max-output", type=int, dest="max_output")
     ask.add_argument("prompt", nargs="+")
+    over = add("map")
+    over.add_argument("--over", nargs="+", required=True)
+    over.add_argument("--split", required=True)
+    over.add_argument("--prompt", required=True)
+    over.add_argument("--out", required=True)
+    over.add_argument("--model")
+    over.add_argument("--schema")
+    over.add_argument("--max-failure-rate", type=float, dest="max_failure_rate")
+    over.add_argument("--no-canary", action="store_false", dest="canary")
+    for name in ("--concurrency", "--max-output", "--allow-failed"):
+        over.add_argument(name, type=int, dest=name[2:].replace("-", "_"))
     add("check").add_argument("name", nargs="?")
     add("snapshot").add_argument("--note")
     add("rewind").add_argument("snapshot", nargs="?")
@@ -155,6 +171,21 @@ def show(operation: str, answer: dict[str, Any]) -> str:
     return "\n".join(lines(answer))
 
 
+def do_map(options: argparse.Namespace) -> tuple[dict[str, Any], int, str]:
+    """A whole map: its account, the exit status, and the account for a reader. Raises Misused and what `call` raises."""
+    place = Path(__file__).resolve().parent / "gearmap.py"
+    spec = importlib.util.spec_from_file_location("gearmap", place)
+    if spec is None or spec.loader is None:
+        raise Misused(f"{place} is missing")
+    mapping: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(mapping)
+    try:
+        account, code = mapping.run_map(options, read_schema(options.schema) if options.schema else None, call)
+    except mapping.Unusable as error:
+        raise Misused(str(error)) from None
+    return account, code, mapping.show(account)
+
+
 def lines(value: Any, indent: str = "") -> Iterator[str]:
     """Nested values as indented lines; what is empty is left out."""
     if isinstance(value, dict):
@@ -201,8 +232,13 @@ def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
     if options.operation in (None, "help"):
         return told((__doc__ or "").strip())
+    code, text = 0, ""
     try:
-        answer = call(options.operation, arguments_of(options))
+        if options.operation == "map":
+            answer, code, text = do_map(options)
+        else:
+            answer = call(options.operation, arguments_of(options))
+            text = show(options.operation, answer)
     except Failed as failed:
         return complain(failed.args[0], options.json)
     except Misused as error:
@@ -214,7 +250,7 @@ def main(argv: list[str]) -> int:
     except (OSError, http.client.HTTPException) as error:
         print(f"gear: the gear door at {ADDRESS} cannot be reached ({error}); the run is frozen, or has ended", file=sys.stderr)
         return 3
-    return told(json.dumps(answer, indent=1) if options.json else show(options.operation, answer))
+    return told(json.dumps(answer, indent=1) if options.json else text) or code
 
 
 def told(text: str) -> int:

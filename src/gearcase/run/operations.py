@@ -15,7 +15,6 @@ from gearcase.doors.model.routing import Route
 from gearcase.errors import Refused
 from gearcase.ledger import Ledger
 from gearcase.run.accounts import LEAD, RESERVE, Pace
-from gearcase.run.asking import ask
 from gearcase.run.doors import Doors
 from gearcase.run.handover import Acceptance
 from gearcase.run.lead import Lead
@@ -24,6 +23,8 @@ from gearcase.run.room import PROXY
 from gearcase.run.workspace import Workspace
 from gearcase.sandbox.manifest import Difference
 from gearcase.seams import Sandbox
+from gearcase.swarm.asking import ask
+from gearcase.swarm.maps import Maps
 from gearcase.units import format_bytes, format_duration, format_money
 
 _NAMED = 20
@@ -47,6 +48,7 @@ class Operations:
         pace: Pace,
         door: ModelDoor,
         worker: Route | None,
+        maps: Maps,
         workspace: Workspace,
         acceptance: Acceptance,
         lead: Lead,
@@ -61,6 +63,7 @@ class Operations:
         self._pace = pace
         self._door = door
         self._worker = worker
+        self._maps = maps
         self._workspace = workspace
         self._acceptance = acceptance
         self._lead = lead
@@ -73,6 +76,10 @@ class Operations:
         """Every operation with its description, as the door serves and documents it."""
         text, number = {"type": "string"}, {"type": "integer"}
         asked = {"prompt": text, "model": text, "system": text, "schema": {"type": "object"}, "max_output": number}
+        mapped = {**asked, "split": text, "expected": number, "concurrency": number, "allow_failed": number}
+        mapped["max_failure_rate"] = {"type": "number"}
+        del mapped["system"]
+        fed = {"map": text, "items": {"type": "array"}, "end": {"type": "boolean"}, "gate": {"type": "boolean"}}
         context = {"action": {"type": "string", "enum": ["show", "drop", "note"]}, "ids": {"type": "array"}, "text": text}
         done = {"note": text, "as_is": {"type": "boolean"}}
         request = {"kind": {"type": "string", "enum": list(KINDS)}, "what": text, "why": text, "wait": {"type": "boolean"}}
@@ -80,6 +87,12 @@ class Operations:
             "status": Operation(self.status, "Limits, what is spent, time left, deliverables, checks.", _object({})),
             "doors": Operation(self.doors, "The names that can be reached from inside, and what for.", _object({})),
             "ask": Operation(self.ask, "One model call, paid from the budget.", _object(asked, "prompt")),
+            "map": Operation(
+                self._maps.begin, "Begin a map: one prompt over many items. `gear map` does it whole.", _object(mapped, "prompt")
+            ),
+            "map-items": Operation(
+                self._maps.items, "Give a map items, as many as it has room for; take what has ended.", _object(fed, "map")
+            ),
             "check": Operation(self.check, "Run acceptance checks now, on a copy of the deliverables.", _object({"name": text})),
             "snapshot": Operation(self.snapshot, "Keep the present state of /workspace.", _object({"note": text})),
             "rewind": Operation(

@@ -173,8 +173,9 @@ class Room:
 
     def furnish(self, gear: GearDoor, tools: Sequence[Tool]) -> None:
         """Put `gear`, the description of its door, and what starts the operator's tools into /box."""
-        program = resources.files("gearcase.inbox").joinpath("gear.py").read_bytes()
-        write_file(self.sandbox.box, b"bin/gear", program, mode=0o755)
+        inbox = resources.files("gearcase.inbox")
+        write_file(self.sandbox.box, b"bin/gear", inbox.joinpath("gear.py").read_bytes(), mode=0o755)
+        write_file(self.sandbox.box, b"bin/gearmap.py", inbox.joinpath("gearmap.py").read_bytes())
         write_file(self.sandbox.box, b"openapi.json", gear.openapi())
         furnish(self.sandbox.box, tools)
 

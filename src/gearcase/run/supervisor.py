@@ -46,6 +46,8 @@ from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.namespaces import NamespacesDriver
 from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Command, Driver, Housing, Sandbox
+from gearcase.swarm.maps import Maps
+from gearcase.swarm.results import Results
 
 _HEARD = 1.0
 """Seconds in which the end of a box is told after a command in it failed of it."""
@@ -175,6 +177,16 @@ class Supervisor:
             books.copies.doors = doors
             acceptance = Acceptance(box, self._driver, sandbox_limits(box), workspace, folder, ledger, journal, brake, doors)
             lead = Lead(box, sandbox, door, ledger, brake, clock, pace, room.run, books.questions, self._sleep)
+            maps = Maps(
+                door=door,
+                worker=routing.worker(),
+                account=LEAD,
+                free=lambda: ledger.balance(LEAD, "usd").free,
+                results=Results(folder.results),
+                recorder=journal,
+                ready=lambda: brake.wait_for(lambda level: level is Level.RUNNING),
+                now=clock.now,
+            )
             operations = Operations(
                 box=box,
                 sandbox=sandbox,
@@ -183,6 +195,7 @@ class Supervisor:
                 pace=pace,
                 door=door,
                 worker=routing.worker(),
+                maps=maps,
                 workspace=workspace,
                 acceptance=acceptance,
                 lead=lead,
@@ -198,7 +211,10 @@ class Supervisor:
             await room.open_doors(door, gear, http, doors, EgressMeter(ledger, LEAD))
             opened = self._opened.secrets if self._opened is not None else {}
             work = agent.run() if agent is not None else self._program(room)
-            ending.end = await self._until_end(work, room, brake, pace)
+            try:
+                ending.end = await self._until_end(work, room, brake, pace)
+            finally:
+                await maps.close()
             ending.warnings += routing.warnings()
             door.latch()
             if brake.level < Level.KILLED:

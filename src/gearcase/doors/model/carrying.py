@@ -80,6 +80,7 @@ class Call:
     served: str = ""
     left: float = 0.0
     why: str = ""
+    cost: int | None = None  # nano-dollars, once it is booked
     thread: Thread = UNSAID
     task: asyncio.Task[None] | None = None
     passage: Passage | None = None
@@ -332,12 +333,14 @@ class Carrier:
     def _book(self, call: Call, usage: TokenUsage | None, release: bool) -> None:
         hold = call.admitted.hold
         if release:
+            call.cost = 0
             self._admission.release(call.admitted)
         elif usage is None:
+            call.cost = call.admitted.amounts["usd"]
             self._ledger.cut(hold, "the upstream reported no usage")
             self._admission.spent(call.admitted, call.admitted.amounts["usd"])
         else:
-            cost = self._cost(call, usage)
+            cost = call.cost = self._cost(call, usage)
             amounts: Amounts = {"usd": cost, "tokens": usage.total_input + usage.output, "calls": 1}
             over = self._ledger.settle(hold, amounts)
             self._admission.spent(call.admitted, cost)

@@ -25,7 +25,7 @@ import orjson
 from gearcase.doors.model.admission import Admission, Patience
 from gearcase.doors.model.bounds import Bounds
 from gearcase.doors.model.carrying import Answered, Call, Caller, Carrier, closing_stream
-from gearcase.doors.model.headers import REFUSED, RESOURCE, request_headers, response_headers
+from gearcase.doors.model.headers import COST, REFUSED, RESOURCE, request_headers, response_headers
 from gearcase.doors.model.protocols import COUNTING, KNOWN_PATHS, PROTOCOLS, Speech, address_of, content_type, speech_of
 from gearcase.doors.model.protocols.gemini import listed
 from gearcase.doors.model.protocols.request import Address, ModelRequest, bad_request, denied, read_body
@@ -239,6 +239,8 @@ class ModelDoor:
             "x-gearcase-call": str(call.number),
             **self._remaining(call.caller),
         }
+        if call.cost is not None:
+            headers[COST] = str(call.cost)
         if not answered.failed:
             return Reply(answered.status, headers, answered.body)
         text = f"the upstream of {call.route.name} failed: {answered.failed}"

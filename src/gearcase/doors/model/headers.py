@@ -66,6 +66,10 @@ REFUSED, RESOURCE = "x-gearcase-refused", "x-gearcase-resource"
 """Headers that only the door's own refusals carry: the code, and which limit. A provider's answer never has them."""
 
 
+COST = "x-gearcase-cost-nano-usd"
+"""Header of an answer that came whole: what it was booked at, in nano-dollars."""
+
+
 def is_out_of_budget(headers: Mapping[str, str]) -> bool:
     """Whether the door refused because an account of ours cannot pay. A provider's own 402 is its own affair."""
     return headers.get(REFUSED) in ("budget", "no_account")

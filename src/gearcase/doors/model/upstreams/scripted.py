@@ -5,7 +5,9 @@ object of `text`, `commands` (bash calls), `uses` (other tools' names, each with
 without it bytes / 4, within the ceiling, of which the share `cached` of the input was read from a cache), `pieces` and `delay` (a
 streamed text in so many pieces, seconds apart), `fault` and `status`. Faults: drop, stall, garbage, truncated, no_usage, over_cap
 (reports more output than the ceiling), ignore_cap (streams on above it), slow (waits `delay` before the headers), down.
-A `status` of 400 and up answers with that error. Commands are answered as calls of the shell that a request offers, by whatever name
+A `status` of 400 and up answers with that error. A step with `when` answers, `times` times or for ever, every request whose last
+message holds that text, before any step without; it takes no turn of theirs. The log tells how each last message ends.
+Commands are answered as calls of the shell that a request offers, by whatever name
 and form known agents give it; a request that does not offer what a step calls (a title, a summary on the side) is answered `ok` and
 uses up no such step.
 
@@ -20,6 +22,7 @@ import asyncio
 import json
 import socket
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,7 +34,7 @@ from gearcase.doors.model.price import TokenUsage
 from gearcase.doors.model.protocols import PROTOCOLS, Speech, address_of, content_type, counted
 from gearcase.doors.model.protocols.answer import Answer, ToolCall
 from gearcase.doors.model.protocols.stream import items, load, table
-from gearcase.doors.model.upstreams.conversation import ceiling_of, tools_of
+from gearcase.doors.model.upstreams.conversation import ceiling_of, pieces, readable, tools_of
 from gearcase.doors.server import HttpRequest, Reply, serve
 from gearcase.errors import UsageError
 from gearcase.seams import UpstreamDown, UpstreamRequest, UpstreamResponse
@@ -39,6 +42,7 @@ from gearcase.seams import UpstreamDown, UpstreamRequest, UpstreamResponse
 Fault = Literal["", "drop", "stall", "garbage", "truncated", "no_usage", "over_cap", "ignore_cap", "slow", "down"]
 FAULTS = ("", "drop", "stall", "garbage", "truncated", "no_usage", "over_cap", "ignore_cap", "slow", "down")
 STALL = 3600.0
+_SHOWN = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,8 @@ class Step:
     delay: float = 0.0
     fault: Fault = ""
     status: int = 200
+    when: str = ""
+    times: int = 0
 
 
 @dataclass(slots=True)
@@ -63,6 +69,7 @@ class Script:
     steps: Sequence[Step] = (Step("ok"),)
     log: Path | None = None
     used: int = 0
+    met: Counter[int] = field(default_factory=Counter[int])  # how often each step with `when` has answered
     numbers: int = 0
     entries: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
@@ -70,11 +77,24 @@ class Script:
         """The next step; the last one is used for ever. Counting tokens uses none up."""
         if counted(request.path, 0) is not None:
             return Step()
-        step = self.steps[min(self.used, len(self.steps) - 1)]
+        if (met := self._met(request)) is not None:
+            return met
+        turns = [step for step in self.steps if not step.when] or [Step("ok")]
+        step = turns[min(self.used, len(turns) - 1)]
         if (step.commands and not _shell(request.parsed)) or not _offered(request.parsed).issuperset(step.uses):
             return Step("ok")
         self.used += 1
         return step
+
+    def _met(self, request: UpstreamRequest) -> Step | None:
+        if not any(step.when for step in self.steps):
+            return None
+        text = _last(request)
+        for at, step in enumerate(self.steps):
+            if step.when and step.when in text and (not step.times or self.met[at] < step.times):
+                self.met[at] += 1
+                return step
+        return None
 
     def witness(self, entry: dict[str, Any]) -> None:
         """Put on the log what was asked and what is billed, before the answer leaves."""
@@ -145,6 +165,7 @@ async def answer(script: Script, step: Step, request: UpstreamRequest, client: s
     ceiling = ceiling_of(body) or 10**6
     entry: dict[str, Any] = {"number": number, "time": time.time(), "path": request.path, "model": request.model}
     entry |= {"ceiling": ceiling, "fields": sorted(body), "caller": _caller(body), "client": client}
+    entry["asked"] = _last(request)[-_SHOWN:]
     if step.status >= 400:
         script.witness({**entry, "status": step.status, "billed": {}})
         return step.status, _once(speech.refusal(step.status, "scripted", f"scripted status {step.status}"))
@@ -204,6 +225,11 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
 def _caller(body: Mapping[str, Any]) -> str:
     """Who asks, where the request says it: each protocol has a field for the client's own user."""
     return str(body.get("user") or table(body.get("metadata")).get("user_id") or "")
+
+
+def _last(request: UpstreamRequest) -> str:
+    """The text of the last message."""
+    return "".join(text for _, text in readable(pieces(request)[-1])) if pieces(request) else ""
 
 
 _SHELLS: dict[str, Callable[[str], dict[str, Any]]] = {

@@ -1,4 +1,4 @@
-"""`gear ask`: one model call for a program in the box, in whichever protocol its model speaks."""
+"""One model call for a program in the box, in whichever protocol its model speaks: `gear ask`, and what a worker sends."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from gearcase.agent.asking import read_whole
 from gearcase.agent.dialects import DIALECTS
-from gearcase.agent.transcript import BadAnswer
+from gearcase.agent.transcript import BadAnswer, Said
 from gearcase.doors.model.door import Caller, ModelDoor
 from gearcase.doors.model.headers import is_out_of_budget
 from gearcase.doors.model.routing import Route
@@ -22,10 +23,10 @@ _ANSWER = "answer"
 async def ask(door: ModelDoor, caller: Caller, route: Route, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Ask once. With a `schema` the answer is asked for in that shape and must be JSON. Raises Refused with the door's reason."""
     schema = arguments.get("schema")
-    body = _request(route, str(arguments["prompt"]), str(arguments.get("system") or ""), schema, arguments.get("max_output"))
+    body = request_body(route, str(arguments["prompt"]), str(arguments.get("system") or ""), schema, arguments.get("max_output"))
     dialect = DIALECTS[route.protocol]
-    reply = await door.exchange(caller, HttpRequest("POST", dialect.path, b"", _HEADERS, json.dumps(body).encode()))
-    received = await _whole(reply)
+    reply = await door.exchange(caller, http_request(dialect.path, body))
+    received = await read_whole(reply)
     if reply.status != 200:
         raise _refused(reply, received)
     try:
@@ -34,11 +35,22 @@ async def ask(door: ModelDoor, caller: Caller, route: Route, arguments: Mapping[
         raise RunError("bad_answer", "the model's answer cannot be read", cause=str(error), remedy="ask again") from error
     told: dict[str, Any] = {"text": answer.said.text, "model": route.name, "stop": answer.said.stop}
     if schema is not None:
-        told["value"] = _value(answer.said.text, [call.arguments for call in answer.said.calls if call.name == _ANSWER])
+        try:
+            told["value"] = value_of(answer.said)
+        except ValueError as error:
+            raise RunError(
+                "bad_answer", "the model's answer is not JSON", cause=str(error), remedy="ask again, or ask in other words"
+            ) from None
     return told
 
 
-def _request(route: Route, prompt: str, system: str, schema: Any, max_output: Any) -> dict[str, Any]:
+def http_request(path: str, body: Mapping[str, Any]) -> HttpRequest:
+    """A call as the model door takes it."""
+    return HttpRequest("POST", path, b"", _HEADERS, json.dumps(body).encode())
+
+
+def request_body(route: Route, prompt: str, system: str, schema: Any, max_output: Any) -> dict[str, Any]:
+    """One question in the route's protocol. With a `schema` the answer is asked for in that shape; the provider need not obey."""
     # By its reference: two upstreams may have a model of the same name, and the door would take the lead's.
     cap = min(int(max_output or MAX_OUTPUT), route.price.max_output)
     if route.protocol == "anthropic":
@@ -67,23 +79,16 @@ def _request(route: Route, prompt: str, system: str, schema: Any, max_output: An
     return body
 
 
-def _value(text: str, arguments: list[Mapping[str, Any] | None]) -> Any:
+def value_of(said: Said) -> Any:
+    """The JSON value of an answer that was asked for in a shape. Raises ValueError, which tells how the text begins."""
+    arguments = [call.arguments for call in said.calls if call.name == _ANSWER]
     if arguments and arguments[0] is not None:
         return arguments[0]
-    bare = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
+    bare = said.text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
     try:
         return json.loads(bare)
     except (ValueError, RecursionError) as error:
-        cause = f"{error}; it begins {text[:120]!r}"
-        raise RunError(
-            "bad_answer", "the model's answer is not JSON", cause=cause, remedy="ask again, or ask in other words"
-        ) from None
-
-
-async def _whole(reply: Reply) -> bytes:
-    if isinstance(reply.chunks, bytes):
-        return reply.chunks
-    return b"".join([chunk async for chunk in reply.chunks])
+        raise ValueError(f"{error}; it begins {said.text[:120]!r}") from None
 
 
 def _refused(reply: Reply, body: bytes) -> GearcaseError:

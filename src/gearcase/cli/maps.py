@@ -1,0 +1,113 @@
+"""The maps of a run as a person sees them: folded from the journal, bounded, on one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rich.text import Text
+
+from gearcase import events
+from gearcase.cli.text import neutral
+from gearcase.units import format_duration, format_money
+
+_MOST = 20
+_STATES = ("ok", "failed", "quarantined", "skipped", "pending")
+
+
+@dataclass(frozen=True, slots=True)
+class MapView:
+    """A map as far as the journal tells. Money in nano-dollars; `rate` is items a second; `ended` is how, "" while it goes on."""
+
+    model: str
+    expected: int
+    account: Mapping[str, int] = field(default_factory=dict[str, int])
+    found: int = 0
+    calls: int = 0
+    retries: int = 0
+    spent: int = 0
+    projected: int = 0
+    rate: float = 0.0
+    seconds: float = 0.0
+    ended: str = ""
+    why: str = ""
+    classes: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    def as_json(self) -> dict[str, Any]:
+        """For a program."""
+        told = {"model": self.model, "items": dict(self.account), "found": self.found, "calls": self.calls, "usd": self.spent}
+        return {**told, "retries": self.retries, "ended": self.ended, "why": self.why, "classes": dict(self.classes)}
+
+
+Maps = Mapping[str, MapView]
+
+
+def begun(maps: Maps, event: events.MapStarted) -> Maps:
+    """One more map; of many the latest are kept."""
+    kept = dict(list(maps.items())[-(_MOST - 1) :])
+    return {**kept, event.map: MapView(event.model, event.expected, {"items": 0, "pending": 0})}
+
+
+def progressed(maps: Maps, event: events.MapProgressed) -> Maps:
+    """How far it is now."""
+    before = maps.get(event.map) or MapView("", 0)
+    now = replace(before, account=event.account, found=event.found, calls=event.calls, retries=event.retries)
+    return {**maps, event.map: replace(now, spent=event.spent, projected=event.projected, rate=event.rate)}
+
+
+def ended(maps: Maps, event: events.MapEnded) -> Maps:
+    """Its ending."""
+    before = maps.get(event.map) or MapView("", 0)
+    now = replace(before, account=event.account, found=event.found, calls=event.calls, retries=event.retries, spent=event.spent)
+    how = replace(now, ended=event.ended, why=event.why, classes=event.classes, seconds=event.seconds)
+    return {**maps, event.map: replace(how, rate=round(event.account.get("items", 0) / max(event.seconds, 0.001), 1))}
+
+
+def counts(account: Mapping[str, int]) -> str:
+    """`1,000 items = 990 ok + 10 failed`: what is none is left out."""
+    parts = [f"{account[state]:,} {state}" for state in _STATES if account.get(state)]
+    return f"{account.get('items', 0):,} items" + (f" = {' + '.join(parts)}" if parts else "")
+
+
+def progress(event: events.MapProgressed) -> str:
+    """One line on how far a map is."""
+    spent = f"{format_money(event.spent)} spent, {format_money(event.projected)} projected"
+    return f"{neutral(event.map)}  {counts(event.account)}, {event.rate:g} a second, {spent}"
+
+
+def canary(event: events.CanaryEnded) -> str:
+    """One line on what the first items say of the rest."""
+    said = f"{neutral(event.map)}  {event.failed} of the first {event.items} failed, {format_money(event.projected)} projected for all"
+    return f"{said}; stopped: {neutral(event.why, limit=200)}" if event.why else said
+
+
+def ending(event: events.MapEnded) -> str:
+    """One line on how a map ended."""
+    found = f", {event.found:,} found" if event.found else ""
+    why = f"  {neutral(event.why, limit=200)}" if event.why else ""
+    took = f"{format_money(event.spent)} in {format_duration(event.seconds)}"
+    return f"{neutral(event.map)} {neutral(event.ended)}  {counts(event.account)}{found}, {took}{why}"
+
+
+def report(maps: Maps) -> Iterator[Text]:
+    """The maps of a report, with why items have no answer."""
+    for name, one in maps.items():
+        style = "green" if one.ended == "done" and set(one.classes) == set() else "yellow"
+        found = f" ({one.found:,} found, paid for before)" if one.found else ""
+        money = f"{format_money(one.spent)} for {one.calls:,} calls of {neutral(one.model)}, {one.retries:,} tried again"
+        yield Text.assemble((f"{neutral(name)} {neutral(one.ended or 'going on')}  ", style), f"{counts(one.account)}{found}")
+        yield Text(f"  {money}, {one.rate:g} items a second", "dim")
+        if one.classes:
+            yield Text("  without an answer: " + ", ".join(f"{neutral(code)} {n:,}" for code, n in one.classes.items()), "dim")
+        if one.why:
+            yield Text(f"  {neutral(one.why, limit=300)}", "yellow")
+
+
+def live(maps: Maps) -> Iterator[Text]:
+    """The maps that are going on."""
+    for name, one in maps.items():
+        if not one.ended:
+            share = f"{one.account.get('items', 0) - one.account.get('pending', 0):,} of {one.expected:,}"
+            spent = f"{format_money(one.spent)} of {format_money(one.projected)} projected"
+            yield Text.assemble((f"{neutral(name)}  ", "magenta"), f"{share} items, {one.rate:g} a second, {spent}")

@@ -1,0 +1,94 @@
+"""What a map is asked for, what it is fed, and how each item ends: the values that pass between the parts of a map."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from gearcase.swarm.account import Ending
+from gearcase.swarm.schema import Schema
+from gearcase.swarm.worker import Fault, fault_as_json
+
+PLACE = "{item}"
+"""Stands in a prompt for the item; a prompt without it is followed by the item."""
+
+
+@dataclass(frozen=True, slots=True)
+class MapSpec:
+    """What a map is asked for. `expected` items; `max_output` in tokens; `concurrency` calls at a time."""
+
+    prompt: str
+    model: str
+    reference: str
+    split: str
+    expected: int
+    concurrency: int
+    allow_failed: int
+    max_output: int
+    schema: Schema | None = None
+    max_failure_rate: float = 1.0  # of the canary
+
+    @property
+    def prompt_hash(self) -> str:
+        """SHA-256 of the prompt's text."""
+        return hashlib.sha256(self.prompt.encode()).hexdigest()
+
+    def digest(self) -> bytes:
+        """All that an answer depends on but the item."""
+        schema = self.schema.source if self.schema else None
+        whole = [1, self.prompt, self.reference, self.max_output, schema]
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).digest()
+
+    def question(self, text: str) -> str:
+        """The prompt for one item."""
+        return self.prompt.replace(PLACE, text) if PLACE in self.prompt else f"{self.prompt.rstrip()}\n\n{text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """What the first items, spread over the input, say of the rest. Nano-dollars; `why` is empty where the map may go on."""
+
+    items: int
+    failed: int
+    rate: float
+    projected: int
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One item: its position in the input, where it comes from, its text; or why there is none."""
+
+    number: int
+    shard: str
+    text: str
+    unreadable: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How an item ended. Nano-dollars; `found`: it had been paid for before, and costs nothing now."""
+
+    item: Item
+    state: Ending
+    answer: str = ""
+    fault: Fault | None = None
+    attempts: int = 0
+    cost: int = 0
+    found: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """For the program that asked."""
+        told: dict[str, Any] = {"item": self.item.number, "shard": self.item.shard, "state": self.state}
+        told |= {"attempts": self.attempts, "nano_usd": self.cost}
+        if self.state == "ok":
+            return {**told, "found": self.found, "answer": self.answer}
+        text = {"text": self.item.text} if self.state != "skipped" else {}
+        return {**told, **text, **(fault_as_json(self.fault) if self.fault else {})}
+
+    @property
+    def size(self) -> int:
+        """Bytes of what is held for it, about."""
+        return len(self.answer) + (len(self.item.text) if self.state in ("failed", "quarantined") else 0) + 512
