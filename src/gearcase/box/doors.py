@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from gearcase.box.calls import ApiDoor
-from gearcase.box.dsn import parse_dsn
+from gearcase.box.dsn import Dsn, parse_dsn
 from gearcase.box.fields import DoorName, Name, Size, Table, Url, Word, written, wrong
 from gearcase.box.hosts import parse_name, parse_place, parse_rule, place_text
 from gearcase.box.redis_url import parse_redis_source
@@ -35,7 +35,12 @@ Host = Annotated[str, _written_as(parse_name, str), Field(max_length=253)]
 Place = Annotated[str, _written_as(parse_place, lambda place: place_text(*place)), Field(max_length=300)]
 
 
-DsnText = Annotated[str, _written_as(parse_dsn, str), Field(max_length=1000)]
+def _parse_postgres(text: str) -> Dsn | PurePosixPath:
+    """An address, or the folder of a cluster that stands still."""
+    return PurePosixPath(text) if text.startswith("/") and "\0" not in text else parse_dsn(text)
+
+
+DsnText = Annotated[str, _written_as(_parse_postgres, str), Field(max_length=1000)]
 RedisSource = Annotated[str, _written_as(parse_redis_source, str), Field(max_length=1000)]
 Relation = Annotated[str, Field(pattern=r"^[^.\x00]{1,63}\.[^\x00]{1,63}$")]
 Column = Annotated[str, Field(pattern=r"^([^.\x00]{1,63}\.){1,2}[^.\x00]{1,63}$")]
@@ -68,7 +73,14 @@ class PostgresDoor(Table):
         description="fresh: an empty throw-away one; branch: a throw-away copy of `from`; read_only: `from` itself",
     )
     source: DsnText | None = Field(
-        default=None, alias="from", description="postgresql://USER@HOST:PORT/DATABASE, without a password"
+        default=None,
+        alias="from",
+        description="postgresql://USER@HOST:PORT/DATABASE, without a password; or the data directory of a stopped cluster",
+    )
+    database: str | None = Field(
+        default=None,
+        pattern=r"^[^\x00-\x1f]{1,63}$",
+        description="which database of a stopped cluster; else that of the door's name",
     )
     password_env: Word | None = Field(
         default=None, description="environment variable that holds its password; else PGPASSWORD, ~/.pgpass"
@@ -86,12 +98,23 @@ class PostgresDoor(Table):
         default=(), description="relations (SCHEMA.TABLE) without contact to which the work was not real"
     )
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether `from` is the data directory of a cluster."""
+        return self.source is not None and self.source.startswith("/")
+
     @model_validator(mode="after")
     def _whole(self) -> PostgresDoor:
         if (self.mode == "fresh") != (self.source is None):
             raise wrong("a fresh database has no `from`" if self.source else f'mode = "{self.mode}" needs `from`, the database')
         if self.mode != "branch" and (self.exclude or self.schema_only or self.mask):
             raise wrong("`exclude`, `schema_only` and `mask` are for a branch")
+        if self.is_stopped and (
+            self.mode != "branch" or self.exclude or self.schema_only or self.password_env or self.password_file
+        ):
+            raise wrong("the files of a stopped cluster are copied whole, for a branch, and without a password")
+        if self.database is not None and not self.is_stopped:
+            raise wrong("`database` is for a stopped cluster; elsewhere it stands in `from`")
         if self.mode == "read_only" and self.must_touch:
             raise wrong("what was touched is counted by servers of our own: `must_touch` is for fresh and branch")
         return self

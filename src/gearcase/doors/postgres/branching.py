@@ -23,7 +23,9 @@ from gearcase.doors.postgres.binaries import choose, newest
 from gearcase.doors.postgres.cluster import AGENT, RESTORER, Cluster
 from gearcase.doors.postgres.masking import mask
 from gearcase.doors.postgres.source import About, Source
+from gearcase.doors.postgres.stopped import look
 from gearcase.errors import GearcaseError, RunError
+from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Housing, Mount
 from gearcase.units import format_bytes
 
@@ -111,6 +113,23 @@ async def open_branch(
     finally:
         fifo.close()
     return cluster, size
+
+
+async def open_copy(
+    housing: Housing, name: str, folder: Path, database: str, masks: Mapping[str, str], memory: int, disk: int
+) -> tuple[Cluster, int]:
+    """A server with a copy of a stopped cluster's files; also the bytes that they take.
+
+    Raises UsageError and RunError, and leaves nothing behind then.
+    """
+    stopped = await in_thread(look, folder, disk, _ROOM)
+    cluster = await Cluster.open_copy(housing, stopped, database, name, memory, disk)
+    try:
+        await mask(cluster, masks)
+    except BaseException:
+        await cluster.close()
+        raise
+    return cluster, stopped.bytes
 
 
 async def copy(source: Source, cluster: Cluster, fifo: Fifo, part: Part) -> None:

@@ -24,7 +24,7 @@ from gearcase.box.dsn import parse_dsn
 from gearcase.doors.housed import failed
 from gearcase.doors.postgres import facts
 from gearcase.doors.postgres.binaries import choose, newest
-from gearcase.doors.postgres.branching import Part, open_branch
+from gearcase.doors.postgres.branching import Part, open_branch, open_copy
 from gearcase.doors.postgres.cluster import AGENT, Cluster, quoted
 from gearcase.doors.postgres.difference import DATABASES, keep
 from gearcase.doors.postgres.gate import Gate
@@ -145,6 +145,9 @@ class PostgresDoor:
         declared = self._declared
         if declared.source is None:
             return await Cluster.open(housing, choose(), self._name, declared.memory, declared.disk), 0
+        if declared.is_stopped:
+            folder, database = Path(declared.source), declared.database or self._name
+            return await open_copy(housing, self._name, folder, database, declared.mask, declared.memory, declared.disk)
         password = password_of(declared.password_env or "", declared.password_file, os.environ)
         part = Part(declared.exclude, declared.schema_only, declared.mask)
         dsn = parse_dsn(declared.source)
