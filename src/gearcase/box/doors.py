@@ -92,6 +92,9 @@ class PostgresDoor(Table):
         default_factory=dict[str, Literal["hash", "null"]],
         description="columns ([SCHEMA.]TABLE.COLUMN) whose values stay outside: a hash, or nothing, in their place",
     )
+    values: bool = Field(
+        default=False, description="put what statements say, with their values, on record: the journal holds data then"
+    )
     memory: Size = written(512 * 2**20, "512MiB", "memory of its server")
     disk: Size = written(2 * 2**30, "2GiB", "space of its server")
     must_touch: tuple[Relation, ...] = Field(

@@ -88,7 +88,7 @@ class PostgresDoor:
         """Start the server and plant the nonce. Raises UsageError `missing_extra`, RunError `door_failed`."""
         began, declared = time.monotonic(), self._declared
         self._housing = housing
-        self._record = Record(self.id, housing.recorder)
+        self._record = Record(self.id, housing.recorder, values=declared.values)
         if declared.mode == "read_only":
             return await self._open_live(housing)
         cluster, size = await self._behind(housing)
