@@ -88,6 +88,9 @@ class PostgresDoor(Table):
     password_file: Path | None = Field(default=None, description="file that holds its password")
     exclude: tuple[Relation, ...] = Field(default=(), description="tables (SCHEMA.TABLE) whose rows are not copied")
     schema_only: bool = Field(default=False, description="copy no rows at all")
+    sample: str | None = Field(
+        default=None, pattern=r"^\d{1,2}(\.\d{1,4})?%$", description='of tables over 1 MiB this part of the rows: "1%"'
+    )
     mask: Mapping[Column, Literal["hash", "null"]] = Field(
         default_factory=dict[str, Literal["hash", "null"]],
         description="columns ([SCHEMA.]TABLE.COLUMN) whose values stay outside: a hash, or nothing, in their place",
@@ -102,6 +105,11 @@ class PostgresDoor(Table):
     )
 
     @property
+    def percent(self) -> float:
+        """Of the rows of large tables; 0: all."""
+        return float(self.sample.removesuffix("%")) if self.sample else 0.0
+
+    @property
     def is_stopped(self) -> bool:
         """Whether `from` is the data directory of a cluster."""
         return self.source is not None and self.source.startswith("/")
@@ -110,12 +118,14 @@ class PostgresDoor(Table):
     def _whole(self) -> PostgresDoor:
         if (self.mode == "fresh") != (self.source is None):
             raise wrong("a fresh database has no `from`" if self.source else f'mode = "{self.mode}" needs `from`, the database')
-        if self.mode != "branch" and (self.exclude or self.schema_only or self.mask):
-            raise wrong("`exclude`, `schema_only` and `mask` are for a branch")
+        if self.mode != "branch" and (self.exclude or self.schema_only or self.sample or self.mask):
+            raise wrong("`exclude`, `schema_only`, `sample` and `mask` are for a branch")
         if self.is_stopped and (
-            self.mode != "branch" or self.exclude or self.schema_only or self.password_env or self.password_file
+            self.mode != "branch" or self.exclude or self.schema_only or self.sample or self.password_env or self.password_file
         ):
             raise wrong("the files of a stopped cluster are copied whole, for a branch, and without a password")
+        if self.sample is not None and (self.schema_only or not self.percent):
+            raise wrong("`sample` is a part of the rows, more than none: `schema_only` copies none")
         if self.database is not None and not self.is_stopped:
             raise wrong("`database` is for a stopped cluster; elsewhere it stands in `from`")
         if self.mode == "read_only" and self.must_touch:

@@ -71,6 +71,8 @@ class Cluster:
         self.database = database
         self._password = secrets.token_hex(16)
         self.life: asyncio.Task[CommandResult] | None = None
+        self.left_out: list[str] = []
+        """What of its source it does not hold as it was, line by line."""
 
     @classmethod
     async def open(

@@ -108,6 +108,7 @@ class PostgresDoor:
                 bytes=size,
                 seconds=round(time.monotonic() - began, 3),
                 nonce=hashlib.sha256(nonce.encode()).hexdigest(),
+                left_out=cluster.left_out,
             )
         )
         if declared.mode == "branch":
@@ -149,7 +150,7 @@ class PostgresDoor:
             folder, database = Path(declared.source), declared.database or self._name
             return await open_copy(housing, self._name, folder, database, declared.mask, declared.memory, declared.disk)
         password = password_of(declared.password_env or "", declared.password_file, os.environ)
-        part = Part(declared.exclude, declared.schema_only, declared.mask)
+        part = Part(declared.exclude, declared.schema_only, declared.mask, declared.percent)
         dsn = parse_dsn(declared.source)
         return await open_branch(housing, self._name, dsn, password, part, declared.memory, declared.disk)
 
