@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import socket
 import statistics
 import sys
@@ -114,7 +115,9 @@ def _rates(rates: dict[str, float]) -> list[Figure]:
 async def _start(cluster: Cluster, folder: Path) -> list[Figure]:
     """A snapshot, a branch, and a copy of the same data inside the server: the quickest that PostgreSQL itself can do."""
     size = int(await cluster.ask("SELECT pg_database_size('bench');"))
-    branches, templates, dumps = [], [], []
+    branches, copies, templates, dumps = [], [], [], []
+    stopped = folder / "stopped"
+    await _stopped(folder, stopped)
     for number in range(ROUNDS):
         templates.append(await _template(cluster, number))
         began = time.perf_counter()
@@ -125,13 +128,29 @@ async def _start(cluster: Cluster, folder: Path) -> list[Figure]:
         began = time.perf_counter()
         async with opened(folder / f"branch-{number}", declared):
             branches.append(time.perf_counter() - began)
-    branch, template, dump = (statistics.median(one) for one in (branches, templates, dumps))
+        (folder / f"copy-{number}").mkdir()
+        declared = Declared.model_validate({"mode": "branch", "from": str(stopped)})
+        began = time.perf_counter()
+        async with opened(folder / f"copy-{number}", declared):
+            copies.append(time.perf_counter() - began)
+    branch, copy, template, dump = (statistics.median(one) for one in (branches, copies, templates, dumps))
     beside, data = f"createdb -T {template:.2f} s", f"{size / 1e6:.0f} MB"
     return [
         Figure(f"a branch of a local database of {data}", f"{branch:.2f} s", beside, branch, at_most=1.0, unit="s"),
         Figure(f"a branch of a local database of {data}", f"{branch:.2f} s", beside, branch / template),
+        Figure(f"a branch of a stopped cluster of {data}", f"{copy:.2f} s", beside, copy, at_most=1.0, unit="s"),
+        Figure(f"a branch of a stopped cluster of {data}", f"{copy:.2f} s", beside, copy / template),
         Figure(f"a snapshot at the gate, of {data}", f"{dump:.2f} s", beside, dump / template),
     ]
+
+
+async def _stopped(folder: Path, target: Path) -> None:
+    """The data directory of a server with the same data, which was stopped."""
+    (folder / "to-stop").mkdir()
+    declared = Declared.model_validate({"mode": "branch", "from": f"postgresql://agent@/bench?host={folder}"})
+    async with opened(folder / "to-stop", declared) as (_door, cluster, _port):
+        await cluster.run("pg_ctl", "-D", "/workspace/data", "-w", "-m", "fast", "stop")
+        shutil.copytree(f"/proc/self/fd/{cluster.housed.sandbox.workspace}/data", target)
 
 
 async def _template(cluster: Cluster, number: int) -> float:

@@ -40,6 +40,14 @@ class Live:
         """Run SQL; returns what it answers."""
         return self.run("psql", "-XqAt", "-v", "ON_ERROR_STOP=1", user=user, database=database, stdin=text).strip()
 
+    def keep(self, folder):
+        """Stop the server, and copy its data directory."""
+        done = subprocess.run(
+            [self._bin / "pg_ctl", "-D", self.folder / "data", "-w", "-m", "fast", "stop"], cwd="/", **self._user
+        )
+        assert done.returncode == 0
+        shutil.copytree(self.folder / "data", folder, symlinks=True)
+
     def digest(self):
         """SHA-256 of a dump of all of it. Newer clients put a random word into a plain dump: it is no data."""
         text = re.sub(r"^\\(un)?restrict .*$", "", self.run("pg_dump"), flags=re.MULTILINE)

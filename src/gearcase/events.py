@@ -356,7 +356,10 @@ class DatabaseOpened(Event):
 
 @dataclass(frozen=True, slots=True)
 class StatementRan(Event):
-    """A statement of a database session, as the server counted it. Never what it said. `error` is its SQLSTATE; bytes out and in."""
+    """A statement of a database session, as the server counted it. `error` is its SQLSTATE; bytes out and in.
+
+    `text` and `values`, cut short, are what it said: only where the box asks for it.
+    """
 
     door: str
     session: int
@@ -366,6 +369,8 @@ class StatementRan(Event):
     received: int
     seconds: float
     error: str = ""
+    text: str = ""
+    values: list[str] = field(default_factory=list[str])
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import boto3
@@ -150,6 +152,56 @@ def aws(folder):
     finally:
         serving.kill()
         serving.wait()
+
+
+SUBSCRIBE = """
+import boto3, sys
+sns = boto3.client("sns", **({"endpoint_url": sys.argv[2]} if len(sys.argv) > 2 else {}))
+topic = sns.create_topic(Name="outward")["TopicArn"]
+sns.subscribe(TopicArn=topic, Protocol="http", Endpoint=sys.argv[1])
+sns.publish(TopicArn=topic, Message="the canary was reached")
+print("published")
+"""
+
+
+@contextmanager
+def canary():
+    """A web server of the host's own; what it was sent."""
+    heard = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            heard.append(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            """Nothing is said."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/hears", heard
+        finally:
+            server.shutdown()
+
+
+def test_a_simulated_account_reaches_nothing_of_the_host_though_a_subscription_leads_there(user, tmp_path):
+    with canary() as (url, heard):
+        file = box(user, "[doors.aws]\n", ("subscribe.py", SUBSCRIBE))
+        told = executes(user, file, f"{INSIDE} python3 subscribe.py {url} 2>&1 || true; sleep 1").out
+        assert {"Subscribe", "Publish"} <= {one["operation"] for one in facts(user, "cloud_called")}, told
+        assert heard == []
+        with aws(tmp_path) as account:  # the same server where nothing contains it
+            (tmp_path / "subscribe.py").write_text(SUBSCRIBE)
+            environment = {"PATH": os.environ["PATH"], "AWS_REGION": REGION, "AWS_DEFAULT_REGION": REGION}
+            environment |= {name.upper(): value for name, value in account.owner.items()}
+            command = [sys.executable, tmp_path / "subscribe.py", url, account.url]
+            said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+            until = time.monotonic() + 10
+            while not any(b"the canary was reached" in one for one in heard) and time.monotonic() < until:
+                time.sleep(0.05)
+        assert any(b"the canary was reached" in one for one in heard), said.stderr
 
 
 @pytest.fixture

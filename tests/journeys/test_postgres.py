@@ -178,3 +178,43 @@ def test_a_database_that_was_delivered_is_opened_after_its_run(user):
     told = user.types("db", "psql", "done", "-c", "select x from t", code=0).out
     assert "4711" in told
     assert user.types("db", "psql", "done", "--name", "other", "-c", "select 1", code=2)
+
+
+CANARIES = """
+import sys
+sys.path.insert(0, "/workspace/libs")
+import psycopg
+with psycopg.connect("", autocommit=True) as c:
+    c.execute("create table t (id int, name text)")
+    c.execute("insert into t values (%s, %s)", (4711, "-".join(("canary", "parameter"))))
+    c.execute("insert into t values (%s, %s)", (1, "long" * 100), prepare=True)
+    c.execute("select '" + "-".join(("canary", "literal")) + "'; select 2")
+    with c.pipeline():
+        for n in range(3):
+            c.execute("select name from t where id = %s", ("5" * 3 + str(n),))
+    try:
+        c.execute("select %s::int", ("not-" + "a-number",))
+    except psycopg.Error as error:
+        print(error.sqlstate)
+"""
+
+
+def test_what_statements_say_is_on_record_only_where_the_box_asks_for_it(user):
+    for name in ("psycopg", "psycopg_binary", "psycopg_binary.libs"):
+        shutil.copytree(PSYCOPG / name, user.folder / "libs" / name)
+    shutil.copy(PSYCOPG / "typing_extensions.py", user.folder / "libs")
+    (user.folder / "work.py").write_text(CANARIES)
+    give = '[files]\ngive = ["work.py", "libs"]\n'
+    assert executes(user, box(user, "[doors.postgres.orders]\n" + give), "python3", "work.py").out == "22P02\n"
+    kept = b"".join(one.read_bytes() for one in (user.home / "state").rglob("*") if one.is_file() and "journal" in str(one))
+    assert b"statement_ran" in kept
+    for value in (b"canary-parameter", b"canary-literal", b"4711", b"not-a-number"):
+        assert value not in kept
+    executes(user, box(user, "[doors.postgres.orders]\nvalues = true\n" + give), "python3", "work.py")
+    ran = [(one["kind"], one["text"], one["values"]) for one in facts(user, "statement_ran")]
+    assert ran[0] == ("CREATE TABLE", "create table t (id int, name text)", [])
+    assert ran[1][:2] == ("INSERT", "insert into t values ($1, $2)") and ran[1][2][1] == "canary-parameter"
+    assert ran[2][2][1] == ("long" * 100)[:200] + "…", "values are cut short"
+    assert [one[1] for one in ran if "canary-literal" in one[1]] == ["select 'canary-literal'; select 2"] * 2
+    assert [one[2] for one in ran if one[1] == "select name from t where id = $1"] == [["5550"], ["5551"], ["5552"]]
+    assert ran[-1][0] == "FAILED" and ran[-1][2] == ["not-a-number"]

@@ -270,3 +270,29 @@ def test_a_database_leaves_as_a_dump_that_was_checked(user, shop):
     assert [one["path"] for one in record["delivered"]] == ["shop.dump"]
     assert "TABLE DATA public late" in shop.run("pg_restore", "--list", user.folder / "out/shop.dump")
     assert "names no database" in user.types("box", "check", box(user, '[files]\ntake = ["postgres:other"]\n'), code=2).err
+
+
+def test_large_tables_can_be_sampled_and_foreign_keys_that_break_are_told(user, shop):
+    shop.sql(
+        """CREATE TABLE "Large one" (id int PRIMARY KEY, customer int REFERENCES customers, twice int GENERATED ALWAYS AS (id * 2) STORED);
+        INSERT INTO "Large one" SELECT n, 1 + n % 200 FROM generate_series(1, 100000) n;
+        CREATE TABLE refers (large int REFERENCES "Large one", note text);
+        INSERT INTO refers SELECT n, 'x' FROM generate_series(1, 50) n; ANALYZE;"""
+    )
+    before = shop.digest()
+    try:
+        told = inside(
+            user,
+            branch(user, shop, 'sample = "5%"\n'),
+            """SELECT count(*) BETWEEN 3500 AND 6500, bool_and(twice = id * 2) FROM "Large one"; SELECT count(*) FROM refers;
+            SELECT count(*) FROM orders; SELECT string_agg(conname || ' ' || convalidated, ' ' ORDER BY conname) FROM pg_constraint
+            WHERE contype = 'f'; SELECT count(*) FROM pg_indexes WHERE tablename = 'Large one'""",
+        ).out
+        valid = "Large one_customer_fkey true orders_customer_fkey true refers_large_fkey false"
+        assert told.splitlines() == ["t|t", "50", "1000", valid, "1"]
+        assert facts(user, "database_opened")[0]["left_out"] == [
+            "public.refers: refers_large_fkey is not valid for the rows that are there"
+        ]
+        assert shop.digest() == before
+    finally:
+        shop.sql('DROP TABLE refers; DROP TABLE "Large one"')

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from gearcase.box.calls import ApiDoor
-from gearcase.box.dsn import parse_dsn
+from gearcase.box.dsn import Dsn, parse_dsn
 from gearcase.box.fields import DoorName, Name, Size, Table, Url, Word, written, wrong
 from gearcase.box.hosts import parse_name, parse_place, parse_rule, place_text
 from gearcase.box.redis_url import parse_redis_source
@@ -37,7 +37,12 @@ Host = Annotated[str, written_as(parse_name, str), Field(max_length=253)]
 Place = Annotated[str, written_as(parse_place, lambda place: place_text(*place)), Field(max_length=300)]
 
 
-DsnText = Annotated[str, written_as(parse_dsn, str), Field(max_length=1000)]
+def _parse_postgres(text: str) -> Dsn | PurePosixPath:
+    """An address, or the folder of a cluster that stands still."""
+    return PurePosixPath(text) if text.startswith("/") and "\0" not in text else parse_dsn(text)
+
+
+DsnText = Annotated[str, written_as(_parse_postgres, str), Field(max_length=1000)]
 RedisSource = Annotated[str, written_as(parse_redis_source, str), Field(max_length=1000)]
 Relation = Annotated[str, Field(pattern=r"^[^.\x00]{1,63}\.[^\x00]{1,63}$")]
 Column = Annotated[str, Field(pattern=r"^([^.\x00]{1,63}\.){1,2}[^.\x00]{1,63}$")]
@@ -70,7 +75,14 @@ class PostgresDoor(Table):
         description="fresh: an empty throw-away one; branch: a throw-away copy of `from`; read_only: `from` itself",
     )
     source: DsnText | None = Field(
-        default=None, alias="from", description="postgresql://USER@HOST:PORT/DATABASE, without a password"
+        default=None,
+        alias="from",
+        description="postgresql://USER@HOST:PORT/DATABASE, without a password; or the data directory of a stopped cluster",
+    )
+    database: str | None = Field(
+        default=None,
+        pattern=r"^[^\x00-\x1f]{1,63}$",
+        description="which database of a stopped cluster; else that of the door's name",
     )
     password_env: Word | None = Field(
         default=None, description="environment variable that holds its password; else PGPASSWORD, ~/.pgpass"
@@ -78,9 +90,15 @@ class PostgresDoor(Table):
     password_file: Path | None = Field(default=None, description="file that holds its password")
     exclude: tuple[Relation, ...] = Field(default=(), description="tables (SCHEMA.TABLE) whose rows are not copied")
     schema_only: bool = Field(default=False, description="copy no rows at all")
+    sample: str | None = Field(
+        default=None, pattern=r"^\d{1,2}(\.\d{1,4})?%$", description='of tables over 1 MiB this part of the rows: "1%"'
+    )
     mask: Mapping[Column, Literal["hash", "null"]] = Field(
         default_factory=dict[str, Literal["hash", "null"]],
         description="columns ([SCHEMA.]TABLE.COLUMN) whose values stay outside: a hash, or nothing, in their place",
+    )
+    values: bool = Field(
+        default=False, description="put what statements say, with their values, on record: the journal holds data then"
     )
     memory: Size = written(512 * 2**20, "512MiB", "memory of its server")
     disk: Size = written(2 * 2**30, "2GiB", "space of its server")
@@ -88,12 +106,30 @@ class PostgresDoor(Table):
         default=(), description="relations (SCHEMA.TABLE) without contact to which the work was not real"
     )
 
+    @property
+    def percent(self) -> float:
+        """Of the rows of large tables; 0: all."""
+        return float(self.sample.removesuffix("%")) if self.sample else 0.0
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether `from` is the data directory of a cluster."""
+        return self.source is not None and self.source.startswith("/")
+
     @model_validator(mode="after")
     def _whole(self) -> PostgresDoor:
         if (self.mode == "fresh") != (self.source is None):
             raise wrong("a fresh database has no `from`" if self.source else f'mode = "{self.mode}" needs `from`, the database')
-        if self.mode != "branch" and (self.exclude or self.schema_only or self.mask):
-            raise wrong("`exclude`, `schema_only` and `mask` are for a branch")
+        if self.mode != "branch" and (self.exclude or self.schema_only or self.sample or self.mask):
+            raise wrong("`exclude`, `schema_only`, `sample` and `mask` are for a branch")
+        if self.is_stopped and (
+            self.mode != "branch" or self.exclude or self.schema_only or self.sample or self.password_env or self.password_file
+        ):
+            raise wrong("the files of a stopped cluster are copied whole, for a branch, and without a password")
+        if self.sample is not None and (self.schema_only or not self.percent):
+            raise wrong("`sample` is a part of the rows, more than none: `schema_only` copies none")
+        if self.database is not None and not self.is_stopped:
+            raise wrong("`database` is for a stopped cluster; elsewhere it stands in `from`")
         if self.mode == "read_only" and self.must_touch:
             raise wrong("what was touched is counted by servers of our own: `must_touch` is for fresh and branch")
         return self

@@ -45,6 +45,31 @@ def copy_content(source: int, target: int | None, size: int, *, plain: bool = Fa
     return digest
 
 
+def send_content(source: int, target: int, size: int) -> None:
+    """Copy `size` bytes of `source` to an empty file inside the kernel, without a digest; holes stay holes.
+
+    Raises ContentChanged when `source` does not hold exactly `size` bytes, OSError as the kernel says.
+    """
+    end = 0
+    while end < size:
+        try:
+            at = os.lseek(source, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            break  # no more than a hole
+        end = min(os.lseek(source, at, os.SEEK_HOLE), size)
+        os.lseek(target, at, os.SEEK_SET)
+        while at < end:
+            sent = os.sendfile(target, source, at, end - at)
+            if not sent:
+                raise ContentChanged
+            at += sent
+    if os.fstat(source).st_size != size:
+        raise ContentChanged
+    os.ftruncate(target, size)
+
+
 def digest_bytes(data: bytes) -> str:
     """The digest of content that is in memory; equal to what `copy_content` says of a file that holds it."""
     if len(data) <= WHOLE:

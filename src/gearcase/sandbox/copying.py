@@ -32,7 +32,7 @@ from gearcase.sandbox.beneath import (
     shown,
     tree_changed,
 )
-from gearcase.sandbox.content import ContentChanged, copy_content
+from gearcase.sandbox.content import ContentChanged, copy_content, send_content
 from gearcase.sandbox.databases import Kind, Moment, goes_with, kind_of, moments
 from gearcase.sandbox.trees import MAX_ENTRIES, Cursor, Step, remove_tree, walk
 
@@ -289,7 +289,10 @@ class _Copy:
         """Raises ContentChanged, OSError."""
         copy = open_beneath(directory, name, CREATE, 0o600)
         try:
-            copy_content(descriptor, copy, status.st_size, grows=grows)
+            if grows:
+                copy_content(descriptor, copy, status.st_size, grows=True)
+            else:
+                send_content(descriptor, copy, status.st_size)
             hand_over(copy, status.st_mode, self.owner)
             os.utime(copy, ns=(status.st_mtime_ns, status.st_mtime_ns))
         finally:

@@ -89,8 +89,13 @@ def choose(at_least: int = 0, extensions: Sequence[str] = ()) -> Binaries:
         if all(map(one.has_extension, extensions)):
             return one
     missing = [name for name in extensions if not new[0].has_extension(name)]
-    remedy = f"install their packages for PostgreSQL {at_least or new[0].major} or newer on this machine"
-    raise UsageError("missing_extension", f"the database uses extensions that are not here: {', '.join(missing)}", remedy=remedy)
+    raise missing_extension(missing, at_least or new[0].major)
+
+
+def missing_extension(names: Sequence[str], major: int) -> UsageError:
+    """What is told of extensions that are not here."""
+    remedy = f"install their packages for PostgreSQL {major} or newer on this machine"
+    return UsageError("missing_extension", f"the database uses extensions that are not here: {', '.join(names)}", remedy=remedy)
 
 
 def _none() -> UsageError:

@@ -14,7 +14,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gearcase.box.dsn import Dsn
@@ -22,8 +22,11 @@ from gearcase.doors.housed import failed
 from gearcase.doors.postgres.binaries import choose, newest
 from gearcase.doors.postgres.cluster import AGENT, RESTORER, Cluster
 from gearcase.doors.postgres.masking import mask
-from gearcase.doors.postgres.source import About, Source
+from gearcase.doors.postgres.sampling import check, draw, keys_of, large, mend, pattern, take
+from gearcase.doors.postgres.source import About, Source, Table
+from gearcase.doors.postgres.stopped import look
 from gearcase.errors import GearcaseError, RunError
+from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Housing, Mount
 from gearcase.units import format_bytes
 
@@ -51,6 +54,8 @@ class Part:
     exclude: Sequence[str] = ()
     schema_only: bool = False
     mask: Mapping[str, str] = field(default_factory=dict[str, str])
+    sample: float = 0.0
+    """Percent of the rows of large tables; 0: all."""
 
 
 class Fifo:
@@ -66,8 +71,9 @@ class Fifo:
         return Mount(self._folder, INSIDE, executable=False)
 
     def make(self) -> str:
-        """Make the FIFO; returns its path outside."""
+        """Make the FIFO, in place of the last one; returns its path outside."""
         path = self._folder / _FIFO
+        path.unlink(missing_ok=True)
         os.mkfifo(path)
         path.chmod(0o644)
         return str(path)
@@ -98,12 +104,18 @@ async def open_branch(
     """
     about = await Source(dsn, password, newest()).about()
     binaries = choose(about.version, about.extensions)
-    size = check_size(about, part, disk)
+    sampled = large(about.tables, part.exclude) if part.sample else []
+    parts = [replace(one, bytes=round(one.bytes * part.sample / 100)) if one in sampled else one for one in about.tables]
+    size = check_size(replace(about, tables=parts), part, disk)
     fifo = Fifo()
     try:
         cluster = await Cluster.open(housing, binaries, name, memory, disk, (fifo.mount,))
         try:
-            await copy(Source(dsn, password, binaries), cluster, fifo, part)
+            source = Source(dsn, password, binaries)
+            if sampled:
+                cluster.left_out = await copy_sampled(source, cluster, fifo, part, sampled)
+            else:
+                await copy(source, cluster, fifo, part)
             await mask(cluster, part.mask)
         except BaseException:
             await cluster.close()
@@ -113,13 +125,78 @@ async def open_branch(
     return cluster, size
 
 
+async def open_copy(
+    housing: Housing, name: str, folder: Path, database: str, masks: Mapping[str, str], memory: int, disk: int
+) -> tuple[Cluster, int]:
+    """A server with a copy of a stopped cluster's files; also the bytes that they take.
+
+    Raises UsageError and RunError, and leaves nothing behind then.
+    """
+    stopped = await in_thread(look, folder, disk, _ROOM)
+    cluster = await Cluster.open_copy(housing, stopped, database, name, memory, disk)
+    try:
+        await mask(cluster, masks)
+    except BaseException:
+        await cluster.close()
+        raise
+    return cluster, stopped.bytes
+
+
 async def copy(source: Source, cluster: Cluster, fifo: Fifo, part: Part) -> None:
     """Copy it. Raises what `Source.failed` makes, and RunError `door_failed`."""
+    await _pass(source, cluster, fifo, part, ())
+    await cluster.ask(_SETTLE)
+
+
+async def copy_sampled(source: Source, cluster: Cluster, fifo: Fifo, part: Part, tables: Sequence[Table]) -> list[str]:
+    """Copy it, of large tables a sample; returns a line for each foreign key that the sample breaks. Raises as `copy`."""
+    whole = replace(part, exclude=(*part.exclude, *map(pattern, tables)))
+    keys = await keys_of(source)
+    await _pass(source, cluster, fifo, whole, ("--section=pre-data", "--section=data"))
+    for table in tables:
+        path = fifo.make()
+        await _sample(source, cluster, table, part.sample, path)
+    await _pass(source, cluster, fifo, whole, ("--section=post-data",), is_sample=True)
+    lines = await mend(cluster, keys)
+    await cluster.ask(_SETTLE)
+    return lines
+
+
+async def _sample(source: Source, cluster: Cluster, table: Table, percent: float, path: str) -> None:
+    """Draw a sample of one table and read it into the branch, both at once."""
+    drawing = asyncio.create_task(draw(source, table, percent, path))
+    taking = asyncio.create_task(take(cluster, table, f"{INSIDE}/{_FIFO}"))
+    try:
+        await asyncio.wait({drawing, taking}, timeout=COPY_WITHIN, return_when=asyncio.FIRST_COMPLETED)
+        if not drawing.done() and not taking.done():
+            raise source.failed(f"timeout expired: not copied within {COPY_WITHIN:g} s")
+        if _broke_off(drawing):
+            raise source.failed(drawing.result()[2])
+        taken = await taking
+        if taken.exit_code != 0:
+            raise _unrestored(source, taken.stderr.text(), failed(f"{source.dsn} could not be copied", taken))
+        code, _, said = await drawing
+        if code != 0:
+            raise source.failed(said)
+    finally:
+        for task in (drawing, taking):
+            task.cancel()
+        await asyncio.gather(drawing, taking, return_exceptions=True)
+
+
+async def _pass(
+    source: Source, cluster: Cluster, fifo: Fifo, part: Part, sections: Sequence[str], *, is_sample: bool = False
+) -> None:
     path = fifo.make()
-    wanted = (*(f"--exclude-table-data={one}" for one in part.exclude), *(["--schema-only"] if part.schema_only else []))
+    wanted = (
+        *sections,
+        *(f"--exclude-table-data={one}" for one in part.exclude),
+        *(["--schema-only"] if part.schema_only else []),
+    )
     options = ("--format=custom", "--compress=0", "--no-sync", "--no-password", "--lock-wait-timeout=30s", *_LEFT, *wanted)
     dump = asyncio.create_task(source.run("pg_dump", *options, f"--file={path}"))
-    into = (*_LEFT, "--exit-on-error", "--single-transaction", f"--dbname={cluster.database}")
+    strict = () if is_sample else ("--exit-on-error", "--single-transaction")
+    into = (*_LEFT, *strict, f"--dbname={cluster.database}")
     restore = asyncio.create_task(cluster.run("pg_restore", *into, user=RESTORER, stdin_from=f"{INSIDE}/{_FIFO}"))
     try:
         await asyncio.wait({dump, restore}, timeout=COPY_WITHIN, return_when=asyncio.FIRST_COMPLETED)
@@ -128,7 +205,9 @@ async def copy(source: Source, cluster: Cluster, fifo: Fifo, part: Part) -> None
         if _broke_off(dump):
             raise source.failed(dump.result()[2])
         restored = await restore
-        if restored.exit_code != 0:
+        if is_sample:
+            check(restored)
+        elif restored.exit_code != 0:
             await asyncio.wait({dump}, timeout=_LAST_WORDS)
             if _broke_off(dump):
                 raise source.failed(dump.result()[2])
@@ -140,7 +219,6 @@ async def copy(source: Source, cluster: Cluster, fifo: Fifo, part: Part) -> None
         for task in (dump, restore):
             task.cancel()
         await asyncio.gather(dump, restore, return_exceptions=True)
-    await cluster.ask(_SETTLE)
 
 
 def _broke_off(dump: asyncio.Task[tuple[int, bytes, str]]) -> bool:

@@ -20,10 +20,12 @@ from typing import Any
 
 import orjson
 
-from gearcase.doors.housed import Housed, failed, fetch
+from gearcase.doors.housed import Housed, failed, fetch, last_words
 from gearcase.doors.postgres import wire
-from gearcase.doors.postgres.binaries import INSIDE, Binaries
-from gearcase.errors import RunError
+from gearcase.doors.postgres.binaries import INSIDE, Binaries, missing_extension
+from gearcase.doors.postgres.stopped import Stopped, take_over
+from gearcase.errors import RunError, UsageError
+from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Command, CommandResult, Housing, Limits, Mount
 
 AGENT = "agent"
@@ -56,6 +58,7 @@ _SETTINGS = {
 _QUIETLY = "-c search_path=pg_catalog -c statement_timeout=0 -c track_counts=off"
 """How we ask: what we read, a snapshot of all tables for one, is not counted as contact."""
 _MAKE = '"$@" && cd data && printf %s "$ACCESS" >pg_hba.conf && printf %s "$SETTINGS" >postgresql.conf'
+_TAKE = 'cd data && printf %s "$ACCESS" >pg_hba.conf && : >pg_ident.conf && printf %s "$SETTINGS" >postgresql.conf && exec "$@"'
 _ACCESS = f"local all {AGENT} trust\nlocal all all scram-sha-256\n"
 
 
@@ -68,34 +71,82 @@ class Cluster:
         self.database = database
         self._password = secrets.token_hex(16)
         self.life: asyncio.Task[CommandResult] | None = None
+        self.left_out: list[str] = []
+        """What of its source it does not hold as it was, line by line."""
 
     @classmethod
     async def open(
         cls, housing: Housing, binaries: Binaries, database: str, memory: int, disk: int, mounts: tuple[Mount, ...] = ()
     ) -> Cluster:
         """A server with one empty database, owned by `agent`. Raises RunError `door_failed` and what the driver raises."""
-        limits = Limits(memory=memory, cpus=2.0, disk=disk, processes=_PROCESSES)
-        own = (Mount(binaries.root, INSIDE),) if binaries.bundled else ()
-        housed = await Housed.open(housing, f"postgres-{database}", limits, (*own, *mounts))
-        cluster = cls(housed, binaries, database)
+        cluster = await cls._house(housing, binaries, database, memory, disk, mounts)
         try:
-            await cluster._begin(memory)
+            await cluster._make(memory)
+            await cluster._begin()
+            await cluster._own()
         except BaseException:
-            await housed.close()
+            await cluster.close()
             raise
         return cluster
 
-    async def _begin(self, memory: int) -> None:
+    @classmethod
+    async def open_copy(cls, housing: Housing, stopped: Stopped, of: str, database: str, memory: int, disk: int) -> Cluster:
+        """A server with a copy of a stopped cluster, whose database `of` is ours. Raises as `open` and `Stopped.copy_to`."""
+        cluster = await cls._house(housing, stopped.binaries, database, memory, disk, ())
+        try:
+            sandbox = cluster.housed.sandbox
+            await in_thread(stopped.copy_to, sandbox.workspace, sandbox.owner)
+            await cluster._take(stopped, of, memory)
+            await cluster._begin()
+            await cluster._lacks()
+        except BaseException:
+            await cluster.close()
+            raise
+        return cluster
+
+    @classmethod
+    async def _house(
+        cls, housing: Housing, binaries: Binaries, database: str, memory: int, disk: int, mounts: tuple[Mount, ...]
+    ) -> Cluster:
+        limits = Limits(memory=memory, cpus=2.0, disk=disk, processes=_PROCESSES)
+        own = (Mount(binaries.root, INSIDE),) if binaries.bundled else ()
+        housed = await Housed.open(housing, f"postgres-{database}", limits, (*own, *mounts))
+        return cls(housed, binaries, database)
+
+    async def _make(self, memory: int) -> None:
         options = "--auth=scram-sha-256 --no-sync --no-instructions --no-locale --encoding=UTF8 --wal-segsize=1".split()
         at = ("--pgdata=/workspace/data", f"--username={_SUPERUSER}", "--pwfile=/proc/self/fd/0")
-        settings = {**_SETTINGS, "shared_buffers": f"{memory // 4 >> 10}kB"}
-        told = {"ACCESS": _ACCESS, "SETTINGS": "".join(f"{name} = '{value}'\n" for name, value in settings.items())}
         argv = ("/bin/sh", "-c", _MAKE, "sh", self._program("initdb"), *at, *options)
-        made = await self.housed.run(Command(argv, environment=told, stdin=self._password.encode()))
+        made = await self.housed.run(Command(argv, environment=_told(memory), stdin=self._password.encode()))
         if made.exit_code != 0:
             raise failed(f"the database {self.database} could not be made", made)
+
+    async def _take(self, stopped: Stopped, of: str, memory: int) -> None:
+        """Make a copied cluster ours, before anything connects to it."""
+        single = ("--single", "-j", "-c", "exit_on_error=on", "-c", "search_path=pg_catalog", "-D", "/workspace/data", of)
+        argv = ("/bin/sh", "-c", _TAKE, "sh", self._program("postgres"), *single)
+        sql = take_over(literal(of), literal(self.database), AGENT, RESTORER, self._password)
+        done = await self.housed.run(
+            Command(argv, environment=_told(memory, stopped.segment), stdin=sql.encode(), output_cap=8192)
+        )
+        if done.exit_code != 0 and f'database "{of}" does not exist' in last_words(done):
+            remedy = "name one of its databases with `database`; without it, it is that of the door's name"
+            raise UsageError("no_such_database", f"the cluster {stopped.folder} has no database {of}", remedy=remedy)
+        if done.exit_code != 0:
+            raise failed(f"the copy of {stopped.folder} could not be made ready", done)
+
+    async def _begin(self) -> None:
         self.life = self.housed.start(Command((self._program("postgres"), "-D", "/workspace/data"), output_cap=8192))
         await self.housed.wait_for(SOCKET, _STARTING)
+
+    async def _lacks(self) -> None:
+        """Raises UsageError `missing_extension`."""
+        names = await self.facts("SELECT coalesce(json_agg(extname), '[]') FROM pg_extension;")
+        if missing := [name for name in names if not self.binaries.has_extension(name)]:
+            raise missing_extension(missing, self.binaries.major)
+
+    async def _own(self) -> None:
+        """Of a new cluster: the roles, and the database."""
         await self.ask(
             f"CREATE ROLE {RESTORER} SUPERUSER LOGIN PASSWORD '{self._password}';"
             f"CREATE ROLE {AGENT} LOGIN; REVOKE CONNECT ON DATABASE postgres, template1 FROM PUBLIC;",
@@ -193,6 +244,14 @@ class Cluster:
     async def close(self) -> None:
         """End the server and remove everything of it."""
         await self.housed.close()
+
+
+def _told(memory: int, segment: int = 0) -> dict[str, str]:
+    """What the server's files say."""
+    settings = {**_SETTINGS, "shared_buffers": f"{memory // 4 >> 10}kB"}
+    if 2 * segment > 80 << 20:  # the least that it takes
+        settings |= {"min_wal_size": f"{2 * segment >> 20}MB", "max_wal_size": f"{max(256, 4 * segment >> 20)}MB"}
+    return {"ACCESS": _ACCESS, "SETTINGS": "".join(f"{name} = '{value}'\n" for name, value in settings.items())}
 
 
 def quoted(name: str) -> str:

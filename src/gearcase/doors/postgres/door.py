@@ -24,7 +24,7 @@ from gearcase.box.dsn import parse_dsn
 from gearcase.doors.housed import failed
 from gearcase.doors.postgres import facts
 from gearcase.doors.postgres.binaries import choose, newest
-from gearcase.doors.postgres.branching import Part, open_branch
+from gearcase.doors.postgres.branching import Part, open_branch, open_copy
 from gearcase.doors.postgres.cluster import AGENT, Cluster, quoted
 from gearcase.doors.postgres.difference import DATABASES, keep
 from gearcase.doors.postgres.gate import Gate
@@ -88,7 +88,7 @@ class PostgresDoor:
         """Start the server and plant the nonce. Raises UsageError `missing_extra`, RunError `door_failed`."""
         began, declared = time.monotonic(), self._declared
         self._housing = housing
-        self._record = Record(self.id, housing.recorder)
+        self._record = Record(self.id, housing.recorder, values=declared.values)
         if declared.mode == "read_only":
             return await self._open_live(housing)
         cluster, size = await self._behind(housing)
@@ -108,6 +108,7 @@ class PostgresDoor:
                 bytes=size,
                 seconds=round(time.monotonic() - began, 3),
                 nonce=hashlib.sha256(nonce.encode()).hexdigest(),
+                left_out=cluster.left_out,
             )
         )
         if declared.mode == "branch":
@@ -145,8 +146,11 @@ class PostgresDoor:
         declared = self._declared
         if declared.source is None:
             return await Cluster.open(housing, choose(), self._name, declared.memory, declared.disk), 0
+        if declared.is_stopped:
+            folder, database = Path(declared.source), declared.database or self._name
+            return await open_copy(housing, self._name, folder, database, declared.mask, declared.memory, declared.disk)
         password = password_of(declared.password_env or "", declared.password_file, os.environ)
-        part = Part(declared.exclude, declared.schema_only, declared.mask)
+        part = Part(declared.exclude, declared.schema_only, declared.mask, declared.percent)
         dsn = parse_dsn(declared.source)
         return await open_branch(housing, self._name, dsn, password, part, declared.memory, declared.disk)
 

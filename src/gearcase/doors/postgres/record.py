@@ -1,4 +1,6 @@
-"""What passed a database door, on record: each statement's kind, rows, bytes, seconds and error, never what it said.
+"""What passed a database door, on record: each statement's kind, rows, bytes, seconds and error.
+
+What it said is put there only where the box asks for it (`said`).
 
 The kind and the rows are the server's own words at a statement's end, so nothing is parsed here that an agent wrote. The first
 `MOST_RECORDS` statements stand in the journal one by one, and errors beyond them at powers of ten; what is more is counted.
@@ -9,6 +11,7 @@ from __future__ import annotations
 import re
 import time
 
+from gearcase.doors.postgres.said import Said
 from gearcase.doors.postgres.wire import field_of
 from gearcase.events import Amounts, StatementRan, StatementsRan
 from gearcase.seams import Recorder
@@ -25,8 +28,10 @@ WANTED = b"CEZIs"
 class Record:
     """Of one door."""
 
-    def __init__(self, door: str, recorder: Recorder) -> None:
+    def __init__(self, door: str, recorder: Recorder, *, values: bool = False) -> None:
+        """`values`: what statements say is on record, too."""
         self.door = door
+        self.values = values
         self._recorder = recorder
         self._recorded = 0
         self._kinds: dict[str, Amounts] = {}
@@ -70,11 +75,15 @@ class Statements:
         self._record = record
         self._agent = agent
         self._session = session
+        self._said = Said() if record.values else None
         self._began = 0.0
         self._sent = self._received = 0
 
-    def sent(self, count: int) -> None:
-        """Bytes left the client."""
+    def sent(self, data: bytes) -> None:
+        """Bytes left the client. Raises Refused `bad_protocol` where they are read, and are none of the protocol."""
+        count = len(data)
+        if self._said is not None:
+            self._said.feed(data)
         if not self._began:
             self._began = time.monotonic()
         self._sent += count
@@ -87,6 +96,8 @@ class Statements:
         """A message of the server, of those that are `WANTED`."""
         if kind == _READY:
             self._began = 0.0
+            if self._said is not None:
+                self._said.ready()
         elif kind == _COMPLETE:
             words = body.rstrip(b"\0").decode("ascii", "replace").split()
             rows = int(words[-1]) if len(words) > 1 and words[-1].isdecimal() and len(words[-1]) < 16 else 0
@@ -102,5 +113,7 @@ class Statements:
         seconds = now - self._began if self._began else 0.0
         self._began = now
         sent, received, self._sent, self._received = self._sent, self._received, 0, 0
-        statement = StatementRan(self._record.door, self._session, kind, rows, sent, received, round(seconds, 6), error)
+        text, values = self._said.ended() if self._said is not None else ("", [])
+        took = round(seconds, 6)
+        statement = StatementRan(self._record.door, self._session, kind, rows, sent, received, took, error, text, values)
         self._record.ran(self._agent, statement)

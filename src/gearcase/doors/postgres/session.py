@@ -119,7 +119,7 @@ class Session:
 
     def _out(self, data: bytes) -> bytes:
         self.sent += len(data)
-        self._statements.sent(len(data))
+        self._statements.sent(data)
         if self._gate is None:
             return data
         if not self._gate.armed:

@@ -32,7 +32,9 @@ SELECT json_build_object(
   'extensions', (SELECT coalesce(json_agg(extname), '[]') FROM pg_catalog.pg_extension),
   'tables', (SELECT coalesce(json_agg(json_build_object(
       'schema', n.nspname, 'name', c.relname, 'rows', greatest(c.reltuples, 0)::bigint,
-      'bytes', pg_catalog.pg_total_relation_size(c.oid)) ORDER BY n.nspname, c.relname), '[]')
+      'bytes', pg_catalog.pg_total_relation_size(c.oid), 'kind', c.relkind, 'columns', (
+        SELECT coalesce(json_agg(a.attname ORDER BY a.attnum), '[]') FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '')) ORDER BY n.nspname, c.relname), '[]')
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'm', 'p') AND n.nspname NOT LIKE 'pg\_%' AND n.nspname <> 'information_schema'));
 """
@@ -40,12 +42,14 @@ SELECT json_build_object(
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of the source: its size in bytes, indexes included, and its rows as last estimated."""
+    """A table of the source: its size in bytes, indexes included, its rows as last estimated, its columns that are written."""
 
     schema: str
     name: str
     rows: int
     bytes: int
+    kind: str = "r"
+    columns: Sequence[str] = ()
 
     @property
     def full_name(self) -> str:
@@ -112,7 +116,7 @@ class Source:
         if code != 0:
             raise self.failed(said)
         told: dict[str, Any] = orjson.loads(out)
-        tables = [Table(one["schema"], one["name"], one["rows"], one["bytes"]) for one in told["tables"]]
+        tables = [Table(**one) for one in told["tables"]]
         return About(told["version"], told["user"], told["extensions"], tables)
 
     async def run(self, program: str, *arguments: str) -> tuple[int, bytes, str]:
