@@ -36,3 +36,9 @@ def test_an_interrupt_is_the_commands_business():
     then = "import signal, time; one = early.take(); time.sleep(0.3); os.kill(one.pid, signal.SIGINT); os.close(one.give)\n"
     done = ends(then + "print(os.waitstatus_to_exitcode(os.waitpid(one.pid, 0)[1]))")
     assert (done.stdout, done.stderr) == ("0\nNone\n", "")
+
+
+def test_what_it_dies_of_before_it_knows_what_to_run_is_said():
+    then = "one = early.take(); os.write(one.give, b'no pickle'); os.close(one.give); print(os.waitpid(one.pid, 0)[1] != 0)"
+    done = ends(then)
+    assert done.stdout == "True\nNone\n" and "UnpicklingError" in done.stderr

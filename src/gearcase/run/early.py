@@ -65,5 +65,9 @@ def _be(given: int, send: int) -> None:
         with os.fdopen(given, "rb") as pipe:
             told = pipe.read()
         code = process.drive(pickle.loads(told), send) if told else 0
+    except BaseException:  # the last line of this process: it must say what it died of
+        import traceback
+
+        traceback.print_exc()
     finally:
         os._exit(code)
