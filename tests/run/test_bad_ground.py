@@ -107,7 +107,7 @@ def test_the_runs_in_a_state_folder_that_cannot_be_written_can_still_be_looked_a
             && [ $(grep -ls '"type":"sent"' $STATE/gearcase/runs/*/journal/*.jsonl | wc -l) = 2 ]; do sleep 0.05; done
         CUT=$($GEARCASE ps --json | python3 -c "$PICK")
         kill -STOP $!; kill -9 $CUT; kill -9 $!
-        sync; mount -o remount,ro tiny $STATE
+        sync; until mount -o remount,ro tiny $STATE; do sleep 0.05; done  # what dies still holds its journal open for a moment
         $GEARCASE ps --json > ps.json; echo $? > code
         $GEARCASE report cut > report.txt; $GEARCASE logs cut > logs.txt 2> logs.err
     """
