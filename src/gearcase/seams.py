@@ -323,6 +323,10 @@ class Door(Protocol):
         """
         ...
 
+    async def leave(self, agent: str) -> None:
+        """Stop serving in an agent's box: its sockets and connections are closed, before the box is. Idempotent."""
+        ...
+
     def describe(self) -> Mapping[str, Any]:
         """What `gear doors` tells of it: `address`, `purpose`, and what is left of its own limits."""
         ...

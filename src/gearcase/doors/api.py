@@ -68,7 +68,7 @@ class ApiDoor:
         self._put_in = frozenset(_folded(key) for key in declared.headers)
         self._rate = Bucket(parse_rate(declared.rate)) if declared.rate else None
         self._forwarder = Forwarder(self._locate, declared.ca)
-        self._servers: list[Server] = []
+        self._servers: dict[str, list[Server]] = {}  # by agent
         self._running = asyncio.Event()
         self._running.set()
         self._record = CallRecord(self.id, self._mask)
@@ -86,7 +86,13 @@ class ApiDoor:
     async def serve(self, agent: str, place: Place, sock: socket.socket, pay: Callable[[int], None]) -> None:
         """See `Door`."""
         handler = functools.partial(self._handle, agent, pay)
-        self._servers.append(await serve(sock, handler, limits=_LIMITS, cancel=True, streaming=True))
+        server = await serve(sock, handler, limits=_LIMITS, cancel=True, streaming=True)
+        self._servers.setdefault(agent, []).append(server)
+
+    async def leave(self, agent: str) -> None:
+        """See `Door`."""
+        for server in self._servers.pop(agent, ()):
+            await server.close()
 
     def describe(self) -> Mapping[str, Any]:
         """See `Door`."""
@@ -107,8 +113,8 @@ class ApiDoor:
 
     async def close(self) -> tuple[str, ...]:
         """See `Door`."""
-        for server in self._servers:
-            await server.close()
+        for agent in list(self._servers):
+            await self.leave(agent)
         await self._forwarder.close()
         return ()
 

@@ -26,7 +26,7 @@ from gearcase.box.hosts import OWN, HostRule, parse_place, parse_rule
 from gearcase.doors.addresses import resolve
 from gearcase.doors.metering import EgressMeter
 from gearcase.doors.opened import OpenedHosts
-from gearcase.doors.seat import Listen, Seat
+from gearcase.doors.seat import Listen, Seat, Within, everywhere
 from gearcase.errors import Refused
 from gearcase.seams import Recorder
 
@@ -72,11 +72,20 @@ class HttpDoor:
         """What may be reached now."""
         return tuple(self._rules)
 
-    def seat(self, agent: str, meter: EgressMeter, listen: Listen) -> Seat:
-        """The door as one agent's box has it. `listen` makes listening sockets inside."""
-        seat = Seat(self, agent, meter, listen)
+    def seat(self, agent: str, meter: EgressMeter, listen: Listen, within: Within = everywhere) -> Seat:
+        """The door as one agent's box has it. `listen` makes listening sockets inside; `within` says of a name whether it may have it
+        at all."""
+        seat = Seat(self, agent, meter, listen, within)
         self._seats.append(seat)
         return seat
+
+    async def leave(self, seat: Seat) -> None:
+        """Close a box's seat: its connections end. Idempotent."""
+        await seat.close()
+        if self.opened is not None:
+            await self.opened.leave(seat.agent)
+        with contextlib.suppress(ValueError):
+            self._seats.remove(seat)
 
     def allow(self, rule: HostRule) -> None:
         """One more rule, from now on."""

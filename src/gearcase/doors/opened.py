@@ -17,7 +17,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,25 @@ class OpenedHosts:
             message = f"a program inside did not come to terms in TLS for {host.name}"
             remedy = f"let it trust {AUTHORITY}, which SSL_CERT_FILE and its like lead to"
             self._record.refused(Refused("tls_failed", message, cause=str(error)[:300], remedy=remedy), agent)
+
+    async def leave(self, agent: str) -> None:
+        """Stop serving in an agent's box."""
+        for key in [key for key in self._servers if key[0] == agent]:
+            await self._servers.pop(key).close()
+
+    def hosts_of(self, secret: str) -> frozenset[str]:
+        """The names that a secret is put in for."""
+        return frozenset(secret_host(host).name for host in self._declared[secret].hosts)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the secrets."""
+        return tuple(self._declared)
+
+    def environment_of(self, secrets: Iterable[str]) -> dict[str, str]:
+        """What tells programs of these secrets: placeholders, and where the certificate authority is."""
+        kept = {self._declared[name].env: self.environment[self._declared[name].env] for name in secrets}
+        return kept | TRUST if kept else {}
 
     def describe(self) -> list[Mapping[str, Any]]:
         """What `gear doors` tells of them."""

@@ -40,14 +40,21 @@ _TLS = 22
 _MOST_RECORDS = 2000
 
 Listen = Callable[[Sequence[Listener]], Awaitable[Mapping[Listener, socket.socket]]]
+Within = Callable[[str], bool]
+
+
+def everywhere(name: str) -> bool:
+    """No name is kept from a box beside what the door's rules say."""
+    return True
 
 
 class Seat:
     """The http door in one box: its names, their addresses, its connections."""
 
-    def __init__(self, door: HttpDoor, agent: str, meter: EgressMeter, listen: Listen) -> None:
+    def __init__(self, door: HttpDoor, agent: str, meter: EgressMeter, listen: Listen, within: Within = everywhere) -> None:
         self._door = door
-        self._agent = agent
+        self.agent = agent
+        self._within = within
         self._meter = meter
         self._listen = listen
         self._addresses: dict[str, str] = {}
@@ -61,7 +68,7 @@ class Seat:
 
     async def find(self, name: str) -> str | None:
         """The address inside of a name that may be reached, with its listeners; None for every other name."""
-        ports = self._door.ports(name)
+        ports = self._ports(name)
         if not ports:
             return None
         async with self._turn:
@@ -80,6 +87,10 @@ class Seat:
                     self._serving.append(asyncio.create_task(self._accept(sockets[listener], listener)))
             self._addresses[name] = address
             return address
+
+    def _ports(self, name: str) -> frozenset[int]:
+        """At which ports this box may reach a name."""
+        return self._door.ports(name) if self._within(name) else frozenset()
 
     def _address(self) -> str:
         number = next(self._next)
@@ -116,7 +127,7 @@ class Seat:
         except GearcaseError as error:
             count = self._refuse(f"{connection.name}:{connection.port}" if connection.name else "proxy", error)
             if count and "unlisted" in error.context:  # as the resolver has such a name on record
-                self._door.recorder.append(NameAsked(error.context["unlisted"], "CONNECT", False, count), self._agent)
+                self._door.recorder.append(NameAsked(error.context["unlisted"], "CONNECT", False, count), self.agent)
             with contextlib.suppress(OSError):
                 connection.inner.send(_told(connection.first, error))
         except (OSError, TimeoutError):
@@ -130,7 +141,7 @@ class Seat:
             head = await self._receive(connection)
             while (asked := read_head(head)) is None:
                 head += await self._receive(connection)
-        ports = self._door.ports(asked.name)
+        ports = self._ports(asked.name)
         if asked.port not in ports:
             context = {} if ports else {"unlisted": asked.name}
             remedy = "`gear doors` lists what may be reached; ask for more: gear ask-for net"
@@ -141,7 +152,7 @@ class Seat:
 
     async def _pass_on(self, connection: _Connection) -> None:
         name, port, door = connection.name, connection.port, self._door
-        if port not in door.ports(name):
+        if port not in self._ports(name):
             remedy = "the operator took the rule away; ask for it: gear ask-for net"
             raise Refused("not_allowed", f"{name}:{port} may not be reached any more", remedy=remedy)
         watch = None
@@ -152,7 +163,7 @@ class Seat:
                 watch = await self._read_first(connection)
         opened, pay = door.opened if door.opens(name, port) else None, self._meter.take
         if opened is not None:  # what goes on from there is paid there
-            connection.outer, address, pay = await opened.enter(self._agent, name, port, self._meter.take), "", _unpaid
+            connection.outer, address, pay = await opened.enter(self.agent, name, port, self._meter.take), "", _unpaid
         else:
             connection.outer, address = await door.connect(name, port)
         await door.open.wait()
@@ -216,7 +227,7 @@ class Seat:
 
     def cut_unruled(self) -> int:
         """End every connection that no rule allows any more; returns how many those were."""
-        unruled = [one for one in self._connections.values() if one.name and one.port not in self._door.ports(one.name)]
+        unruled = [one for one in self._connections.values() if one.name and one.port not in self._ports(one.name)]
         for connection in unruled:
             connection.why = "not_allowed"
             connection.cut()
@@ -225,10 +236,10 @@ class Seat:
     def _record(self, event: ConnectionOpened | ConnectionClosed) -> None:
         self._recorded += 1
         if self._recorded <= _MOST_RECORDS:
-            self._door.recorder.append(event, self._agent)
+            self._door.recorder.append(event, self.agent)
         elif self._recorded == _MOST_RECORDS + 1:
             message = f"the agent has made {_MOST_RECORDS // 2} connections: further ones are metered, not recorded"
-            self._door.recorder.append(DoorRefused("http", "too_many_records", message), self._agent)
+            self._door.recorder.append(DoorRefused("http", "too_many_records", message), self.agent)
 
     def _refuse(self, what: str, error: GearcaseError) -> int:
         """On record: the first time, then at powers of ten. Returns how often it was then, 0 where it is not on record."""
@@ -239,7 +250,7 @@ class Seat:
         if str(count).strip("0") != "1":
             return 0
         context = {"to": key[0], "cause": error.cause, "count": count}
-        self._door.recorder.append(DoorRefused("http", error.code, error.message, context), self._agent)
+        self._door.recorder.append(DoorRefused("http", error.code, error.message, context), self.agent)
         return count
 
     async def close(self) -> None:

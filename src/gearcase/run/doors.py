@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -108,6 +108,15 @@ class Doors:
         for listener, door in self._listeners.items():
             place = next(one for one in door.places if (one.name, one.port) == (listener.name, listener.port))
             await door.serve(agent, place, sandbox.sockets[listener], meter.take)
+
+    def only(self, names: Collection[str]) -> Doors:
+        """Those of these names (`api.github`): what an agent's box has that may have no more. Opening and closing stays with the run."""
+        return Doors([door for door in self.doors if door.id in names])
+
+    async def leave(self, agent: str) -> None:
+        """Serve an agent no longer, whose box is about to be closed."""
+        for door in self.doors:
+            await door.leave(agent)
 
     def describe(self) -> list[Mapping[str, Any]]:
         """What `gear doors` tells of them."""

@@ -73,7 +73,7 @@ class AwsDoor:
         self._housing: Housing | None = None
         self._housed: Housed | None = None
         self._forwarder: Forwarder | None = None
-        self._servers: list[Server] = []
+        self._servers: dict[str, list[Server]] = {}  # by agent
         self._made: list[made.Made] = []
         self._holding = asyncio.Semaphore(_AT_ONCE)
         self._running = asyncio.Event()
@@ -94,7 +94,13 @@ class AwsDoor:
     async def serve(self, agent: str, place: Place, sock: socket.socket, pay: Callable[[int], None]) -> None:
         """See `Door`. What reaches a simulated account has not left: nothing is paid."""
         handler = functools.partial(self._handle, agent, pay if self._account else _free)
-        self._servers.append(await serve(sock, handler, limits=_LIMITS, cancel=self._account is None, streaming=True))
+        server = await serve(sock, handler, limits=_LIMITS, cancel=self._account is None, streaming=True)
+        self._servers.setdefault(agent, []).append(server)
+
+    async def leave(self, agent: str) -> None:
+        """See `Door`."""
+        for server in self._servers.pop(agent, ()):
+            await server.close()
 
     def describe(self) -> Mapping[str, Any]:
         """See `Door`."""
@@ -117,9 +123,8 @@ class AwsDoor:
 
     async def close(self) -> tuple[str, ...]:
         """See `Door`. What the run made in a live account is removed; what stays is told."""
-        for server in self._servers:
-            await server.close()
-        self._servers.clear()
+        for agent in list(self._servers):
+            await self.leave(agent)
         if self._forwarder is not None:
             await self._forwarder.close()
         if self._housed is not None:

@@ -22,6 +22,7 @@ from typing import Any
 from gearcase.box import doors as declaration
 from gearcase.box.dsn import parse_dsn
 from gearcase.doors.housed import failed
+from gearcase.doors.leaving import end_tasks_of
 from gearcase.doors.postgres import facts
 from gearcase.doors.postgres.binaries import choose, newest
 from gearcase.doors.postgres.branching import Part, open_branch, open_copy
@@ -157,7 +158,12 @@ class PostgresDoor:
     async def serve(self, agent: str, place: Place, sock: socket.socket, pay: Callable[[int], None]) -> None:
         """See `Door`. What reaches a throw-away server has not left: nothing is paid."""
         sock.setblocking(False)
-        self._serving.append(asyncio.create_task(self._accept(agent, sock, pay if self._live else _free)))
+        self._serving.append(asyncio.create_task(self._accept(agent, sock, pay if self._live else _free), name=agent))
+
+    async def leave(self, agent: str) -> None:
+        """See `Door`."""
+        await end_tasks_of(agent, [*self._serving, *self._tasks])
+        self._serving = [task for task in self._serving if not task.done()]
 
     async def _accept(self, agent: str, listening: socket.socket, pay: Callable[[int], None]) -> None:
         loop = asyncio.get_running_loop()
@@ -167,7 +173,7 @@ class PostgresDoor:
             inner, _ = await loop.sock_accept(listening)
             inner.setblocking(False)
             inner.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            task = asyncio.create_task(self._serve(agent, inner, pay))
+            task = asyncio.create_task(self._serve(agent, inner, pay), name=agent)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

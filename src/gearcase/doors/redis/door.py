@@ -20,6 +20,7 @@ from typing import Any
 from gearcase.box import doors as declaration
 from gearcase.box.redis_url import parse_redis_url
 from gearcase.doors.housed import failed
+from gearcase.doors.leaving import end_tasks_of
 from gearcase.doors.redis.counts import since
 from gearcase.doors.redis.server import DUMP, SOCKET, RedisServer, patience
 from gearcase.doors.redis.source import Content, from_file, from_server
@@ -120,7 +121,12 @@ class RedisDoor:
     async def serve(self, agent: str, place: Place, sock: socket.socket, pay: Callable[[int], None]) -> None:
         """See `Door`. What reaches a throw-away server has not left: nothing is paid."""
         sock.setblocking(False)
-        self._serving.append(asyncio.create_task(self._accept(agent, sock)))
+        self._serving.append(asyncio.create_task(self._accept(agent, sock), name=agent))
+
+    async def leave(self, agent: str) -> None:
+        """See `Door`."""
+        await end_tasks_of(agent, [*self._serving, *self._tasks])
+        self._serving = [task for task in self._serving if not task.done()]
 
     async def _accept(self, agent: str, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -130,7 +136,7 @@ class RedisDoor:
             inner, _ = await loop.sock_accept(listening)
             inner.setblocking(False)
             inner.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            task = asyncio.create_task(self._serve(agent, inner))
+            task = asyncio.create_task(self._serve(agent, inner), name=agent)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
