@@ -56,12 +56,28 @@ Braked = Callable[[Sandbox], AbstractAsyncContextManager[None]]
 """While this lasts, a sandbox obeys the brake of its run."""
 
 
+PutFiles = Callable[[Check, Sandbox], None]
+"""Puts what a check needs into its working folder, in a thread."""
+
+
+def put_files(check: Check, sandbox: Sandbox) -> None:
+    """The files that the box names for it, under their own names."""
+    for path in check.files:
+        copy_in(path, sandbox.workspace, path.name.encode(), sandbox.owner)
+
+
 async def run_check(
-    driver: Driver, check: Check, deliverables: Path, limits: Limits, identity: str, braked: Braked
+    driver: Driver,
+    check: Check,
+    deliverables: Path,
+    limits: Limits,
+    identity: str,
+    braked: Braked,
+    put: PutFiles = put_files,
 ) -> CheckVerdict:
     """Run one check on a folder of deliverables. Never raises for what the check or the deliverables do: that is a verdict.
 
-    Its files lie under their own names in its working folder. `identity` must be unique on the machine.
+    `identity` must be unique on the machine.
     """
     spec = SandboxSpec(
         id=identity,
@@ -75,7 +91,7 @@ async def run_check(
         return CheckVerdict(check.name, "skipped", reason=f"its sandbox did not start: {error.message}; {error.remedy}")
     try:
         async with braked(sandbox):
-            await in_thread(_put_files, check, sandbox)
+            await in_thread(put, check, sandbox)
             command = Command(("/bin/bash", "-c", check.run), deadline=check.deadline, report=True)
             return _judge(check, await sandbox.run(command))
     except GearcaseError as error:
@@ -92,11 +108,6 @@ def view(check: Check, verdict: CheckVerdict) -> dict[str, Any]:
     if check.show == "output":
         seen |= {"output": verdict.output, "reason": verdict.reason}
     return seen
-
-
-def _put_files(check: Check, sandbox: Sandbox) -> None:
-    for path in check.files:
-        copy_in(path, sandbox.workspace, path.name.encode(), sandbox.owner)
 
 
 def _judge(check: Check, result: CommandResult) -> CheckVerdict:

@@ -647,6 +647,69 @@ class AgentEnded(Event):
     detail: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class AgentSpawned(Event):
+    """A sub-agent exists, with a share of its parent's account; it may stand in line. The record is its own (`agent`).
+
+    `limits` are what was carved and its steps and wall (milliseconds); `files` and `bytes` what it was forked with; `again` the
+    agent that is sent once more with another goal.
+    """
+
+    parent: str
+    name: str
+    goal: str
+    model: str
+    depth: int
+    limits: Amounts
+    files: int
+    bytes: int
+    take: list[str] = field(default_factory=list[str])
+    doors: list[str] = field(default_factory=list[str])
+    check: str = ""
+    again: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentReturned(Event):
+    """A sub-agent is over, once and for good: done | budget | steps | wall | cpu_time | stopped | failed | lost | killed | parent_ended.
+
+    `limit` is the one that ended it, `spent` that of it and all below it, `seconds` box time since it was spawned.
+    """
+
+    parent: str
+    status: str
+    limit: str
+    detail: str
+    note: str
+    spent: Amounts
+    steps: int
+    seconds: float
+    verdict: str = ""  # of its own check
+
+
+@dataclass(frozen=True, slots=True)
+class ResultsCopied(Event):
+    """What a sub-agent made was copied into its parent's files. `conflicts` lie beside, because the parent had changed the file.
+
+    Paths are the first 50; `count` is of all that were copied, `beside` of all that lie beside; `refused` could not be copied.
+    """
+
+    parent: str
+    count: int
+    beside: int
+    copied: list[str]
+    conflicts: list[dict[str, str]]
+    refused: list[dict[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentTold(Event):
+    """An agent told its parent or its sub-agent something; `to` hears it with its next turn."""
+
+    to: str
+    text: str
+
+
 # --- checks, delivery, brake -----------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ import json
 import openapi_spec_validator
 
 EVERY = {"status", "doors", "ask", "ask-for", "check", "snapshot", "requests", "rewind", "done", "context", "map", "map-items"}
+EVERY |= {"spawn", "wait", "agents", "tell", "stop", "result"}
 
 
 def said(played, name):

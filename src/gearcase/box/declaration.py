@@ -154,6 +154,16 @@ class Sandbox(Table):
     )
 
 
+class Swarm(Table):
+    """Sub-agents: how many there may be. Money, tokens and the rest are carved from who spawns them."""
+
+    depth: Annotated[int, Field(strict=True, ge=0, le=16)] = Field(
+        default=3, description="levels of agents below the lead; 0: it has none"
+    )
+    agents: Count = Field(default=64, description="sub-agents of a run in all; one more is refused")
+    live: Count = Field(default=8, description="sub-agents at work at once; one more waits in line")
+
+
 class JournalTable(Table):
     """The record."""
 
@@ -176,4 +186,5 @@ class Box(Table):
     )
     checks: tuple[Check, ...] = Field(default=(), alias="check", description="acceptance checks")
     sandbox: Sandbox = Sandbox()
+    swarm: Swarm = Swarm()
     journal: JournalTable = JournalTable()

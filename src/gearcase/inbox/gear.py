@@ -9,6 +9,14 @@ gear map --over FILE... --split lines:N|records:N|file|bytes:N --prompt FILE --o
          [--model M] [--schema FILE] [--concurrency N] [--max-output N] [--allow-failed N]
          [--max-failure-rate 0.5] [--no-canary]
                                            the prompt over every item, a model call each; the same command again pays for nothing twice
+gear spawn [--name N] [--model M] [--usd X] [--tokens N] [--calls N] [--steps N] [--wall 10m] [--egress 1MiB]
+           [--give PATH]... [--take PATTERN]... [--into DIR] [--doors a,b|none] [--check CMD] [--background] GOAL
+gear spawn --again ID [...] GOAL           a sub-agent on a copy of your files, paid from your budget; waits and prints its result
+gear wait [ID...] [--any]                  wait for sub-agents; exit 0 when all are done and their checks passed
+gear agents                                the sub-agents below you
+gear tell ID|parent TEXT                   a note for its next turn
+gear stop ID                               end one and those below it
+gear result ID [--trace]                   how it ended, or how far it is; --trace: its last commands
 gear check [NAME]                          run the acceptance checks now, on a copy of the deliverables
 gear snapshot [--note TEXT]                keep the present state of /workspace
 gear rewind [SNAPSHOT]                     return to one; without a name: list them
@@ -104,6 +112,26 @@ def parser() -> argparse.ArgumentParser:
     over.add_argument("--no-canary", action="store_false", dest="canary")
     for name in ("--concurrency", "--max-output", "--allow-failed"):
         over.add_argument(name, type=int, dest=name[2:].replace("-", "_"))
+    spawn = add("spawn")
+    for name in ("--name", "--model", "--usd", "--wall", "--egress", "--into", "--doors", "--check", "--again"):
+        spawn.add_argument(name)
+    for name in ("--tokens", "--calls", "--steps"):
+        spawn.add_argument(name, type=int)
+    spawn.add_argument("--give", action="append")
+    spawn.add_argument("--take", action="append")
+    spawn.add_argument("--background", action="store_true")
+    spawn.add_argument("goal", nargs="+")
+    wait = add("wait")
+    wait.add_argument("agents", nargs="*")
+    wait.add_argument("--any", action="store_true")
+    add("agents")
+    tell = add("tell")
+    tell.add_argument("agent")
+    tell.add_argument("text", nargs="+")
+    add("stop").add_argument("agent")
+    result = add("result")
+    result.add_argument("agent")
+    result.add_argument("--trace", action="store_true")
     add("check").add_argument("name", nargs="?")
     add("snapshot").add_argument("--note")
     add("rewind").add_argument("snapshot", nargs="?")
@@ -132,6 +160,8 @@ def arguments_of(options: argparse.Namespace) -> dict[str, Any]:
             given["schema"] = read_schema(options.schema)
     if options.operation == "ask-for":
         given["what"] = " ".join(options.what)
+    if options.operation == "tell":
+        given["text"] = " ".join(options.text)
     if options.operation == "context":
         words: list[str] = given.pop("words")
         if options.action == "drop":
@@ -165,20 +195,28 @@ def show(operation: str, answer: dict[str, Any]) -> str:
         return json.dumps(answer["value"], indent=1) if "value" in answer else str(answer["text"])
     if operation == "done":
         return "handed in"
+    if operation == "tell":
+        return f"{answer['told']} is told"
     if operation == "ask-for":
         said = f" ({answer['said']})" if answer.get("said") else ""
         return f"request {answer['request']}: {answer['kind']} {answer['what']} is {answer['state']}{said}"
     return "\n".join(lines(answer))
 
 
-def do_map(options: argparse.Namespace) -> tuple[dict[str, Any], int, str]:
-    """A whole map: its account, the exit status, and the account for a reader. Raises Misused and what `call` raises."""
-    place = Path(__file__).resolve().parent / "gearmap.py"
-    spec = importlib.util.spec_from_file_location("gearmap", place)
+def beside(name: str) -> Any:
+    """A part of this command that lies beside it, loaded when it is used. Raises Misused."""
+    place = Path(__file__).resolve().parent / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, place)
     if spec is None or spec.loader is None:
         raise Misused(f"{place} is missing")
-    mapping: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(mapping)
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def do_map(options: argparse.Namespace) -> tuple[dict[str, Any], int, str]:
+    """A whole map: its account, the exit status, and the account for a reader. Raises Misused and what `call` raises."""
+    mapping = beside("gearmap")
     try:
         account, code = mapping.run_map(options, read_schema(options.schema) if options.schema else None, call)
     except mapping.Unusable as error:
@@ -236,6 +274,8 @@ def main(argv: list[str]) -> int:
     try:
         if options.operation == "map":
             answer, code, text = do_map(options)
+        elif options.operation in ("spawn", "wait", "agents", "result", "stop"):
+            answer, code, text = beside("gearspawn").run(options.operation, arguments_of(options), call)
         else:
             answer = call(options.operation, arguments_of(options))
             text = show(options.operation, answer)

@@ -6,7 +6,7 @@ lead's account can pay no more, its last turns are paid from the reserve: so an 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from gearcase.box import Box
@@ -17,6 +17,19 @@ from gearcase.seams import Recorder
 
 RUN, LEAD, RESERVE = "run", "lead", "reserve"
 
+
+@dataclass(frozen=True, slots=True)
+class Purse:
+    """One agent's accounts: what pays its work, what pays its hand-over, and the one whose limit it is told as the whole."""
+
+    agent: str
+    work: str
+    reserve: str
+    whole: str
+
+
+LEAD_PURSE = Purse(LEAD, LEAD, RESERVE, RUN)
+
 Phase = Literal["work", "wind_down", "stop"]
 
 _LAST_SHARE = 0.95
@@ -25,7 +38,10 @@ _LAST_SHARE = 0.95
 
 @dataclass(slots=True)
 class Pace:
-    """Which phase the run is in: pure arithmetic over clock, ledger and steps."""
+    """Which phase an agent is in: pure arithmetic over clock, ledger and steps. `box` is the agent's, `began` in seconds of the run's time.
+
+    The processor time of the lead is that of the whole run: `others` has what its sub-agents used, by their names.
+    """
 
     box: Box
     clock: BoxClock
@@ -35,19 +51,34 @@ class Pace:
     steps: int = 0
     phase: Phase = "work"
     limit: str = ""
+    agent: str = ""  # empty for the lead: its limits are the run's
+    began: float = 0.0
+    above: Pace | None = None  # the lead's
+    others: dict[str, float] = field(default_factory=dict[str, float])
 
     @property
     def wall(self) -> float:
-        """Seconds that the run may take."""
+        """Seconds that it may take."""
         return self.box.limits.wall + self.more_wall
+
+    @property
+    def used(self) -> float:
+        """Seconds that it has taken."""
+        return self.clock.now() - self.began
+
+    def tell_cpu(self, seconds: float) -> None:
+        """How much processor time its box has used."""
+        self.cpu = seconds
+        if self.above is not None:
+            self.above.others[self.agent] = seconds
 
     def now(self) -> Phase:
         """The phase at this moment. It only ever moves on."""
         limits = self.box.limits
         shares = [
-            ("wall", self.clock.now() / self.wall),
+            ("wall", self.used / self.wall),
             ("steps", self.steps / limits.steps),
-            ("cpu_time", self.cpu / limits.cpu_time if limits.cpu_time else 0.0),
+            ("cpu_time", (self.cpu + sum(self.others.values())) / limits.cpu_time if limits.cpu_time else 0.0),
         ]
         name, share = max(shares, key=lambda pair: pair[1])
         if share >= 1:
@@ -70,7 +101,7 @@ class Pace:
 
     def _reached(self, limit: str, detail: str) -> None:
         self.limit = self.limit or limit
-        self.recorder.append(LimitReached(limit, detail or self.phase))
+        self.recorder.append(LimitReached(limit, detail or self.phase), self.agent)
 
 
 def open_accounts(ledger: Ledger, box: Box) -> None:
@@ -84,6 +115,19 @@ def open_accounts(ledger: Ledger, box: Box) -> None:
     ledger.open(RUN, whole)
     ledger.open(RESERVE, reserve, parent=RUN)
     ledger.open(LEAD, {name: amount - reserve[name] for name, amount in whole.items()}, parent=RUN, agent=LEAD)
+
+
+def open_purse(ledger: Ledger, agent: str, parent: Purse, limits: Amounts, share: float) -> Purse:
+    """A sub-agent's accounts, carved out of what its parent works with; `share` of it is its reserve.
+
+    Its time is not carved: agents run at the same time. Raises Refused `budget`; then nothing is open.
+    """
+    whole: Amounts = {**limits, "wall": 0}
+    reserve = {name: int(amount * share) if name != "egress" else 0 for name, amount in whole.items()}
+    ledger.open(agent, whole, parent=parent.work, agent=agent)
+    purse = Purse(agent, agent, f"{agent}.reserve", agent)
+    ledger.open(purse.reserve, reserve, parent=agent, agent=agent)
+    return purse
 
 
 def charge_time(ledger: Ledger, seconds: float) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from gearcase.box import Box, Check
 from gearcase.brake import Brake, Level
-from gearcase.checks import CheckVerdict, run_check, view
+from gearcase.checks import CheckVerdict, PutFiles, put_files, run_check, view
 from gearcase.doors.delivery import deliver, verify
 from gearcase.doors.files import DeliveredFile, Delivery, Refusal, discard, take
 from gearcase.doors.patches import as_patch
@@ -27,7 +27,7 @@ from gearcase.doors.scanning import marked, scan, without
 from gearcase.errors import GearcaseError, Refused, RunError
 from gearcase.events import CheckRan, DeliverablesScanned, Delivered
 from gearcase.ledger import Ledger
-from gearcase.run.accounts import LEAD
+from gearcase.run.accounts import LEAD, LEAD_PURSE, Purse
 from gearcase.run.change import selected
 from gearcase.run.doors import Doors
 from gearcase.run.workspace import Workspace
@@ -50,7 +50,7 @@ FINAL = "final"
 
 
 class Acceptance:
-    """The checks of one run. `driver` makes a sandbox of its own for each of them."""
+    """The checks of one agent's deliverables. `driver` makes a sandbox of its own for each of them, `put` its files into it."""
 
     def __init__(
         self,
@@ -63,7 +63,11 @@ class Acceptance:
         recorder: Recorder,
         brake: Brake,
         doors: Doors,
+        purse: Purse = LEAD_PURSE,
+        put: PutFiles = put_files,
     ) -> None:
+        self._purse = purse
+        self._put = put
         self._box = box
         self._driver = driver
         self._limits = limits
@@ -90,7 +94,7 @@ class Acceptance:
         self._requests += 1
         number = str(self._requests)
         async with self._turn:
-            staging = self._folder.path / "asked" / number
+            staging = self._folder.path / "asked" / f"{self._mine}{number}"
             delivery = await self.stage(staging)
             try:
                 verdicts = [await self._run(check, staging, delivery, number) for check in wanted]
@@ -170,10 +174,15 @@ class Acceptance:
         files = sorted((*delivery.files, DeliveredFile(path.encode(), digest, size, 0o644)), key=lambda file: file.path)
         return replace(delivery, files=tuple(files))
 
+    @property
+    def _mine(self) -> str:
+        """What tells an agent's checks from those of others, in names; empty for the lead."""
+        return "" if self._purse == LEAD_PURSE else f"{self._purse.agent}-"
+
     async def _run(self, check: Check, staging: Path, delivery: Delivery, request: str) -> CheckVerdict:
-        """One check, on record and paid by the lead. Where what it read changed meanwhile, its verdict is void."""
-        identity = f"{self._folder.id}-{request}-{check.name}"
-        running = run_check(self._driver, check, staging, self._limits, identity, self._braked)
+        """One check, on record and paid by the agent. Where what it read changed meanwhile, its verdict is void."""
+        identity = f"{self._folder.id}-{self._mine}{request}-{check.name}"
+        running = run_check(self._driver, check, staging, self._limits, identity, self._braked, self._put)
         verdict = await unless_killed(self._brake, running)
         verdict = verdict or CheckVerdict(check.name, "skipped", reason="the run was killed")
         if verdict.verdict == "passed":
@@ -181,8 +190,10 @@ class Acceptance:
                 await in_thread(verify, delivery, staging)
             except RunError as error:
                 verdict = replace(verdict, verdict="skipped", score=None, reason=f"void: {error.message}; {error.remedy}")
-        milliseconds = {"wall": round(verdict.seconds * 1000), "cpu": round(verdict.cpu * 1000)}
-        self._ledger.charge(LEAD, milliseconds, f"check {check.name}")
+        milliseconds = {"cpu": round(verdict.cpu * 1000)}
+        if self._purse == LEAD_PURSE:  # the time of sub-agents passes beside the lead's, and is counted there
+            milliseconds["wall"] = round(verdict.seconds * 1000)
+        self._ledger.charge(self._purse.work, milliseconds, f"check {check.name}")
         self._recorder.append(
             CheckRan(
                 name=check.name,
@@ -194,7 +205,7 @@ class Acceptance:
                 output=verdict.output[-4096:] or verdict.reason,
                 reason=verdict.reason,
             ),
-            LEAD,
+            self._purse.agent,
         )
         return verdict
 

@@ -1,4 +1,4 @@
-"""What the gear door offers inside: the table of operations, each a handler over the parts of the run."""
+"""What the gear door offers inside: the table of operations, each a handler over the parts of one agent."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from typing import Any
 
 from gearcase.agent.loop import Agent
 from gearcase.box import Box
-from gearcase.brake import BoxClock
 from gearcase.doors.gear import Operation
 from gearcase.doors.http import HttpDoor
 from gearcase.doors.model.door import Caller, ModelDoor
 from gearcase.doors.model.routing import Route
 from gearcase.errors import Refused
 from gearcase.ledger import Ledger
-from gearcase.run.accounts import LEAD, RESERVE, Pace
-from gearcase.run.doors import Doors
+from gearcase.run.accounts import Pace, Purse
+from gearcase.run.driving import Driving
 from gearcase.run.handover import Acceptance
-from gearcase.run.lead import Lead
+from gearcase.run.reach import Reach
 from gearcase.run.requests import KINDS, Requests
 from gearcase.run.room import PROXY
 from gearcase.run.workspace import Workspace
@@ -36,7 +35,7 @@ _PROXY = {
 
 
 class Operations:
-    """The handlers of one run. Each takes (agent, arguments) and gives a JSON object, or raises GearcaseError."""
+    """The handlers of one agent. Each takes (agent, arguments) and gives a JSON object, or raises GearcaseError."""
 
     def __init__(
         self,
@@ -44,33 +43,35 @@ class Operations:
         box: Box,
         sandbox: Sandbox,
         ledger: Ledger,
-        clock: BoxClock,
+        purse: Purse,
         pace: Pace,
         door: ModelDoor,
         worker: Route | None,
         maps: Maps,
         workspace: Workspace,
         acceptance: Acceptance,
-        lead: Lead,
+        driving: Driving,
         http: HttpDoor,
-        doors: Doors,
-        requests: Requests,
+        reach: Reach,
+        requests: Requests | None,
+        agent: Agent | None,
     ) -> None:
+        """`requests`: to the operator, whom the lead alone asks."""
         self._box = box
         self._sandbox = sandbox
         self._ledger = ledger
-        self._clock = clock
+        self._purse = purse
         self._pace = pace
         self._door = door
         self._worker = worker
         self._maps = maps
         self._workspace = workspace
         self._acceptance = acceptance
-        self._lead = lead
+        self._driving = driving
         self._http = http
-        self._doors = doors
+        self._reach = reach
         self._requests = requests
-        self.agent: Agent | None = None
+        self._agent = agent
 
     def table(self) -> dict[str, Operation]:
         """Every operation with its description, as the door serves and documents it."""
@@ -98,36 +99,37 @@ class Operations:
             "rewind": Operation(
                 self.rewind, "Return /workspace to a snapshot; without a name: list them.", _object({"snapshot": text})
             ),
-            "ask-for": Operation(
-                self._requests.ask_for,
-                "Ask the operator for a host, money, time or more of a limit; waits for the answer unless wait is false.",
-                _object(request, "kind", "what", "why"),
-            ),
-            "requests": Operation(self._requests.list, "What was asked for, and the answers.", _object({})),
             "done": Operation(
                 self.done, "Hand in. The checks run; with as_is the work is handed in whatever they say.", _object(done)
             ),
         }
-        if self.agent is not None:
+        if self._requests is not None:
+            table["ask-for"] = Operation(
+                self._requests.ask_for,
+                "Ask the operator for a host, money, time or more of a limit; waits for the answer unless wait is false.",
+                _object(request, "kind", "what", "why"),
+            )
+            table["requests"] = Operation(self._requests.list, "What was asked for, and the answers.", _object({}))
+        if self._agent is not None:
             table["context"] = Operation(
-                self.agent.context.operation, "See, drop or note what the agent remembers.", _object(context)
+                self._agent.context.operation, "See, drop or note what the agent remembers.", _object(context)
             )
         return table
 
     async def status(self, agent: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Everything that is limited: what is used, what is left."""
         limits, usage = self._box.limits, await self._sandbox.usage()
-        account = LEAD if self._pace.phase == "work" else RESERVE
+        account = self._purse.work if self._pace.phase == "work" else self._purse.reserve
         budget: dict[str, Any] = {}
         shown: dict[str, Callable[[int], str]] = {"usd": format_money, "tokens": str, "calls": str, "egress": format_bytes}
         for resource, show in shown.items():
-            balance = self._ledger.balance(LEAD if resource == "egress" else account, resource)
+            balance = self._ledger.balance(self._purse.work if resource == "egress" else account, resource)
             if balance.limit is not None:
                 budget[resource] = {"limit": show(balance.limit), "spent": show(balance.spent), "free": show(balance.free or 0)}
         return {
             "phase": self._pace.phase,
             "budget": budget,
-            "time": {"limit": format_duration(self._pace.wall), "used": format_duration(self._clock.now())},
+            "time": {"limit": format_duration(self._pace.wall), "used": format_duration(self._pace.used)},
             "answers": {"limit": limits.steps, "used": self._pace.steps},
             "memory": {"limit": format_bytes(limits.memory), "used": format_bytes(usage.memory)},
             "disk": {"limit": format_bytes(limits.disk), "used": format_bytes(usage.disk)},
@@ -147,10 +149,10 @@ class Operations:
                 },
                 {"name": "gear.box", "address": "http://gear.box", "purpose": "this API; described in /box/openapi.json"},
                 *([_PROXY] if self._box.doors.http.proxy else []),
-                *self._http.describe(),
-                *self._doors.describe(),
+                *(one for one in self._http.describe() if one["name"].removeprefix("secrets.") in self._reach.secrets),
+                *self._reach.doors.describe(),
             ],
-            "hosts": [str(rule) for rule in self._http.rules],
+            "hosts": [str(rule) for rule in self._http.rules if "*" in rule.name or self._reach.within(rule.name)],
             "note": "Nothing else can be reached. Port 80 of each door's own address is taken; every other port is yours.",
         }
 
@@ -160,7 +162,7 @@ class Operations:
         route = self._door.routing.inside(str(named)) if named else self._worker
         if route is None:
             raise Refused("no_worker", "the box names no model for `ask`", remedy="name one that the box allows with --model")
-        return await ask(self._door, Caller(agent, LEAD, label="ask"), route, arguments)
+        return await ask(self._door, Caller(agent, self._purse.work, label="ask"), route, arguments)
 
     async def check(self, agent: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Run one check or all; what the agent sees of a verdict is the box's decision."""
@@ -192,7 +194,7 @@ class Operations:
                     remedy="mend it, or hand in as it is with `gear done --as-is`",
                     checks=seen["checks"],
                 )
-        self._lead.note = note
+        self._driving.note = note
         return {"done": True, "note": note}
 
 

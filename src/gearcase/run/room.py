@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
+from typing import Any
 
 from gearcase.box import Box
 from gearcase.box.crossing import git_identity
@@ -23,8 +26,9 @@ from gearcase.doors.seat import Seat
 from gearcase.doors.server import Server, serve
 from gearcase.errors import GearcaseError, RunError, UnsafeError, UsageError
 from gearcase.events import CommandEnded, CommandStarted, SandboxClosed, SandboxLost, SandboxOpened, Tick
-from gearcase.run.accounts import LEAD, Pace
+from gearcase.run.accounts import LEAD_PURSE, Pace, Purse
 from gearcase.run.doors import Doors
+from gearcase.run.reach import Reach
 from gearcase.run.tools import furnish
 from gearcase.sandbox.trees import write_file
 from gearcase.seams import (
@@ -75,6 +79,12 @@ TICK = 5.0
 """Seconds of box time between two ticks."""
 _TEXT = 16 * 1024
 _SHOWN = 4 * 1024
+_TRACED, _TRACED_BYTES = 12, 1500
+
+
+@functools.cache
+def _of_inbox(name: str) -> bytes:
+    return resources.files("gearcase.inbox").joinpath(name).read_bytes()
 
 
 def sandbox_limits(box: Box) -> Limits:
@@ -98,9 +108,10 @@ def demand(box: Box, profile: Profile) -> None:
 
 
 async def open_sandbox(
-    driver: Driver, box: Box, tools: Sequence[Tool], doors: Doors, opened: OpenedHosts | None, identity: str
+    driver: Driver, box: Box, tools: Sequence[Tool], reach: Reach, identity: str, signature: Mapping[str, str]
 ) -> Sandbox:
-    """The lead's sandbox, with the listeners of its doors and what it sees of the host."""
+    """An agent's sandbox, with the listeners of its doors and what it sees of the host. `signature`: see `git_signature`."""
+    doors = reach.doors
     given = [Mount(path, f"/given/{path.name}") for path in box.files.see]
     spec = SandboxSpec(
         id=identity,
@@ -112,10 +123,10 @@ async def open_sandbox(
             **ENVIRONMENT,
             **(PROXY_ENVIRONMENT if box.doors.http.proxy else {}),
             **doors.environment,
-            **(opened.environment if opened is not None else {}),
-            **_signature(box),
+            **reach.environment,
+            **signature,
         },
-        authority=opened.certificate.decode() if opened is not None else "",
+        authority=reach.authority,
     )
     return await driver.open(spec)
 
@@ -144,7 +155,7 @@ def opened_hosts(box: Box, doors: Doors) -> OpenedHosts | None:
     return OpenedHosts(box.secrets, os.environ)
 
 
-def _signature(box: Box) -> dict[str, str]:
+def git_signature(box: Box) -> dict[str, str]:
     """With what git signs commits, where the box is given a repository."""
     roles = ("AUTHOR", "COMMITTER")
     identity = {key.removeprefix("user.").upper(): value for key, value in git_identity(box).items()}
@@ -152,48 +163,66 @@ def _signature(box: Box) -> dict[str, str]:
 
 
 class Room:
-    """A sandbox in use. Commands are numbered in the order in which they begin."""
+    """A sandbox in use. `numbers` counts the commands of the run in the order in which they begin."""
 
-    def __init__(self, sandbox: Sandbox, recorder: Recorder, brake: Brake, clock: BoxClock, pace: Pace) -> None:
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        recorder: Recorder,
+        brake: Brake,
+        clock: BoxClock,
+        pace: Pace,
+        purse: Purse = LEAD_PURSE,
+        numbers: Iterator[int] | None = None,
+    ) -> None:
         self.sandbox = sandbox
         self._recorder = recorder
         self._brake = brake
         self._clock = clock
         self._pace = pace
-        self._numbers = itertools.count(1)
+        self._purse = purse
+        self._agent = purse.agent
+        self._numbers = numbers or itertools.count(1)
+        self.trace: deque[dict[str, Any]] = deque(maxlen=_TRACED)
+        """The last commands: text, how each ended, the end of what it printed."""
         self._servers: list[Server] = []
         self.failed: asyncio.Future[GearcaseError] = asyncio.get_running_loop().create_future()
         """What ended the run at a door, while a program in the box was asking."""
         self._resolver: Resolver | None = None
         self._seat: Seat | None = None
         self._meter: EgressMeter | None = None
+        self._http: HttpDoor | None = None
+        self._doors: Doors | None = None
         profile = sandbox.profile
         facts = {name: {"strength": g.strength, "by": g.by, "bound": g.bound} for name, g in profile.guarantees.items()}
-        recorder.append(SandboxOpened(sandbox.id, {"driver": profile.driver, "guarantees": facts, "notes": list(profile.notes)}))
+        told = SandboxOpened(sandbox.id, {"driver": profile.driver, "guarantees": facts, "notes": list(profile.notes)})
+        recorder.append(told, pace.agent)
 
     def furnish(self, gear: GearDoor, tools: Sequence[Tool]) -> None:
         """Put `gear`, the description of its door, and what starts the operator's tools into /box."""
-        inbox = resources.files("gearcase.inbox")
-        write_file(self.sandbox.box, b"bin/gear", inbox.joinpath("gear.py").read_bytes(), mode=0o755)
-        write_file(self.sandbox.box, b"bin/gearmap.py", inbox.joinpath("gearmap.py").read_bytes())
+        write_file(self.sandbox.box, b"bin/gear", _of_inbox("gear.py"), mode=0o755)
+        for name in ("gearmap.py", "gearspawn.py"):
+            write_file(self.sandbox.box, b"bin/" + name.encode(), _of_inbox(name))
         write_file(self.sandbox.box, b"openapi.json", gear.openapi())
         furnish(self.sandbox.box, tools)
 
-    async def open_doors(self, model: ModelDoor, gear: GearDoor, http: HttpDoor, doors: Doors, meter: EgressMeter) -> None:
+    async def open_doors(self, model: ModelDoor, gear: GearDoor, http: HttpDoor, reach: Reach, meter: EgressMeter) -> None:
         """Serve the doors on the sockets that were born inside."""
-        self._meter = meter
-        self._seat = http.seat(LEAD, meter, self._listen)
-        await doors.serve(LEAD, self.sandbox, meter)
+        agent, doors = self._agent, reach.doors
+        self._meter, self._http, self._doors = meter, http, doors
+        self._seat = http.seat(agent, meter, self._listen, reach.within)
+        await doors.serve(agent, self.sandbox, meter)
         sockets = self.sandbox.sockets
-        self._servers.append(await serve(sockets[MODEL], model.handler(Caller(LEAD, LEAD), self._fail), cancel=True))
-        self._servers.append(await serve(sockets[GEAR], gear.handler(LEAD)))
+        self._servers.append(await serve(sockets[MODEL], model.handler(Caller(agent, self._purse.work), self.fail), cancel=True))
+        self._servers.append(await serve(sockets[GEAR], gear.handler(agent)))
         if PROXY in sockets:
             self._seat.serve_proxy(sockets[PROXY])
         own = {listener.name: listener.address for listener in (MODEL, GEAR, PROXY) if listener in sockets}
-        self._resolver = Resolver({**own, **doors.names}, self._recorder, LEAD, self._seat.find)
+        self._resolver = Resolver({**own, **doors.names}, self._recorder, agent, self._seat.find)
         await self._resolver.serve(sockets[RESOLVER_UDP], sockets[RESOLVER_TCP])
 
-    def _fail(self, error: GearcaseError) -> None:
+    def fail(self, error: GearcaseError) -> None:
+        """Something at a door ended the run."""
         if not self.failed.done():
             self.failed.set_result(error)
 
@@ -234,7 +263,7 @@ class Room:
     ) -> CommandResult:
         """Run a command, on record."""
         number = next(self._numbers)
-        self._recorder.append(CommandStarted(number, text[:_TEXT]), LEAD)
+        self._recorder.append(CommandStarted(number, text[:_TEXT]), self._agent)
         result = await self.sandbox.run(command, on_output, on_terminal, on_error)
         self._recorder.append(
             CommandEnded(
@@ -249,8 +278,10 @@ class Room:
                 limits=list(result.limits),
                 health=result.health,
             ),
-            LEAD,
+            self._agent,
         )
+        tail = (result.stdout.head + result.stdout.tail)[-_TRACED_BYTES:].decode("utf-8", "replace")
+        self.trace.append({"command": text[:_TRACED_BYTES], "ended": result.ended, "exit": result.exit_code, "output": tail})
         return result
 
     async def tick(self) -> None:
@@ -258,9 +289,10 @@ class Room:
         while True:
             await self._clock_moves(TICK)
             usage = await self.sandbox.usage()
-            self._pace.cpu = usage.cpu
+            self._pace.tell_cpu(usage.cpu)
             now = round(self._clock.now(), 3)
-            self._recorder.append(Tick(now, round(usage.cpu, 3), usage.memory, usage.processes, usage.disk))
+            tick = Tick(now, round(usage.cpu, 3), usage.memory, usage.processes, usage.disk)
+            self._recorder.append(tick, self._pace.agent)
 
     async def _clock_moves(self, seconds: float) -> None:
         until = self._clock.now() + seconds
@@ -270,16 +302,19 @@ class Room:
 
     def lost(self, reason: str) -> None:
         """The sandbox died by itself."""
-        self._recorder.append(SandboxLost(self.sandbox.id, reason), LEAD)
+        self._recorder.append(SandboxLost(self.sandbox.id, reason), self._agent)
 
     async def shut_doors(self) -> None:
-        """Stop serving; connections are closed."""
-        for server in self._servers:
+        """Stop serving; connections are closed. Idempotent."""
+        servers, self._servers = self._servers, []
+        for server in servers:
             await server.close()
         if self._resolver is not None:
             await self._resolver.close()
-        if self._seat is not None:
-            await self._seat.close()
+        if self._seat is not None and self._http is not None:
+            await self._http.leave(self._seat)
+        if self._doors is not None:
+            await self._doors.leave(self._agent)
         if self._meter is not None:
             self._meter.close()
 
@@ -287,5 +322,5 @@ class Room:
         """Tear the sandbox down; returns the residue."""
         await self.shut_doors()
         residue = await self.sandbox.close()
-        self._recorder.append(SandboxClosed(self.sandbox.id, list(residue)))
+        self._recorder.append(SandboxClosed(self.sandbox.id, list(residue)), self._pace.agent)
         return residue

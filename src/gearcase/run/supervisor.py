@@ -10,47 +10,41 @@ import asyncio
 import os
 import shlex
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import Any
 
-from gearcase.agent.loop import AgentEnd
 from gearcase.allowance import refuse_above
 from gearcase.box.tools import find_tools
-from gearcase.brake import Brake, Level
+from gearcase.brake import Level
 from gearcase.doors.files import give
-from gearcase.doors.gear import GearDoor
 from gearcase.doors.http import HttpDoor, rules_of
-from gearcase.doors.metering import EgressMeter
 from gearcase.doors.model.door import ModelDoor
 from gearcase.doors.model.routing import Routing
 from gearcase.doors.model.upstreams.cassette import Cassette
 from gearcase.doors.opened import OpenedHosts
 from gearcase.doors.repositories import remember
-from gearcase.errors import GearcaseError, RunError, UsageError
+from gearcase.errors import GearcaseError, UsageError
 from gearcase.events import Failure, Giving
-from gearcase.run.accounts import LEAD, Pace
+from gearcase.run.accounts import LEAD_PURSE
 from gearcase.run.books import Books, open_books
 from gearcase.run.doors import Doors, declared
 from gearcase.run.ending import End
-from gearcase.run.handover import Acceptance, unless_killed
-from gearcase.run.lead import Lead
-from gearcase.run.operations import Operations
+from gearcase.run.forks import Forks
+from gearcase.run.handover import unless_killed
+from gearcase.run.member import Member, Shared
 from gearcase.run.options import RunOptions
 from gearcase.run.outlet import Outlet
+from gearcase.run.reach import Reach
 from gearcase.run.record import EndRecord
-from gearcase.run.room import Room, demand, open_sandbox, opened_hosts, sandbox_limits
-from gearcase.run.workspace import Snapshot, Workspace
+from gearcase.run.room import Room, demand, git_signature, opened_hosts, sandbox_limits
+from gearcase.run.spawning import Spawning
+from gearcase.run.until import until_end
 from gearcase.runs import RunFolder, create
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.namespaces import NamespacesDriver
 from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Command, Driver, Housing, Sandbox
-from gearcase.swarm.maps import Maps
 from gearcase.swarm.results import Results
-
-_HEARD = 1.0
-"""Seconds in which the end of a box is told after a command in it failed of it."""
 
 
 class Supervisor:
@@ -130,102 +124,90 @@ class Supervisor:
         return await books.close()
 
     async def _in_box(self, folder: RunFolder, routing: Routing, books: Books, housing: Housing) -> None:
-        box = self._box
-        journal, clock, brake, ledger, pace, ending = (
-            books.journal,
-            books.clock,
-            books.brake,
-            books.ledger,
-            books.pace,
-            books.ending,
-        )
-        tools, doors = find_tools(box.sandbox.tools, os.environ), self._doors
-        sandbox = await open_sandbox(self._driver, box, tools, doors, self._opened, folder.id)
-        room = Room(sandbox, journal, brake, clock, pace)
+        box, brake, ending, doors = self._box, books.brake, books.ending, self._doors
+        shared = self._shared(folder, routing, books)
+        reach = Reach.whole(doors, self._opened)
+        lead = await Member.open(shared, LEAD_PURSE, box, books.pace, reach, folder.id)
+        children = Spawning(shared, lead)
         try:
-            await brake.add_sandbox(sandbox)
-            store = BlobStore(folder.blobs)
-            loop = asyncio.get_running_loop()
-
-            def tell(far: Giving) -> None:
-                loop.call_soon_threadsafe(journal.append, far)
-
-            given = await in_thread(give, box.files.give, sandbox.workspace, sandbox.owner, store, tell)
-            await in_thread(remember, folder.path, box.files.give, given.manifest)
-            workspace = Workspace(sandbox, store, journal, brake)
-            workspace.snapshots["s0"] = Snapshot("s0", given.manifest, "as given")
-            await unless_killed(brake, room.require(box.sandbox.packages))
-            if self._options.cassette is not None and not self._options.live_worker:
-                shutil.copyfile(self._options.cassette, folder.cassette)
-            else:
-                routing.record(folder.cassette if self._options.record is None else self._options.record)
-            door = ModelDoor(
-                ledger,
-                journal,
-                routing,
-                durability=box.journal.durability,
-                usd_per_minute=box.limits.usd_per_minute if self._options.cassette is None else None,
-                hosted_tools=box.model.hosted_tools,
-                allowance=books.allowance,
-            )
-            http = HttpDoor(rules_of(box.doors.http), journal, self._opened)
-            books.requests.http = http
-            books.requests.timed = not self._options.program
-            for one in (door, http, *doors.doors):
+            await self._give(lead)
+            await unless_killed(brake, lead.room.require(box.sandbox.packages))
+            for one in (shared.door, shared.http, *doors.doors):
                 brake.add_door(one)
             await unless_killed(brake, doors.open(housing))
             books.copies.doors = doors
-            acceptance = Acceptance(box, self._driver, sandbox_limits(box), workspace, folder, ledger, journal, brake, doors)
-            lead = Lead(box, sandbox, door, ledger, brake, clock, pace, room.run, books.questions, self._sleep)
-            maps = Maps(
-                door=door,
-                worker=routing.worker(),
-                account=LEAD,
-                free=lambda: ledger.balance(LEAD, "usd").free,
-                results=Results(folder.results),
-                recorder=journal,
-                ready=lambda: brake.wait_for(lambda level: level is Level.RUNNING),
-                now=clock.now,
-            )
-            operations = Operations(
-                box=box,
-                sandbox=sandbox,
-                ledger=ledger,
-                clock=clock,
-                pace=pace,
-                door=door,
-                worker=routing.worker(),
-                maps=maps,
-                workspace=workspace,
-                acceptance=acceptance,
-                lead=lead,
-                http=http,
-                doors=doors,
-                requests=books.requests,
-            )
-            agent = None
-            if not self._options.program and (route := routing.lead()) is not None:
-                agent = operations.agent = lead.agent(route, journal)
-            gear = GearDoor(operations.table(), journal)
-            room.furnish(gear, tools)
-            await room.open_doors(door, gear, http, doors, EgressMeter(ledger, LEAD))
-            opened = self._opened.secrets if self._opened is not None else {}
-            work = agent.run() if agent is not None else self._program(room)
+            route = None if self._options.program else routing.lead()
+            acceptance = lead.equip(route, children.operations, books.questions)
+            await lead.serve()
+            work = lead.agent.run() if lead.agent is not None else self._program(lead.room)
             try:
-                ending.end = await self._until_end(work, room, brake, pace)
+                ending.end = await until_end(work, lead.room, brake, books.pace)
             finally:
-                await maps.close()
+                await children.close()
+                await lead.end_maps()
             ending.warnings += routing.warnings()
-            door.latch()
+            shared.door.latch()
             if brake.level < Level.KILLED:
-                await ending.hand_over(brake, store, acceptance, {"model": routing.keys, **opened})
-            await door.close()
+                opened = self._opened.secrets if self._opened is not None else {}
+                await ending.hand_over(brake, shared.store, acceptance, {"model": routing.keys, **opened})
+            await shared.door.close()
         finally:
-            brake.remove_sandbox(sandbox)
-            stayed = await doors.close()
-            ending.residue = [*stayed, *await room.close()]
+            await children.close()
+            residue = await lead.close()
+            ending.residue = [*await doors.close(), *residue, *children.residue, *shared.forks.residue]
+            shared.results.close()
             if self._opened is not None:
                 await self._opened.close()
+
+    def _shared(self, folder: RunFolder, routing: Routing, books: Books) -> Shared:
+        """What the agents of the run share; nothing of it is open to anybody yet."""
+        box, options = self._box, self._options
+        if options.cassette is not None and not options.live_worker:
+            shutil.copyfile(options.cassette, folder.cassette)
+        else:
+            routing.record(folder.cassette if options.record is None else options.record)
+        store = BlobStore(folder.blobs)
+        door = ModelDoor(
+            books.ledger,
+            books.journal,
+            routing,
+            durability=box.journal.durability,
+            usd_per_minute=box.limits.usd_per_minute if options.cassette is None else None,
+            hosted_tools=box.model.hosted_tools,
+            allowance=books.allowance,
+        )
+        http = HttpDoor(rules_of(box.doors.http), books.journal, self._opened)
+        books.requests.http = http
+        books.requests.timed = not options.program
+        return Shared(
+            folder=folder,
+            driver=self._driver,
+            tools=find_tools(box.sandbox.tools, os.environ),
+            signature=git_signature(box),
+            store=store,
+            forks=Forks(self._driver, store, books.brake, folder.id),
+            recorder=books.journal,
+            clock=books.clock,
+            brake=books.brake,
+            ledger=books.ledger,
+            door=door,
+            worker=routing.worker(),
+            http=http,
+            requests=books.requests,
+            results=Results(folder.results),
+            sleep=self._sleep,
+        )
+
+    async def _give(self, lead: Member) -> None:
+        """Copy what is given into the lead's box; that state is where it starts from."""
+        shared, loop, sources = lead.shared, asyncio.get_running_loop(), self._box.files.give
+
+        def tell(far: Giving) -> None:
+            loop.call_soon_threadsafe(shared.recorder.append, far)
+
+        given = await in_thread(give, sources, lead.sandbox.workspace, lead.sandbox.owner, shared.store, tell)
+        await in_thread(remember, shared.folder.path, sources, given.manifest)
+        lead.workspace.begin(given.manifest)
 
     async def _sleep(self, seconds: float) -> None:
         """Between attempts to reach a model. What a cassette plays comes at once: nobody waits out again what was waited then."""
@@ -252,51 +234,3 @@ class Supervisor:
             await outlet.flush()
             await errors.flush()
         return End("done", exit=result.exit_code)
-
-    async def _until_end(self, work: Awaitable[Any], room: Room, brake: Brake, pace: Pace) -> End:
-        """Wait for the work, the box's death, the wall clock or a kill, whichever is first."""
-        tasks: dict[str, asyncio.Task[Any]] = {
-            "work": asyncio.ensure_future(work),  # type: ignore[arg-type]
-            "failed": asyncio.ensure_future(room.failed),  # type: ignore[dict-item]
-            "lost": asyncio.create_task(room.sandbox.died()),
-            "killed": asyncio.create_task(brake.wait_for(lambda level: level is Level.KILLED)),
-            "wall": asyncio.create_task(self._wall(pace)),
-            "tick": asyncio.create_task(room.tick()),
-        }
-        try:
-            await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_COMPLETED)
-            if tasks["work"].done() and _lost(tasks["work"].result()):
-                await asyncio.wait({tasks["lost"]}, timeout=_HEARD)  # the agent may have heard of it first
-                if tasks["lost"].done():
-                    return self._end("lost", tasks["lost"].result(), room, pace)
-            if tasks["failed"].done():
-                raise tasks["failed"].result()
-            for name in ("work", "killed", "lost", "wall"):
-                if tasks[name].done():
-                    return self._end(name, tasks[name].result(), room, pace)
-            tasks["tick"].result()
-            raise RunError("internal", "the tick ended by itself", remedy="report this, with the run's supervisor.log")
-        finally:
-            for task in tasks.values():
-                task.cancel()
-            await asyncio.gather(*tasks.values(), return_exceptions=True)
-
-    def _end(self, name: str, result: Any, room: Room, pace: Pace) -> End:
-        if name == "lost":
-            room.lost(str(result))
-            return End("lost", str(result))
-        if name == "killed":
-            return End("killed", "killed by the operator")
-        if name == "wall":
-            return End("wall", "the time of the run is over")
-        return result if isinstance(result, End) else End(result.reason, result.detail, result.note, error=result.error)
-
-    async def _wall(self, pace: Pace) -> None:
-        while pace.now() != "stop":
-            await asyncio.sleep(0.25)
-        if pace.limit not in ("wall", "cpu_time"):
-            await asyncio.Event().wait()  # the agent's loop ends itself on the other limits
-
-
-def _lost(end: AgentEnd | End) -> bool:
-    return end.error is not None and end.error.code == "sandbox_lost"

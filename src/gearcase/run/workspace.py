@@ -7,9 +7,10 @@ a level and lasts milliseconds.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from gearcase.brake import Brake, Level
 from gearcase.errors import Refused
@@ -20,6 +21,8 @@ from gearcase.sandbox.manifest import Difference, Manifest, difference
 from gearcase.sandbox.snapshots import restore, scan
 from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Recorder, Sandbox
+
+T = TypeVar("T")
 
 _NAMED = 50
 """Changed paths that are named in the journal; the rest is counted."""
@@ -68,12 +71,27 @@ class Workspace:
         async with self._turn:
             return await self._look()
 
+    async def change(self, work: Callable[[int, Manifest], T]) -> T:
+        """Have `work` look at the files of this moment (their descriptor and their manifest) and change them, while nothing moves.
+
+        It runs in a thread. Raises what `state` and `work` raise.
+        """
+        async with self._turn, self.still() as files:
+            self._seen = await in_thread(scan, files, self._store, self._before())
+            return await in_thread(work, files, self._seen)
+
     async def _look(self) -> Manifest:
         """Scan; what did not change since the last look is not read."""
-        before = self._seen or next((kept.manifest for kept in reversed(self.snapshots.values())), None)
         async with self.still() as files:
-            self._seen = await in_thread(scan, files, self._store, before)
+            self._seen = await in_thread(scan, files, self._store, self._before())
         return self._seen
+
+    def _before(self) -> Manifest | None:
+        return self._seen or next((kept.manifest for kept in reversed(self.snapshots.values())), None)
+
+    def begin(self, files: Manifest) -> None:
+        """What the agent starts with: the snapshot s0."""
+        self.snapshots["s0"] = Snapshot("s0", files, "as given")
 
     async def rewind(self, name: str) -> tuple[Snapshot, Difference]:
         """Bring the files back to a kept state; what is lost by it is kept as a snapshot first. Returns the difference undone."""

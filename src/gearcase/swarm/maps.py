@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -47,7 +47,7 @@ TAKEN_BYTES = 512 * 1024
 
 class Maps:
     """The maps of one run. `free`: nano-dollars of the account that are left, None where it has no limit; `ready` is waited for before each
-    call; `now` is box time in seconds."""
+    call; `now` is box time in seconds; `numbers` names maps where several agents of the run have some."""
 
     def __init__(
         self,
@@ -59,6 +59,7 @@ class Maps:
         recorder: Recorder,
         ready: Callable[[], Awaitable[Any]],
         now: Callable[[], float],
+        numbers: Iterator[int] | None = None,
     ) -> None:
         self._door = door
         self._worker = worker
@@ -73,7 +74,7 @@ class Maps:
         self._seen: dict[str, float] = {}
         self._asking: dict[str, int] = {}
         self._leaving: set[asyncio.Task[None]] = set()
-        self._numbers = itertools.count(1)
+        self._numbers = numbers or itertools.count(1)
         self._watch: asyncio.Task[None] | None = None
 
     async def begin(self, agent: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

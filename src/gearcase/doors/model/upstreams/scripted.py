@@ -1,12 +1,13 @@
 """The fake provider: answers by a script, in every protocol, with faults, and keeps a log that is the witness of a test.
 
-A script is a list of steps, used in order, the last one for ever after: a JSON file with a list (or `{"steps": [...]}`), each step an
+A script is a list of steps, used in order by each agent for itself, the last one for ever after: a JSON file with a list (or `{"steps": [...]}`), each step an
 object of `text`, `commands` (bash calls), `uses` (other tools' names, each with its arguments), `usage` (`{"input": 10, "output": 5}`;
 without it bytes / 4, within the ceiling, of which the share `cached` of the input was read from a cache), `pieces` and `delay` (a
 streamed text in so many pieces, seconds apart), `fault` and `status`. Faults: drop, stall, garbage, truncated, no_usage, over_cap
 (reports more output than the ceiling), ignore_cap (streams on above it), slow (waits `delay` before the headers), down.
 A `status` of 400 and up answers with that error. A step with `when` answers, `times` times or for ever, every request whose last
-message holds that text, before any step without; it takes no turn of theirs. The log tells how each last message ends.
+message holds that text, before any step without; it takes no turn of theirs. Steps with `agent` are that agent's alone, which then
+gets no others. The log tells how each last message ends.
 Commands are answered as calls of the shell that a request offers, by whatever name
 and form known agents give it; a request that does not offer what a step calls (a title, a summary on the side) is answered `ok` and
 uses up no such step.
@@ -60,6 +61,7 @@ class Step:
     status: int = 200
     when: str = ""
     times: int = 0
+    agent: str = ""
 
 
 @dataclass(slots=True)
@@ -68,7 +70,7 @@ class Script:
 
     steps: Sequence[Step] = (Step("ok"),)
     log: Path | None = None
-    used: int = 0
+    used: Counter[str] = field(default_factory=Counter[str])  # steps, by agent
     met: Counter[int] = field(default_factory=Counter[int])  # how often each step with `when` has answered
     numbers: int = 0
     entries: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -79,11 +81,13 @@ class Script:
             return Step()
         if (met := self._met(request)) is not None:
             return met
-        turns = [step for step in self.steps if not step.when] or [Step("ok")]
-        step = turns[min(self.used, len(turns) - 1)]
+        steps = [step for step in self.steps if not step.when]
+        own = request.agent if any(step.agent == request.agent for step in steps) else ""
+        turns = [step for step in steps if step.agent == own] or [Step("ok")]
+        step = turns[min(self.used[request.agent], len(turns) - 1)]
         if (step.commands and not _shell(request.parsed)) or not _offered(request.parsed).issuperset(step.uses):
             return Step("ok")
-        self.used += 1
+        self.used[request.agent] += 1
         return step
 
     def _met(self, request: UpstreamRequest) -> Step | None:
@@ -91,7 +95,12 @@ class Script:
             return None
         text = _last(request)
         for at, step in enumerate(self.steps):
-            if step.when and step.when in text and (not step.times or self.met[at] < step.times):
+            if (
+                step.when
+                and step.when in text
+                and step.agent in ("", request.agent)
+                and (not step.times or self.met[at] < step.times)
+            ):
                 self.met[at] += 1
                 return step
         return None

@@ -1,4 +1,4 @@
-"""The lead agent in its surroundings: which account pays its calls, and how it waits while the brake is pulled."""
+"""An agent in its surroundings: which account pays its calls, and how it waits while the brake is pulled."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from gearcase.agent.loop import Agent, Surroundings
 from gearcase.agent.prompt import instructions
 from gearcase.agent.transcript import Model
 from gearcase.box import Box
-from gearcase.brake import BoxClock, Brake, Level
+from gearcase.brake import Brake, Level
 from gearcase.doors.model.door import Caller, ModelDoor
 from gearcase.doors.model.headers import RESOURCE, is_out_of_budget
 from gearcase.doors.model.routing import Route
 from gearcase.doors.server import HttpRequest, Reply
 from gearcase.ledger import Ledger
-from gearcase.run.accounts import LEAD, RESERVE, RUN, Pace
+from gearcase.run.accounts import LEAD, Pace, Purse
 from gearcase.run.questions import Questions
 from gearcase.sandbox.trees import write_file
 from gearcase.seams import Command, CommandResult, Recorder, Sandbox
@@ -29,26 +29,28 @@ _HEADERS = ((b"content-type", b"application/json"), (b"anthropic-version", b"202
 
 
 @dataclass(slots=True)
-class Lead:
-    """What the loop is given, for the lead of a run."""
+class Driving:
+    """What the loop is given, for one agent of a run. `box` is the agent's own; `questions` are asked for the lead alone."""
 
     box: Box
     sandbox: Sandbox
     door: ModelDoor
     ledger: Ledger
     brake: Brake
-    clock: BoxClock
     pace: Pace
+    purse: Purse
     run_command: Callable[[Command, str], Awaitable[CommandResult]]
-    questions: Questions
+    questions: Questions | None
     sleep: Sleep = asyncio.sleep  # between attempts to reach the model
     note: str | None = None  # of `gear done`
+    short_of: str = ""  # which resource could not pay the next call
     _agent: Agent | None = field(default=None, repr=False)
 
-    def agent(self, route: Route, recorder: Recorder) -> Agent:
-        """The agent, ready to run."""
+    def agent(self, route: Route, recorder: Recorder, about: str = "") -> Agent:
+        """The agent, ready to run. `about` is added to its instructions."""
         price = route.price
-        model = Model(route.name, route.protocol, price.context_window, price.max_output)
+        name = route.name if self.purse.agent == LEAD else route.reference  # a bare name may mean the lead's
+        model = Model(name, route.protocol, price.context_window, price.max_output)
         around = Surroundings(
             ask=self._ask,
             shell=self._shell,
@@ -59,7 +61,7 @@ class Lead:
             done=lambda: self.note,
             sleep=self.sleep,
         )
-        self._agent = Agent(LEAD, model, instructions(self.box), self.box.goal.strip(), around, recorder)
+        self._agent = Agent(self.purse.agent, model, instructions(self.box) + about, self.box.goal.strip(), around, recorder)
         return self._agent
 
     def _phase(self):
@@ -67,15 +69,17 @@ class Lead:
         return self.pace.now()
 
     async def _ask(self, path: str, body: bytes) -> Reply:
-        """One call of the lead. When its account cannot pay, the reserve does, once the agent has been told to hand in."""
+        """One call of the agent. When its account cannot pay, the reserve does, once the agent has been told to hand in."""
         await self.brake.wait_for(lambda level: level is Level.RUNNING)
         while True:
             winding_down = self.pace.phase != "work"
-            caller = Caller(LEAD, RESERVE if winding_down else LEAD, lead=True)
+            account = self.purse.reserve if winding_down else self.purse.work
+            caller = Caller(self.purse.agent, account, lead=True)
             reply = await self.door.exchange(caller, HttpRequest("POST", path, b"", _HEADERS, body))
             if not is_out_of_budget(reply.headers) or winding_down:
                 break
-            if not await self.questions.more_money(reply.headers.get(RESOURCE, "")):
+            self.short_of = reply.headers.get(RESOURCE, "")
+            if self.questions is None or not await self.questions.more_money(self.short_of):
                 self.pace.wind_down("budget")
                 break
         await self.brake.wait_for(lambda level: level < Level.FROZEN)
@@ -83,7 +87,7 @@ class Lead:
 
     async def _shell(self, text: str, seconds: float) -> CommandResult:
         await self.brake.wait_for(lambda level: level < Level.FROZEN)
-        left = max(self.pace.wall - self.clock.now(), 1.0)
+        left = max(self.pace.wall - self.pace.used, 1.0)
         return await self.run_command(
             Command((*SHELL, text), deadline=min(seconds, left, MAX_TIMEOUT), output_cap=512 * 1024), text
         )
@@ -94,11 +98,11 @@ class Lead:
 
     def _status(self) -> str:
         limits = self.box.limits
-        account = RESERVE if self.pace.phase != "work" else LEAD
-        left = [f"{format_duration(max(self.pace.wall - self.clock.now(), 0))} of {format_duration(self.pace.wall)}"]
+        account = self.purse.reserve if self.pace.phase != "work" else self.purse.work
+        left = [f"{format_duration(max(self.pace.wall - self.pace.used, 0))} of {format_duration(self.pace.wall)}"]
         money = self.ledger.balance(account, "usd")
         if money.limit is not None:
-            whole = self.ledger.balance(RUN, "usd").limit or 0
+            whole = self.ledger.balance(self.purse.whole, "usd").limit or 0
             left.insert(0, f"{format_money(money.free or 0)} of {format_money(whole)}")
         steps = self._agent.step if self._agent else 0
         left.append(f"{limits.steps - steps} answers")

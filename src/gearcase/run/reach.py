@@ -1,0 +1,75 @@
+"""What one agent may reach: which of the run's doors, secrets and hosts. It only ever narrows on the way down.
+
+A host that a secret is put in for is reached by those agents alone that were given the secret: a placeholder that somebody wrote into a
+file opens nothing for another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gearcase.box.hosts import HostRule, parse_rule
+from gearcase.doors.http import HttpDoor
+from gearcase.doors.opened import OpenedHosts
+from gearcase.errors import Refused
+from gearcase.run.doors import Doors
+
+HOSTS = "http"
+"""Among the names that are picked: every host that the parent reaches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """`narrowed`: rules of each agent on the way down that picked hosts; a name must fit one of each."""
+
+    doors: Doors
+    opened: OpenedHosts | None
+    secrets: tuple[str, ...]
+    narrowed: tuple[tuple[HostRule, ...], ...] = ()
+
+    @classmethod
+    def whole(cls, doors: Doors, opened: OpenedHosts | None) -> Reach:
+        """All that a run has."""
+        return cls(doors, opened, opened.names if opened is not None else ())
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of its secrets."""
+        return self.opened.environment_of(self.secrets) if self.opened is not None else {}
+
+    @property
+    def authority(self) -> str:
+        """What programs trust beside the host's authorities, as PEM; empty where nothing is opened."""
+        return self.opened.certificate.decode() if self.opened is not None and self.secrets else ""
+
+    def within(self, name: str) -> bool:
+        """Whether the http door may lead to a host at all, whatever its rules say."""
+        given: set[str] = set()
+        kept: set[str] = set()
+        if self.opened is not None:
+            for secret in self.opened.names:
+                (given if secret in self.secrets else kept).update(self.opened.hosts_of(secret))
+        if name in given:
+            return True
+        return name not in kept and all(any(rule.covers(name) for rule in rules) for rules in self.narrowed)
+
+    def picked(self, names: Sequence[str], http: HttpDoor) -> Reach:
+        """No more than these: ids of doors, `secrets.NAME`, hosts as in `[doors.http] allow`, `http` for all hosts.
+
+        Raises Refused `no_door` for what this one does not reach itself, UsageError for what is no name.
+        """
+        doors = [name for name in names if name in {door.id for door in self.doors.doors}]
+        secrets = tuple(name for name in self.secrets if f"secrets.{name}" in names)
+        known = {*doors, *(f"secrets.{name}" for name in secrets), HOSTS}
+        rules = tuple(self._rule(name, http) for name in names if name not in known)
+        narrowed = self.narrowed if HOSTS in names else (*self.narrowed, rules)
+        return Reach(self.doors.only(doors), self.opened, secrets, narrowed)
+
+    def _rule(self, name: str, http: HttpDoor) -> HostRule:
+        rule = parse_rule(name) if "." in name and not name.startswith(("secrets.", "api.", "postgres.", "redis.")) else None
+        if rule is None or ("*" not in name and not (self.within(rule.name) and http.ports(rule.name))):
+            own = [*(door.id for door in self.doors.doors), *(f"secrets.{one}" for one in self.secrets), HOSTS]
+            remedy = f"pick from {', '.join(own)} and the hosts that `gear doors` lists; none for no door at all"
+            raise Refused("no_door", f"{name[:80]!r} is no door or host of yours", remedy=remedy)
+        return rule

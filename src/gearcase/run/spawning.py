@@ -1,0 +1,78 @@
+"""The operations on sub-agents, as every agent's gear door offers them. What carries them out is loaded when the first is spawned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from gearcase.doors.gear import Operation
+from gearcase.errors import Refused
+from gearcase.run.member import Member, Shared
+from gearcase.seams import Handler
+
+if TYPE_CHECKING:
+    from gearcase.run.children import Children
+
+_TEXT, _TEXTS, _COUNT, _FLAG = {"type": "string"}, {"type": "array"}, {"type": "integer"}, {"type": "boolean"}
+_SPAWN = {
+    **dict.fromkeys(("goal", "name", "model", "usd", "wall", "egress", "into", "check", "again"), _TEXT),
+    **dict.fromkeys(("tokens", "calls", "steps"), _COUNT),
+    **dict.fromkeys(("give", "take", "doors"), _TEXTS),
+}
+_OPERATIONS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "spawn": (
+        "Begin a sub-agent in a sandbox of its own, on a copy of your files, paid from your budget. `gear spawn` also waits for it.",
+        _SPAWN,
+        ("goal",),
+    ),
+    "wait": ("Wait a while for sub-agents to end; answers with those that have.", {"agents": _TEXTS, "any": _FLAG}, ()),
+    "agents": ("The sub-agents below you.", {}, ()),
+    "tell": ("Tell a sub-agent of yours, or your `parent`, something.", {"agent": _TEXT, "text": _TEXT}, ("agent", "text")),
+    "stop": ("End a sub-agent and those below it.", {"agent": _TEXT}, ("agent",)),
+    "result": ("How a sub-agent ended.", {"agent": _TEXT, "trace": _FLAG}, ("agent",)),
+}
+
+
+class Spawning:
+    """The sub-agents of one run, made when there are any."""
+
+    def __init__(self, shared: Shared, lead: Member) -> None:
+        self._shared = shared
+        self._lead = lead
+        self._made: Children | None = None
+        self._closed = False
+        self.operations = {
+            name: Operation(
+                self._handler(name),
+                summary,
+                {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False},
+            )
+            for name, (summary, properties, required) in _OPERATIONS.items()
+        }
+
+    @property
+    def residue(self) -> list[str]:
+        """What stayed of sub-agents' boxes; empty is the promise."""
+        return self._made.residue if self._made is not None else []
+
+    async def close(self) -> None:
+        """The lead has ended, and so do all below it. Idempotent."""
+        self._closed = True
+        if self._made is not None:
+            await self._made.close()
+
+    def _handler(self, name: str) -> Handler:
+        async def handle(agent: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+            if self._closed:
+                raise Refused("agent_ended", "the run is ending", remedy="nothing is spawned or told any more")
+            operation: Handler = getattr(self._children(), name)
+            return await operation(agent, arguments)
+
+        return handle
+
+    def _children(self) -> Children:
+        if self._made is None:
+            from gearcase.run.children import Children  # only here: most runs have none
+
+            self._made = Children(self._shared, self._lead, self.operations)
+        return self._made
