@@ -1,8 +1,14 @@
 """`gear spawn` and its kind inside a run: what a sub-agent gets, what comes back, what it pays, and how each of its ends is told."""
 
+import asyncio
 import json
+import signal
+from pathlib import Path
 
 import pytest
+
+from gearcase.brake import command
+from gearcase.sandbox import owners, processes
 
 
 def said(played, name):
@@ -50,3 +56,253 @@ def test_a_sub_agent_works_on_a_copy_of_the_files_and_what_it_made_comes_back(st
     assert len(played.records("sandbox_opened")) == len(played.records("sandbox_closed")) == 2
     copied = played.records("results_copied")[0].event
     assert copied.copied == ["made/both"] and not copied.conflicts and not copied.refused
+
+
+def run(stage, *steps, lead, **box):
+    """A run whose lead runs these commands, whatever they come to, and hands in `out`."""
+    text = "mkdir -p out; " + "; ".join(lead)
+    return stage.play({"commands": [text]}, {"commands": ["gear done"]}, *steps, **box)
+
+
+SPAWN = "gear spawn --usd 0.10"
+TELL = "> out/said 2>&1; echo $? > out/code"
+
+
+# --- what it is given and what comes back -----------------------------------------------------------------------------------------
+
+
+def test_only_what_is_given_is_there_and_nothing_of_another_sub_agents_files(stage):
+    begin = "mkdir d e; echo 1 > d/x; echo 2 > e/y; echo 3 > z"
+    spawn = f"{SPAWN} --give d --give z --take 'list*' one {TELL}"
+    played = run(stage, by("a1", "find . -type f | sort > list; touch mine", DONE), lead=[begin, spawn, "cp list out"])
+    assert said(played, "list") == "./d/x\n./list\n./z\n"
+
+
+def test_what_the_parent_changed_meanwhile_is_never_overwritten(stage):
+    lead = [
+        "echo base > both; echo base > only; echo base > same",
+        f"{SPAWN} --background go > out/began",
+        "echo parent > both; echo new > fresh; echo equal > same; gear wait > out/said; echo $? > out/code",
+        "cat both only fresh same conflicts/a1/both conflicts/a1/fresh > out/files",
+        "find conflicts -type f | sort > out/beside",
+    ]
+    child = by("a1", "sleep 1; for f in both only fresh; do echo child > $f; done; echo equal > same; chmod +x only", DONE)
+    played = run(stage, child, lead=lead)
+    assert said(played, "files") == "parent\nchild\nnew\nequal\nchild\nchild\n"
+    assert said(played, "beside") == "conflicts/a1/both\nconflicts/a1/fresh\n"
+    assert "conflict: both: you have changed it, its version is conflicts/a1/both" in said(played, "said")
+    told = played.records("results_copied")[0].event
+    assert (told.count, told.beside) == (1, 2)
+
+
+def test_results_go_into_a_folder_of_their_own_where_it_is_asked_for(stage):
+    lead = ["echo base > x", f"{SPAWN} --into from/a --take x go {TELL}", "cat x from/a/x > out/files"]
+    played = run(stage, by("a1", "echo child > x", DONE), lead=lead)
+    assert said(played, "files") == "base\nchild\n"
+
+
+@pytest.mark.parametrize("place", ["/etc", "../..", "link"])
+def test_no_path_of_an_agent_leads_the_host_elsewhere(stage, place):
+    lead = [f"ln -s /etc link; {SPAWN} --into {place} --take x go {TELL}", "ls -a / > /dev/null; ls link/x 2>> out/said"]
+    played = run(stage, by("a1", "echo child > x; rm -f link; mkdir -p conflicts", DONE), lead=lead)
+    assert "copied into" not in said(played, "said")
+    assert "x" not in [r["path"] for r in played.records("results_copied")[0].event.refused] if place == "link" else True
+
+
+def test_links_and_specials_of_a_sub_agent_stay_there(stage):
+    child = by("a1", "ln -s /etc/passwd link; mkfifo pipe; mkdir .git; echo x > .git/config; echo y > ok", DONE)
+    played = run(stage, child, lead=[f"{SPAWN} go {TELL}", "ls -A > out/list"])
+    assert said(played, "list").split() == ["ok", "out"]
+    assert "link: a link, to /etc/passwd" in said(played, "said") and "pipe: a fifo" in said(played, "said")
+
+
+# --- its check, and again ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_check_judges_with_the_parents_files_and_a_failed_one_keeps_its_version_apart(stage):
+    check = "--check 'python3 judge.py $DELIVERED/x'"
+    judge = 'echo "import sys; v = open(sys.argv[1]).read(); print(v); sys.exit(v != \\"good\\\\n\\")" > judge.py'
+    lead = [
+        judge,
+        f"{SPAWN} {check} --take x first > out/first; echo $? > out/code; ls rejected/a1 > out/beside; ls x 2>> out/beside",
+        "gear result a1 --trace > out/trace",
+        "gear spawn --again a1 second > out/second; echo $? >> out/code; cat x >> out/second",
+    ]
+    steps = [
+        by("a1", "echo bad > x; echo 'exit()' > judge.py", "gear done --as-is"),
+        by("a2", "echo good > x; gear check > /dev/null || exit 1; gear done"),
+    ]
+    played = run(stage, *steps, lead=lead)
+    assert said(played, "code") == "1\n0\n"
+    assert "a1: done, check failed" in said(played, "first") and "gear spawn --again a1" in said(played, "first")
+    assert said(played, "beside").startswith("x\n") and "cannot access 'x'" in said(played, "beside")
+    assert "$ echo bad > x" in said(played, "trace")
+    assert "a2: done, check passed" in said(played, "second") and said(played, "second").endswith("good\n")
+    spawned = {r.agent: r.event for r in played.records("agent_spawned")}
+    assert spawned["a2"].again == "a1" and spawned["a2"].check == spawned["a1"].check and spawned["a2"].goal == "second"
+    assert played.record.checks == [], "its verdicts are its own"
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_its_money_is_carved_and_what_it_left_returns(stage):
+    lead = [
+        "gear status --json > out/before",
+        f"{SPAWN} --background one; gear status --json > out/during; gear wait {TELL}",
+        "gear status --json > out/after",
+    ]
+    played = run(stage, by("a1", "sleep 0.5", DONE, usage={"input": 1000, "output": 100}), lead=lead)
+    free = [float(answer(played, name)["budget"]["usd"]["free"][1:]) for name in ("before", "during", "after")]
+    assert free[1] == pytest.approx(free[0] - 0.10, abs=0.0051)
+    spent = returned(played)["a1"].spent["usd"]
+    assert free[2] == pytest.approx(free[0] - spent / 1e9, abs=0.0051)
+    accounts = {r.event.account: r.event.limits for r in played.records("account_opened")}
+    assert accounts["a1"]["usd"] == 100_000_000 and accounts["a1.reserve"]["usd"] == 5_000_000
+    assert played.record.spent["usd"] + played.record.remaining["usd"] == 1_000_000_000
+
+
+def test_a_sub_agent_out_of_money_returns_with_the_limit_what_it_spent_and_how_to_go_on(stage):
+    dear = by("a1", "echo part > part", usage={"input": 100, "output": 4000})
+    played = run(stage, *[dear] * 4, lead=[f"gear spawn --usd 0.12 go {TELL}", "cat part >> out/said"])
+    assert "a1: budget (usd)" in said(played, "said") and said(played, "code") == "1\n"
+    assert "gear spawn --again a1 --usd MORE" in said(played, "said") and said(played, "said").endswith("part\n")
+    assert returned(played)["a1"].spent["usd"] <= 120_000_000
+    assert played.record.limit == "", "the run's own limits were not met"
+
+
+@pytest.mark.parametrize(
+    ("option", "steps", "limit"),
+    [("--steps 2", 1, "steps"), ("--wall 1s", 1, "wall"), ("--tokens 9000", 3, "tokens")],
+)
+def test_every_limit_of_its_own_ends_it(stage, option, steps, limit):
+    work = by("a1", "sleep 0.4; true", usage={"input": 2000, "output": 500})
+    played = run(stage, *[work] * steps, lead=[f"{SPAWN} {option} go {TELL}"])
+    assert f"({limit})" in said(played, "said") and said(played, "code") == "1\n"
+    assert returned(played)["a1"].limit == limit
+
+
+def test_more_than_the_parent_has_is_refused_with_what_is_left(stage):
+    played = run(stage, lead=[f"gear spawn --usd 5 go {TELL}", "gear spawn --steps 0 x >> out/said 2>&1"])
+    assert "$5.00 are asked for and $0.9" in said(played, "said") and said(played, "code") == "1\n"
+    assert not played.records("agent_spawned")
+
+
+def test_who_spawns_for_ever_is_refused_in_the_end(stage):
+    more = "gear spawn deeper > said 2>&1; cat said"
+    steps = [by(f"a{n}", more, "gear done --as-is") for n in range(1, 4)]
+    played = run(stage, *steps, lead=[f"gear spawn go {TELL}"], usd="20.00")
+    assert sorted(r.event.depth for r in played.records("agent_spawned")) == [1, 2, 3]
+    refused = [r.event.detail["code"] for r in played.records("gear_used") if not r.event.ok]
+    assert refused == ["too_deep"]
+    assert "too_deep" in refused and returned(played)["a3"].status == "done"
+
+
+def test_the_number_of_all_agents_is_refused_and_of_those_at_work_is_not(stage):
+    many = "for n in 1 2 3 4 5 6; do gear spawn --usd 0.10 --background go; done > out/began 2>&1"
+    steps = [by(f"a{n}", "sleep 0.5", DONE) for n in range(1, 6)]
+    played = run(stage, *steps, lead=[many, f"gear wait {TELL}"], swarm={"agents": 5, "live": 2})
+    assert "5 sub-agents were spawned in this run, which is all" in said(played, "began")
+    assert said(played, "began").count("is queued") == 3 and said(played, "code") == "0\n"
+    assert [one.status for one in returned(played).values()] == ["done"] * 5
+    living = most = 0
+    for record in played.records("sandbox_opened", "sandbox_closed"):
+        living += 1 if record.type == "sandbox_opened" else -1
+        most = max(most, living)
+    assert most == 3, "the lead's and two"
+
+
+def test_one_that_waits_for_its_own_lends_its_place(stage):
+    steps = [by("a1", "gear spawn --usd 0.20 below", DONE), by("a2", "true", DONE)]
+    played = run(stage, *steps, lead=[f"gear spawn --usd 0.40 go {TELL}"], swarm={"live": 1})
+    assert said(played, "code") == "0\n" and {r.status for r in returned(played).values()} == {"done"}
+
+
+# --- words ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_notes_go_both_ways_marked_and_bounded(stage):
+    lead = [
+        {"commands": [f"mkdir out; {SPAWN} --background go; gear tell a1 'use the other file'; gear wait > out/said"]},
+        {"commands": ["cp -r /box/history out; gear tell a1 too late 2> out/late; head -c 5000 /dev/zero | tr '\\0' x > big"]},
+        {"commands": ["gear tell parent x 2>> out/late; gear tell a1 $(cat big) 2>> out/late; gear done"]},
+    ]
+    steps = [by("a1", "sleep 0.5"), by("a1", "grep -rh other /box/history > heard; gear tell parent 'I found <it>'", DONE)]
+    played = stage.play(*lead, *steps, take=("out/**", "heard"))
+    heard = (played.out / "heard").read_text()
+    assert "note from lead, your parent" in heard and "use the other file" in heard
+    history = "".join(file.read_text() for file in (played.out / "out/history").iterdir())
+    assert "note from a1, a sub-agent of yours" in history and "I found <it>" in history
+    assert [(r.agent, r.event.to) for r in played.records("agent_told")] == [("lead", "a1"), ("a1", "lead")]
+    assert (
+        "a1 has ended" in said(played, "late")
+        and "you are the lead" in said(played, "late")
+        and "4000 characters" in said(played, "late")
+    )
+
+
+def test_an_agent_sees_and_stops_those_below_it_and_nobody_else(stage):
+    nosy = "gear stop a1 2> said; gear result a1 2>> said; gear tell a1 hi 2>> said; gear agents >> said; gear stop lead 2>> said"
+    lead = [f"{SPAWN} --background one; {SPAWN} --take said two {TELL}", "gear agents > out/tree", "gear stop a1 > out/stopped"]
+    steps = [by("a1", "sleep 4722"), by("a2", nosy, DONE)]
+    played = run(stage, *steps, lead=[*lead, "cat said >> out/said"])
+    assert said(played, "said").count("there is no agent") == 4
+    assert "a1: running" in said(played, "tree") and "a2: done" in said(played, "tree")
+    assert "a1: stopped" in said(played, "stopped") and returned(played)["a1"].status == "stopped"
+
+
+# --- ends -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_parent_that_ends_takes_all_below_it_along_and_they_say_so(stage):
+    steps = [by("a1", "gear spawn --usd 0.10 --background x; sleep 4723"), by("a2", "sleep 4724")]
+    until = 'until gear agents --json | grep -q \'"agent": "a2"\'; do sleep 0.05; done'
+    played = run(stage, *steps, lead=[f"gear spawn --usd 0.30 --background go; {until}"])
+    assert {name: event.status for name, event in returned(played).items()} == {"a1": "parent_ended", "a2": "parent_ended"}
+    assert played.record.residue == [] and played.record.status == "unverified"
+    opened = [r.event.sandbox for r in played.records("sandbox_opened")]
+    assert sorted(opened) == sorted(r.event.sandbox for r in played.records("sandbox_closed"))
+
+
+def test_a_sub_agent_whose_box_the_kernel_killed_is_told_as_lost(stage):
+    async def stab(folder):
+        def first():
+            file = Path(owners.runtime_folder(), "boxes", f"{folder.id}-a1.json")
+            begun = any(folder.journal.glob("*")) and b"sleep 4725" in (folder.journal / "000001.jsonl").read_bytes()
+            return begun and json.loads(file.read_text())["processes"]
+
+        while not (found := first()):
+            await asyncio.sleep(0.02)
+        processes.send(int(next(iter(found))), signal.SIGKILL)
+
+    played = stage.play(
+        {"commands": [f"mkdir out; {SPAWN} go {TELL}"]}, {"commands": ["gear done"]}, by("a1", "sleep 4725"), beside=stab
+    )
+    assert "a1: lost" in said(played, "said") and "gear spawn --again a1" in said(played, "said")
+    assert returned(played)["a1"].status == "lost" and played.record.status == "unverified"
+    assert played.record.residue == []
+
+
+def test_a_killed_run_ends_its_sub_agents_and_a_frozen_one_stands_still_with_them(stage):
+    async def brake(folder):
+        beat = folder.journal / "000001.jsonl"
+        while not (beat.exists() and b"while :" in beat.read_bytes() and b"sleep 4726" in beat.read_bytes()):
+            await asyncio.sleep(0.02)
+        await asyncio.to_thread(command, folder, "freeze")
+        boxes = [Path(owners.runtime_folder(), "boxes", f"{folder.id}{end}.json") for end in ("", "-a1")]
+        assert all(box.exists() for box in boxes)
+        await asyncio.to_thread(command, folder, "resume")
+        await asyncio.to_thread(command, folder, "kill")
+
+    played = stage.play(
+        {"commands": [f"{SPAWN} --background go; sleep 4726"]}, by("a1", "while :; do date > beat; done"), beside=brake
+    )
+    assert (played.record.status, played.record.residue) == ("stopped", [])
+    assert returned(played)["a1"].status == "killed"
+
+
+def test_a_model_that_the_box_allows_drives_it_and_another_does_not(stage):
+    other = stage.script({"commands": ["echo other > which; gear done"]})
+    lead = [f"{SPAWN} --model {other} go {TELL}", "cp which out", "gear spawn --model nobody/none x 2> out/no"]
+    played = run(stage, lead=lead, allow=(other,))
+    assert said(played, "which") == "other\n" and "not allowed in this box" in said(played, "no")

@@ -176,6 +176,10 @@ _NAMED_FILES = (
 """Tables of named tables, and the keys in each that name a file."""
 
 
+_MODELS = frozenset({("model", "lead"), ("model", "worker"), ("model", "allow")})
+"""Where a file may stand for a model, after `scripted:` and its like."""
+
+
 def _path_places(draft: _Draft) -> Iterable[_Place]:
     for key in ("give", "see"):
         for number in range(len(draft.list_of("files", key))):
@@ -188,10 +192,12 @@ def _path_places(draft: _Draft) -> Iterable[_Place]:
                 if key in draft.table(*above, name):
                     yield _Place((*above, name, key), "file")
     yield from _door_places(draft)
-    for key in ("lead", "worker"):
-        kind = _FILE_UPSTREAMS.get(str(draft.table("model").get(key)).partition(":")[0])
+    named: list[tuple[PathKey, Any]] = [(("model", key), draft.table("model").get(key)) for key in ("lead", "worker")]
+    named += [(("model", "allow", number), one) for number, one in enumerate(draft.list_of("model", "allow"))]
+    for path, name in named:
+        kind = _FILE_UPSTREAMS.get(str(name).partition(":")[0])
         if kind:
-            yield _Place(("model", key), kind)
+            yield _Place(path, kind)
 
 
 def _door_places(draft: _Draft) -> Iterable[_Place]:
@@ -219,7 +225,7 @@ def _resolve(draft: _Draft, places: Iterable[_Place], folder: Path) -> None:
         text = holder[at.path[-1]]
         if not isinstance(text, str):
             continue
-        prefix, colon, rest = text.partition(":") if at.path in (("model", "lead"), ("model", "worker")) else ("", "", text)
+        prefix, colon, rest = text.partition(":") if at.path[:2] in _MODELS else ("", "", text)
         if colon and not rest:
             continue  # the model's name is refused as a whole
         try:

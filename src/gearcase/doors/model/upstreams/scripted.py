@@ -1,16 +1,15 @@
 """The fake provider: answers by a script, in every protocol, with faults, and keeps a log that is the witness of a test.
 
-A script is a list of steps, used in order by each agent for itself, the last one for ever after: a JSON file with a list (or `{"steps": [...]}`), each step an
-object of `text`, `commands` (bash calls), `uses` (other tools' names, each with its arguments), `usage` (`{"input": 10, "output": 5}`;
-without it bytes / 4, within the ceiling, of which the share `cached` of the input was read from a cache), `pieces` and `delay` (a
-streamed text in so many pieces, seconds apart), `fault` and `status`. Faults: drop, stall, garbage, truncated, no_usage, over_cap
-(reports more output than the ceiling), ignore_cap (streams on above it), slow (waits `delay` before the headers), down.
-A `status` of 400 and up answers with that error. A step with `when` answers, `times` times or for ever, every request whose last
-message holds that text, before any step without; it takes no turn of theirs. Steps with `agent` are that agent's alone, which then
-gets no others. The log tells how each last message ends.
-Commands are answered as calls of the shell that a request offers, by whatever name
-and form known agents give it; a request that does not offer what a step calls (a title, a summary on the side) is answered `ok` and
-uses up no such step.
+A script is a list of steps, used in order by each agent for itself, the last one for ever after: a JSON file with a list (or
+`{"steps": [...]}`), each step an object of `text`, `commands` (bash calls), `uses` (other tools' names, each with its arguments),
+`usage` (`{"input": 10, "output": 5}`; without it bytes / 4, within the ceiling, of which the share `cached` of the input was read from
+a cache), `pieces` and `delay` (a streamed text in so many pieces, seconds apart), `fault` and `status`. Faults: drop, stall, garbage,
+truncated, no_usage, over_cap (reports more output than the ceiling), ignore_cap (streams on above it), slow (waits `delay` before the
+headers), down. A `status` of 400 and up answers with that error. A step with `when` answers, `times` times or for ever, every request
+whose last message holds that text, before any step without; it takes no turn of theirs. Steps with `agent` are that agent's alone,
+which then gets no others. The log tells how each last message ends. Commands are answered as calls of the shell that a request offers,
+by whatever name and form known agents give it; a request that does not offer what a step calls (a title, a summary on the side) is
+answered `ok` and uses up no such step.
 
 In a run: `scripted:FILE`. As a real server of its own: `python -m gearcase.doors.model.upstreams.scripted --port 0 --log FILE
 --key KEY`.
