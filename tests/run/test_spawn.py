@@ -74,8 +74,13 @@ TELL = "> out/said 2>&1; echo $? > out/code"
 def test_only_what_is_given_is_there_and_nothing_of_another_sub_agents_files(stage):
     begin = "mkdir d e; echo 1 > d/x; echo 2 > e/y; echo 3 > z"
     spawn = f"{SPAWN} --give d --give z --take 'list*' one {TELL}"
-    played = run(stage, by("a1", "find . -type f | sort > list; touch mine", DONE), lead=[begin, spawn, "cp list out"])
-    assert said(played, "list") == "./d/x\n./list\n./z\n"
+    look = "find . -type f > /tmp/found; sort /tmp/found > list; touch mine"
+    played = run(
+        stage,
+        by("a1", look, DONE),
+        lead=[begin, spawn, "cp list out"],
+    )
+    assert said(played, "list") == "./d/x\n./z\n"
 
 
 def test_what_the_parent_changed_meanwhile_is_never_overwritten(stage):
@@ -306,3 +311,46 @@ def test_a_model_that_the_box_allows_drives_it_and_another_does_not(stage):
     lead = [f"{SPAWN} --model {other} go {TELL}", "cp which out", "gear spawn --model nobody/none x 2> out/no"]
     played = run(stage, lead=lead, allow=(other,))
     assert said(played, "which") == "other\n" and "not allowed in this box" in said(played, "no")
+
+
+def test_a_run_whose_process_is_killed_has_an_ending_for_each_sub_agent_and_every_cent_counted(stage):
+    script = stage.script(
+        {"commands": ["gear spawn --usd 0.30 --background go; sleep 4727"]},
+        by("a1", "gear spawn --usd 0.10 --background deeper", usage={"input": 1000, "output": 100}),
+        by("a1", "sleep 4727"),
+        by("a2", "sleep 4728"),
+    )
+    watching = stage.starts("run", "the goal", "--model", script, "--usd", "1.00", "--quiet")
+
+    def text():
+        return "".join(file.read_text() for file in stage.state.glob("gearcase/runs/*/journal/*.jsonl"))
+
+    stage.until(lambda: "sleep 4728" in text() and text().count("sleep 4727") >= 2)
+    stage.kill_the_run()
+    watching.communicate(timeout=60)
+    told = json.loads(stage.types("report", "--json").stdout)
+    assert (told["status"], told["residue"]) == ("failed", [])
+    assert {name: one["status"] for name, one in told["agents"].items()} == {"a1": "lost", "a2": "lost"}
+    assert told["agents"]["a1"]["spent"]["usd"] >= told["agents"]["a2"]["spent"]["usd"] > 0
+    assert told["spent"]["usd"] + told["remaining"]["usd"] == 1_000_000_000
+    assert told["spent"]["agents"] == 2 and told["spent"]["calls"] >= 4
+    assert not list(Path(owners.runtime_folder(), "boxes").glob(f"{told['run']}*.json"))
+    assert stage.types("journal", "verify").returncode == 0
+    report = stage.types("report").stdout
+    assert "Agents" in report and "a1" in report and "lost" in report
+    logs = stage.types("logs").stdout
+    assert "spawn" in logs and "return" in logs
+
+
+def test_the_report_shows_the_tree_with_what_each_spent(stage):
+    steps = [by("a1", "gear spawn --usd 0.10 --name below deeper", DONE), by("a2", "echo x > made", DONE)]
+    played = run(stage, *steps, lead=["gear spawn --usd 0.30 --name upper go"], take=("made", "out/**"))
+    told = json.loads(stage.types("report", played.record.name, "--json").stdout)
+    assert {name: (one["name"], one["parent"], one["status"]) for name, one in told["agents"].items()} == {
+        "a1": ("upper", "lead", "done"),
+        "a2": ("below", "a1", "done"),
+    }
+    assert told["agents"]["a1"]["spent"]["usd"] > told["agents"]["a2"]["spent"]["usd"] > 0, "those below are counted"
+    assert told["steps"] == 2 and told["checks"] == []
+    report = stage.types("report", played.record.name).stdout
+    assert "a1 upper" in report and "  a2 below" in report and "torn down 3" in report

@@ -9,7 +9,7 @@ from typing import Any
 from rich.text import Text
 
 from gearcase import events
-from gearcase.cli import maps
+from gearcase.cli import maps, subagents
 from gearcase.cli.shapes import state_word
 from gearcase.cli.text import first_line, neutral
 from gearcase.journal import Record
@@ -161,6 +161,14 @@ _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
     events.AgentTurn: _turn,
     events.ContextCompacted: lambda e: ("context", "cyan", f"{e.tokens_before:,} to {e.tokens_after:,} tokens"),
     events.AgentEnded: lambda e: ("agent", "cyan", f"ended: {neutral(e.reason)} {first_line(e.detail)}"),
+    events.AgentSpawned: lambda e: (
+        "spawn",
+        "cyan",
+        f"{neutral(e.name)} of {neutral(e.parent)}, {format_money(e.limits.get('usd', 0))}, {e.files:,} files: {first_line(e.goal)}",
+    ),
+    events.AgentReturned: lambda e: ("return", "cyan" if e.status == "done" else "yellow", subagents.returned(e)),
+    events.ResultsCopied: lambda e: ("copied", "yellow" if e.beside or e.refused else "cyan", subagents.copied(e)),
+    events.AgentTold: lambda e: ("tells", "magenta", f"{neutral(e.to)}: {first_line(e.text)}"),
     events.CheckRan: _check,
     events.Delivered: _delivered,
     events.BrakeChanged: _brake,

@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from gearcase.box import Limits
-from gearcase.cli import maps
+from gearcase.cli import maps, subagents
 from gearcase.cli.lines import giving
 from gearcase.cli.parts import CommandView
 from gearcase.cli.shapes import STATE_STYLE, VERDICT_MARK, Bar, amount, counted, denied, grid, share, state_text
@@ -55,7 +55,7 @@ class LivePanel:
         if view.giving is not None and not view.model and not view.commands:
             yield _cut(Text.assemble(("give  ", "cyan"), giving(view.giving)))
         yield from self._command(width)
-        for told in maps.live(view.maps):
+        for told in (*maps.live(view.maps), *subagents.live(view.agents)):
             yield _cut(told)
         if view.said:
             yield _cut(Text.assemble(("says  ", "magenta"), first_line(view.said, width)))

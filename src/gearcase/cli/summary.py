@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gearcase.allowance import day_total, today, user_limits
-from gearcase.cli import maps
+from gearcase.cli import maps, subagents
 from gearcase.cli.history import DIED, History
 from gearcase.cli.parts import CheckView, ModelView
 from gearcase.cli.shapes import (
@@ -75,6 +75,7 @@ def as_json(run: History, record: EndRecord | None) -> dict[str, Any]:
             name: {"calls": m.calls, "failed": m.failed, "usd": m.usd, "tokens": m.tokens, "why": m.why}
             for name, m in view.models.items()
         },
+        "agents": {name: one.as_json() for name, one in view.agents.items()},
         "maps": {name: one.as_json() for name, one in view.maps.items()},
         "threads": {name: {"parent": t.parent, "calls": t.calls, "usd": t.usd} for name, t in view.threads.items()},
         "steps": view.steps,
@@ -112,6 +113,8 @@ def report(run: History, record: EndRecord | None) -> RenderableType:
         parts.append(section("Isolation", Text("none: what its callers do beside their model calls is not seen", "dim")))
     else:
         parts.append(section("Work", *_work(run)))
+        if run.view.agents:
+            parts.append(section("Agents", *subagents.report(run.view.agents)))
         if run.view.maps:
             parts.append(section("Maps", *maps.report(run.view.maps)))
         if run.view.hosts or run.view.denied:

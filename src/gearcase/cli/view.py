@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from gearcase import events
-from gearcase.cli import maps
+from gearcase.cli import maps, subagents
 from gearcase.cli.parts import CheckView, CommandView, HostView, ModelView, ThreadView
 from gearcase.events import Amounts
 from gearcase.journal import Record
@@ -84,6 +84,7 @@ class View:
     cpu: float = 0.0
     processes: int = 0
     disk: int = 0
+    agents: subagents.Agents = field(default_factory=dict[str, subagents.AgentView])
     maps: maps.Maps = field(default_factory=dict[str, maps.MapView])
     delivered: events.Delivered | None = None
     agent_end: str = ""
@@ -103,9 +104,28 @@ class View:
         return max(0.0, until - self.started - self.frozen) if self.started else 0.0
 
 
+_OF_ONE = (
+    events.Tick,
+    events.LimitReached,
+    events.AgentStarted,
+    events.AgentTurn,
+    events.AgentEnded,
+    events.ContextCompacted,
+    events.CheckRan,
+    events.SnapshotTaken,
+    events.Rewound,
+    events.FilesChanged,
+)
+"""Facts about one agent: of a sub-agent they are told on its own line, and are not the run's."""
+
+
 def fold(view: View, record: Record) -> View:
     """The view after one more record."""
     view = replace(view, now=record.time, seq=record.seq, head=record.digest)
+    if record.event is not None and (record.agent in view.agents or isinstance(record.event, events.AgentSpawned)):
+        view = replace(view, agents=subagents.folded(view.agents, record.event, record.agent))
+        if isinstance(record.event, _OF_ONE):
+            return view
     step = _STEPS.get(type(record.event)) if record.event is not None else None
     return step(view, record.event, record) if step else view
 

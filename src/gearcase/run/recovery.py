@@ -23,7 +23,7 @@ from gearcase import events
 from gearcase.allowance import forfeit
 from gearcase.doors.files import discard
 from gearcase.errors import RunError, UsageError
-from gearcase.events import Amounts, Event, Failure, RunEnded, RunResumed, SandboxClosed, SandboxLost
+from gearcase.events import AgentReturned, Amounts, Event, Failure, RunEnded, RunResumed, SandboxClosed, SandboxLost
 from gearcase.journal import Journal, Record, read
 from gearcase.ledger import Ledger
 from gearcase.run.accounts import RUN, charge_time
@@ -45,6 +45,8 @@ class Story:
     crashed: bool = False  # a recovery was begun before: what follows is no longer the run's own time
     killed: bool = False
     closed: bool = False  # the run's own account
+    agents: dict[str, events.AgentSpawned] = field(default_factory=dict[str, events.AgentSpawned])  # that have not ended
+    steps: dict[str, int] = field(default_factory=dict[str, int])  # of each agent
     limit: str = ""
     sandboxes: dict[str, bool] = field(default_factory=dict[str, bool])  # id -> closed
     residue: list[str] = field(default_factory=list[str])
@@ -65,15 +67,17 @@ class Story:
         for record in records:
             story.records += 1
             if record.event is not None:
-                story.add(record.event, record.boot)
+                story.add(record.event, record.boot, record.agent)
         return story
 
-    def add(self, event: Event, boot: float) -> None:
-        """One more fact."""
+    def add(self, event: Event, boot: float, agent: str = "") -> None:
+        """One more fact. `agent`: whose it is."""
         self.crashed = self.crashed or isinstance(event, RunResumed)
         if not self.crashed:
             self.began = self.began or boot
             self.last = boot
+        if self._of_sub_agent(event, agent):
+            return
         match event:
             case events.RunEnded():
                 self.ended = True
@@ -96,6 +100,21 @@ class Story:
                 self._brake(event.level, boot)
             case _:
                 self._money(event)
+
+    def _of_sub_agent(self, event: Event, agent: str) -> bool:
+        """Whether a fact is a sub-agent's own, and so tells nothing of how the run ends."""
+        match event:
+            case events.AgentSpawned():
+                self.agents[agent] = event
+            case events.AgentReturned():
+                self.agents.pop(agent, None)
+            case events.AgentTurn():
+                self.steps[agent] = event.step
+            case events.LimitReached() | events.CheckRan():
+                return agent in self.agents
+            case _:
+                pass
+        return False
 
     @property
     def seconds(self) -> float:
@@ -162,7 +181,7 @@ def as_told(folder: RunFolder, why: str) -> EndRecord:
         for record in read(folder.journal):
             story.head = record.digest
             if record.event is not None:
-                story.add(record.event, record.boot)
+                story.add(record.event, record.boot, record.agent)
     died = supervisor_died(folder)
     died.cause = why
     return _ending(folder, story, story.counted(), {}, died)
@@ -201,7 +220,9 @@ def _recover(folder: RunFolder) -> bool:
             if not closed:
                 journal.append(SandboxLost(sandbox, "the process that drove the run died"))
                 journal.append(SandboxClosed(sandbox, residue))
-                story.residue += residue
+        if not all(story.sandboxes.values()):
+            story.residue += residue
+        _end_agents(story, ledger, journal)
         journal.append(Failure(supervisor_died(folder).envelope()))
         record = _record(folder, story, ledger)
         journal.append(RunEnded(record.status, record.as_json()))
@@ -211,6 +232,21 @@ def _recover(folder: RunFolder) -> bool:
         discard(folder.path / "asked")
     (folder.path / "control.sock").unlink(missing_ok=True)
     return True
+
+
+def _end_agents(story: Story, ledger: Ledger, journal: Journal) -> None:
+    """Sub-agents that died with the process have an ending, too: each before the one that spawned it."""
+    open_accounts = {name for name, _parent in ledger.accounts()}
+    for agent, spawned in reversed(story.agents.items()):
+        spent = ledger.subtree_spent(agent) if agent in open_accounts else {}
+        told = {name: amount for name, amount in spent.items() if amount}
+        detail = "the process that drove the run died"
+        journal.append(
+            AgentReturned(
+                spawned.parent, "killed" if story.killed else "lost", "", detail, "", told, story.steps.get(agent, 0), 0.0
+            ),
+            agent,
+        )
 
 
 def _facts(folder: RunFolder) -> Iterator[tuple[int, Event]]:
