@@ -299,7 +299,7 @@ class Children:
             about = ABOUT.format(parent=kin.parent, files=_told_files(life, left_out))
 
             def put(check: Check, sandbox: Sandbox) -> None:
-                restore(sandbox.workspace, life.files, shared.store, sandbox.owner)
+                restore(sandbox.workspace, life.files, shared.store, sandbox.owner, fresh=True)
 
             acceptance = member.equip(life.route, self._operations, about=about, put=put)
             await member.serve()

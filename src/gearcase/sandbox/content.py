@@ -80,6 +80,11 @@ def digest_bytes(data: bytes) -> str:
     return "b" + state.hexdigest()
 
 
+def has_hole(data: bytes) -> bool:
+    """Whether a page of zeros may be in it, which need not be written."""
+    return _ZERO_PAGE in data
+
+
 def write_all(target: int, data: bytes) -> None:
     """Write all of `data` at the descriptor's position."""
     view = memoryview(data)

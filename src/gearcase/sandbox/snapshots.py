@@ -45,6 +45,7 @@ TICKS_NS = 20_000_000
 """Two ticks of the slowest kernel clock (100 a second): how far a change time may lie behind the change."""
 
 _TRIES = 3
+_FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TEXT_LIMIT = 1 << 20
 
 
@@ -175,11 +176,13 @@ def shared_mappings(processes: Iterable[int]) -> frozenset[int]:
 # --- back to a manifest ----------------------------------------------------------------------------------------------------
 
 
-def restore(root: int, manifest: Manifest, store: BlobStore, owner: tuple[int, int] | None = None) -> tuple[bytes, ...]:
+def restore(
+    root: int, manifest: Manifest, store: BlobStore, owner: tuple[int, int] | None = None, *, fresh: bool = False
+) -> tuple[bytes, ...]:
     """Make the tree below `root` exactly what the manifest says; returns paths of sockets, devices and mounts it cannot make.
 
-    `owner` (uid, gid) is given to everything that is made. Raises RunError `tree_changed`, `blob_damaged`, `disk_full`; the tree
-    may then be half way, and restoring again goes on from there.
+    `owner` (uid, gid) is given to everything that is made. `fresh`: it is empty, and no process of an agent reaches it yet. Raises
+    RunError `tree_changed`, `blob_damaged`, `disk_full`; the tree may then be half way, and restoring again goes on from there.
     """
     missing: list[bytes] = []
     children = _children(manifest)
@@ -199,6 +202,8 @@ def restore(root: int, manifest: Manifest, store: BlobStore, owner: tuple[int, i
                 _clear(cursor, below)
                 folders.append(entry)
                 pending.append(iter(below))
+            elif fresh and entry.kind == "file":
+                _write_fresh(cursor, entry, store, owner)
             elif not _put(cursor, entry, store, owner):
                 missing.append(entry.path)
     return tuple(missing)
@@ -288,6 +293,20 @@ def _write(cursor: Cursor, entry: Entry, store: BlobStore, owner: tuple[int, int
     with replacing(cursor.fd, entry.name) as descriptor:
         store.copy_to(entry.digest, descriptor)
         _set(descriptor, entry, owner)
+
+
+def _write_fresh(cursor: Cursor, entry: Entry, store: BlobStore, owner: tuple[int, int] | None) -> None:
+    """Into a tree that nobody else writes to: there is nothing to replace, and nothing that could be put in the way."""
+    with explaining(lambda: cursor.below(entry.name), "restoring"):
+        descriptor = os.open(entry.name, _FRESH, 0o600, dir_fd=cursor.fd)
+        try:
+            store.copy_to(entry.digest, descriptor)
+            if owner is not None:
+                os.fchown(descriptor, *owner)
+            os.fchmod(descriptor, entry.mode)
+            os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+        finally:
+            os.close(descriptor)
 
 
 def _set(descriptor: int, entry: Entry, owner: tuple[int, int] | None) -> None:
