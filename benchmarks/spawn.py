@@ -67,7 +67,8 @@ def begin(folder: Path, base: str, live: int) -> tuple[subprocess.Popen[bytes], 
     for number in range(FILES):
         (given / f"{number:03}.bin").write_bytes(os.urandom(FILE_BYTES))
     (folder / "ask.py").write_text(ASK)
-    limits = f'[limits]\nusd = 200\nwall = "20m"\nmemory = "256MiB"\ndisk = "64MiB"\nprocesses = 64\n[swarm]\nagents = {live}\nlive = {live}\n'
+    limits = '[limits]\nusd = 200\nwall = "20m"\nmemory = "256MiB"\ndisk = "64MiB"\nprocesses = 64\n'
+    limits += f"[swarm]\nagents = {live}\nlive = {live}\n"
     files = f'[files]\ngive = ["{given}", "{folder / "ask.py"}"]\ntake = ["begun.json"]\n'
     (folder / "box.toml").write_text(f'goal = "the lead"\n[model]\nlead = "{base}#bench"\n{limits}{files}')
     environment = {**os.environ, "HOME": str(folder), "XDG_STATE_HOME": str(folder / "state")}

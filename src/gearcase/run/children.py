@@ -13,11 +13,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from gearcase.box import Check
+from gearcase.box import Box, Check
 from gearcase.doors.files import Delivery, discard
 from gearcase.doors.gear import Operation
 from gearcase.errors import GearcaseError, Refused, UsageError
@@ -59,6 +59,10 @@ it. `gear tell parent TEXT` tells it something before you end; nobody else answe
 _log = logging.getLogger(__name__)
 
 
+OpenMember = Callable[[Shared, Purse, Box, Pace, Reach, str], Awaitable[Member]]
+"""How a member's box is made; see `Member.open`."""
+
+
 @dataclass(slots=True)
 class _Life:
     """One sub-agent while it lives, and what is kept of it."""
@@ -81,8 +85,11 @@ class _Life:
 class Children:
     """All sub-agents of a run, at every depth. Its operations take (agent, arguments) as every handler of the gear door does."""
 
-    def __init__(self, shared: Shared, lead: Member, operations: Mapping[str, Operation]) -> None:
+    def __init__(
+        self, shared: Shared, lead: Member, operations: Mapping[str, Operation], open_member: OpenMember = Member.open
+    ) -> None:
         limits = lead.box.swarm
+        self._open = open_member
         self._shared = shared
         self._lead = lead
         self._operations = operations
@@ -290,7 +297,7 @@ class Children:
         box = life.order.box(parent.box, parent.pace, kin.limits)
         clock = shared.clock
         pace = Pace(box, clock, shared.recorder, agent=kin.id, began=clock.now(), above=self._lead.pace)
-        member = await Member.open(shared, life.purse, box, pace, life.reach, f"{shared.folder.id}-{kin.id}")
+        member = await self._open(shared, life.purse, box, pace, life.reach, f"{shared.folder.id}-{kin.id}")
         life.member = member
         member.room.failed.add_done_callback(lambda failed: failed.cancelled() or self._lead.room.fail(failed.result()))
         try:

@@ -70,9 +70,9 @@ class Forks:
         """What stayed of those that were closed; empty is the promise."""
 
     async def fill(self, sandbox: Sandbox, files: Manifest) -> tuple[bytes, ...]:
-        """Make the /workspace of a sandbox in which nothing ran yet these files; returns the paths of what cannot be made again (sockets, devices, mounts).
+        """Make the /workspace of a sandbox in which nothing ran yet these files.
 
-        Raises RunError `disk_full`, `blob_damaged`.
+        Returns the paths of what cannot be made again (sockets, devices, mounts). Raises RunError `disk_full`, `blob_damaged`.
         """
         return await in_thread(restore, sandbox.workspace, files, self._store, sandbox.owner, fresh=True)
 
