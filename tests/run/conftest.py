@@ -53,9 +53,10 @@ class Stage:
         file.write_text(json.dumps(list(steps)))
         return f"scripted:{file}"
 
-    def box(self, *steps, check=(), take=("out/**",), give=(), worker=None, allow=(), swarm=None, **limits):
+    def box(self, *steps, check=(), take=("out/**",), give=(), worker=None, allow=(), swarm=None, more=(), **limits):
         values = [Override(("goal",), "the goal", "GOAL"), Override(("model", "lead"), self.script(*steps), "--model")]
         values += [Override(("model", "worker"), worker, "--worker")] * bool(worker)
+        values += more
         values += [Override(("model", "allow"), model, "--allow") for model in allow]
         values += [Override(("swarm", key), value, "box") for key, value in (swarm or {}).items()]
         values += [Override(("limits", key), value, f"--{key}") for key, value in {**SMALL, **limits}.items()]

@@ -1,0 +1,129 @@
+"""What a sub-agent tries that it was not given: a door, a sibling's files, more money. Each with the control that got through."""
+
+import http.server
+import json
+import threading
+
+import pytest
+
+from gearcase.box import Override
+from gearcase.run.options import RunOptions
+from tests.run.conftest import stage
+
+__all__ = ["stage"]
+
+CANARY = "canary-4731-of-the-outside"
+
+
+@pytest.fixture
+def outside():
+    """The port of a server of this machine that answers with the canary."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(CANARY.encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+
+
+def by(agent, *commands, **more):
+    return {"agent": agent, "commands": list(commands), **more}
+
+
+def played(stage, *steps, lead, more=(), **box):
+    """A run whose lead runs these commands; `out` is delivered."""
+    text = "mkdir -p out; " + "; ".join(lead)
+    loaded = stage.box({"commands": [text]}, {"commands": ["gear done"]}, *steps, more=more, **box)
+    return stage.execute(RunOptions(box=loaded, out=stage.work / "result"))
+
+
+def got(played, name):
+    return (played.out / "out" / name).read_text()
+
+
+def hosts(port):
+    return (
+        Override(("doors", "http", "allow"), ["door.example"], "box"),
+        Override(("doors", "http", "hosts"), {"door.example": f"127.0.0.1:{port}"}, "box"),
+    )
+
+
+REACH = (
+    "curl -sm 5 http://door.example/ > got; curl -sm 3 http://198.18.1.0/ -H 'Host: door.example' >> got;"
+    " curl -sm 3 --resolve door.example:80:198.18.1.0 http://door.example/ >> got"
+)
+
+
+def test_a_door_that_was_not_given_is_not_there_and_cannot_be_handed_on(stage, outside):
+    on = "gear spawn --usd 0.05 --doors door.example --take x again 2> refused"
+    steps = [by("a1", REACH, on, "gear done"), by("a2", REACH, "gear done"), by("a3", REACH, "gear done")]
+    lead = [
+        "curl -sm 5 http://door.example/ > out/lead",
+        "gear spawn --usd 0.20 --doors none --into none one; gear spawn --usd 0.10 --into all two",
+        "gear spawn --usd 0.10 --doors door.example --into picked three",
+        "cp none/got out/none; cp none/refused out/refused; cp all/got out/all; cp picked/got out/picked",
+    ]
+    run = played(stage, *steps, lead=lead, more=hosts(outside))
+    assert CANARY in got(run, "lead") and CANARY in got(run, "all") and CANARY in got(run, "picked"), "the controls reach it"
+    assert CANARY not in got(run, "none")
+    assert "no door or host of yours" in got(run, "refused")
+    assert [r.agent for r in run.records("agent_spawned")] == ["a1", "a2", "a3"]
+
+
+def test_a_siblings_files_are_nowhere(stage):
+    mark = "the-mark-of-a-sibling-4732"
+    search = (
+        "(cat /proc/*/root/workspace/kept-4732; find / -name kept-4732; ls /proc/1/cwd/.. /workspace/..) > found 2> /dev/null"
+    )
+    one = by("a1", f"echo {mark} > kept-4732; sleep 2", "gear done")
+    steps = [one, by("a2", search, "gear done"), by("a3", search, "gear done")]
+    lead = [
+        "gear spawn --usd 0.10 --background --take none one; sleep 0.7",
+        "gear spawn --usd 0.10 --take found two; mv found out/sibling",
+        "gear wait; echo x > kept-4732; gear spawn --usd 0.10 --give kept-4732 --take found three; mv found out/given",
+    ]
+    run = played(stage, *steps, lead=lead)
+    assert "kept-4732" not in got(run, "sibling")
+    assert "/workspace/kept-4732" in got(run, "given"), "who was given it finds it"
+
+
+def test_no_more_than_its_budget_is_spent_however_it_asks(stage):
+    worker = stage.script({"text": "ok", "usage": {"input": 100, "output": 1000}})
+    storm = "for n in $(seq 25); do gear ask --max-output 1000 n & done > said 2>&1; wait; gear spawn --usd 9 more 2>> said"
+    steps = [by("a1", storm, "gear done"), by("a2", storm, "gear done")]
+    lead = ["gear spawn --usd 0.05 --take x one > out/little", "gear spawn --usd 3 --take x two > out/much"]
+    run = played(stage, *steps, lead=lead, worker=worker, usd="9.00")
+    spent = {r.agent: r.event.spent for r in run.records("agent_returned")}
+    assert spent["a1"]["usd"] <= 50_000_000
+    assert spent["a2"]["usd"] > 50_000_000 and spent["a2"]["calls"] > spent["a1"]["calls"], "the control pays for more"
+    holds = {r.event.hold: r.event for r in run.records("held")}
+    for account, limit in (("a1", 50_000_000), ("a2", 3_000_000_000)):
+        paid = [r.event for r in run.records("settled") if r.event.hold in holds and holds[r.event.hold].account == account]
+        assert sum(one.amounts["usd"] for one in paid) <= limit and not any(one.over for one in paid)
+
+
+def test_the_limits_of_depth_and_number_hold_whoever_asks(stage):
+    """A child that asks the API itself, with arguments of its own making."""
+    post = "curl -s http://gear.box/v1/{} -d '{}' >> said; echo >> said"
+    tries = [
+        post.format("spawn", json.dumps({"goal": "x", "usd": "1e9"})),
+        post.format("spawn", json.dumps({"goal": "x", "parent": "lead"})),
+        post.format("spawn", json.dumps({"goal": "x", "again": "lead"})),
+        post.format("tell", json.dumps({"agent": "lead", "text": "x"})),
+        post.format("stop", json.dumps({"agent": "lead"})),
+        post.format("result", json.dumps({"agent": "../lead"})),
+        post.format("spawn", json.dumps({"goal": "x", "take": ["/etc/passwd"], "give": ["../../etc"]})),
+    ]
+    run = played(stage, by("a1", "; ".join(tries), "gear done"), lead=["gear spawn --usd 0.10 --take said one; cp said out"])
+    answers = [json.loads(line) for line in got(run, "said").splitlines() if line]
+    assert len(answers) == len(tries) and all("error" in one for one in answers), answers
+    assert len(run.records("agent_spawned")) == 1
