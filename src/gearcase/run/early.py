@@ -1,8 +1,7 @@
 """A run's process that gets ready while its command still reads what was typed: both take a fifth of a second, on a core each.
 
-`begin` forks it before anything is imported. It begins the launcher, loads what a run needs and waits for what shall be run; `take`
-hands it over. Where nothing comes, because the command ended first, both are gone without a word. Invariant: no more is made before
-it was told what.
+`begin` forks it before anything is imported. It loads what a run needs and waits for what shall be run; `take` hands it over. Where
+nothing comes, because the command ended first, it is gone without a word. Invariant: it makes nothing before it was told what.
 """
 
 from __future__ import annotations
@@ -58,10 +57,6 @@ def _be(given: int, send: int) -> None:
         import gc
         import importlib
         import pickle
-
-        from gearcase.sandbox import launching
-
-        launching.begin()
 
         gc.disable()
         from gearcase.run import process

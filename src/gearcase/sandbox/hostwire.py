@@ -12,15 +12,21 @@ import json
 import os
 import socket
 import subprocess
+import sys
 from collections import OrderedDict
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from gearcase import errors
-from gearcase.sandbox import launching
 from gearcase.sandbox.channel import MESSAGE_BYTES, MOST_DESCRIPTORS, encode
 
+_SOURCE = str(Path(__file__).resolve().parents[2])
+_BOOTSTRAP = """import sys, json
+sys.path.append(json.loads(sys.argv[1])["source"])
+from gearcase.sandbox.launcher import main
+main(json.loads(sys.argv[1]))"""
 _START_DEADLINE = 20.0
 _UNASKED = 1024
 PATIENCE = 15.0
@@ -160,9 +166,20 @@ class Launcher:
     @classmethod
     async def start(cls, pin_processors: bool) -> Launcher:
         """Start the process and wait until it serves. Raises RunError."""
-        process, ours = launching.take()
-        with contextlib.suppress(ConnectionError):  # one that has died meanwhile is found out below
-            ours.send(encode({"kind": "serve", "pin_processors": pin_processors}))
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        settings = {"socket": theirs.fileno(), "pin_processors": pin_processors, "source": _SOURCE}
+        process = subprocess.Popen(  # noqa: ASYNC220 - it returns when the child has its program, within a millisecond
+            [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, json.dumps(settings)],
+            pass_fds=[theirs.fileno()],
+            env={},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        theirs.close()
         loop = asyncio.get_running_loop()
         launcher = cls(process, ours, loop, loop.create_future())
         ready: asyncio.Future[None] = loop.create_future()

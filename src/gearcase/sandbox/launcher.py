@@ -26,19 +26,16 @@ SOCKET = 3
 """The descriptor on which the launcher finds its socket."""
 
 
-def main(descriptor: int) -> None:
-    """Wait until the host says how to serve, then serve until it is gone."""
-    if descriptor != SOCKET:
-        os.dup2(descriptor, SOCKET, inheritable=False)
+def main(settings: dict[str, Any]) -> None:
+    """Serve until the host is gone. `settings`: {socket, pin_processors}."""
+    if settings["socket"] != SOCKET:
+        os.dup2(settings["socket"], SOCKET, inheritable=False)
     syscalls.close_descriptors(SOCKET + 1)
     os.chdir("/")
     os.umask(0o022)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
-    host = socket.socket(fileno=SOCKET)
-    if not (told := host.recv(MESSAGE_BYTES)):
-        return
-    launcher = _Launcher(host, seccomp.build(json.loads(told)["pin_processors"]))
+    launcher = _Launcher(socket.socket(fileno=SOCKET), seccomp.build(settings["pin_processors"]))
     gc.disable()
     gc.freeze()  # children share our pages as long as nobody counts them
     launcher.serve()
