@@ -354,3 +354,28 @@ def test_the_report_shows_the_tree_with_what_each_spent(stage):
     assert told["steps"] == 2 and told["checks"] == []
     report = stage.types("report", played.record.name).stdout
     assert "a1 upper" in report and "  a2 below" in report and "torn down 3" in report
+
+
+def test_a_program_may_spawn_too_on_a_model_that_it_names(stage):
+    other = stage.script({"commands": ["echo child > made; gear done"]})
+    lead = stage.script({"text": "never asked"})
+    told = stage.types(
+        "exec", "--model", lead, "--allow", other, "--take", "made", "--out", "result", "--", "bash", "-c",
+        f"gear spawn nothing 2> no; gear spawn --usd 0.20 --model {other} go && cat made && cat no",
+    )  # fmt: skip
+    assert told.stdout.endswith("child\ngear: no model drives you, so name one\n  remedy: gear spawn --model PROVIDER/MODEL GOAL\n"), told
+    assert (stage.work / "result/made").read_text() == "child\n"
+
+
+def test_a_recorded_run_with_sub_agents_is_played_back(stage):
+    script = stage.script(
+        {"agent": "lead", "commands": ["gear spawn --usd 0.20 go; cat made"]},
+        {"agent": "lead", "commands": ["gear done"]},
+        by("a1", "echo child > made", usage={"input": 1000, "output": 100}),
+        by("a1", DONE),
+    )
+    stage.types("run", "the goal", "--model", script, "--take", "made", "--name", "first", "--out", "one", code=0)
+    stage.types("replay", "first", "--strict", "--out", "two", code=0)
+    assert (stage.work / "two/made").read_text() == "child\n"
+    told = json.loads(stage.types("report", "--json").stdout)
+    assert told["agents"]["a1"]["status"] == "done" and told["warnings"] == []
