@@ -46,7 +46,7 @@ class Actor:
 
     def __init__(self, stage, purse, box, pace):
         self.stage, self.purse, self.box, self.pace = stage, purse, box, pace
-        self.route, self.reach = ROUTE, Reach(SimpleNamespace(doors=()), None, ())
+        self.route, self.reach = ROUTE, Reach(SimpleNamespace(doors=(), listeners=(), names={}, environment={}), None, ())
         self.driving = SimpleNamespace(short_of="usd")
         self.sandbox = SimpleNamespace(owner=(0, 0), died=asyncio.Event().wait)
         self.room = SimpleNamespace(
@@ -93,6 +93,13 @@ class Actor:
         return ()
 
 
+class Driverless:
+    """Makes no box: there is never a spare."""
+
+    async def open(self, spec):
+        raise RunError("sandbox_failed", "no box", remedy="none")
+
+
 class Stage:
     """One example: the books, the tree, and what each agent does in turn."""
 
@@ -111,6 +118,9 @@ class Stage:
             brake=Free(),
             store=None,
             http=None,
+            tools=(),
+            signature={},
+            driver=Driverless(),
             forks=SimpleNamespace(fill=self._fill),
         )
         self.lead = Actor(self, LEAD_PURSE, self.box, Pace(self.box, clock, self.recorder))
@@ -119,7 +129,7 @@ class Stage:
     async def _fill(self, sandbox, files):
         return ()
 
-    async def open(self, shared, purse, box, pace, reach, identity):
+    async def open(self, shared, purse, box, pace, reach, spec, ready):
         if next(self.acts)[0] == "no box":
             raise RunError("sandbox_failed", "no box", remedy="none")
         return Actor(self, purse, box, pace)

@@ -10,8 +10,9 @@ from gearcase.errors import UsageError
 from gearcase.run.forks import Forks, chosen
 from gearcase.run.workspace import Workspace
 from gearcase.sandbox.blobs import BlobStore
+from gearcase.sandbox.manifest import Manifest
 from gearcase.sandbox.namespaces import NamespacesDriver
-from gearcase.sandbox.snapshots import scan
+from gearcase.sandbox.snapshots import restore, scan
 from gearcase.seams import Command, Limits, SandboxSpec
 
 SMALL = Limits(128 << 20, 1.0, 64 << 20, 64)
@@ -65,6 +66,38 @@ def test_what_is_chosen_comes_with_the_folders_it_lies_in(tree, patterns, found)
 def test_a_pattern_that_names_nothing_is_told(tree, pattern):
     with pytest.raises(UsageError):
         chosen(tree, [pattern])
+
+
+def test_filling_what_is_known_touches_what_differs_and_nothing_else(tmp_path):
+    store, folder = BlobStore(tmp_path / "blobs"), tmp_path / "tree"
+    for path in ("a/one", "a/two", "b/three", "same/kept", "file"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(path)
+    root = os.open(folder, os.O_RDONLY)
+    before = scan(root, store)
+    (folder / "a/two").write_text("changed")
+    (folder / "a/one").unlink()
+    (folder / "b/three").rename(folder / "b/four")
+    (folder / "file").unlink()
+    (folder / "file").mkdir()
+    os.utime(folder / "same/kept", ns=(1, 1))
+    os.symlink("x", folder / "link")
+    after = scan(root, store)
+    os.close(root)
+    target = tmp_path / "target"
+    target.mkdir()
+    root = os.open(target, os.O_RDONLY)
+    try:
+        restore(root, before, store, known=Manifest())
+        inode = (target / "same/kept").stat().st_ino
+        restore(root, after, store, known=before)
+        assert scan(root, store).digest == after.digest
+        assert (target / "same/kept").stat().st_mtime_ns == 1 and (target / "same/kept").stat().st_ino == inode
+        (target / "a/two").write_text("not known")
+        restore(root, after, store, known=after)
+        assert (target / "a/two").read_text() == "not known", "what is known to be there is not looked at"
+    finally:
+        os.close(root)
 
 
 def test_a_fork_holds_the_moment_and_is_its_own(tmp_path, journal_of):

@@ -363,7 +363,9 @@ def test_a_program_may_spawn_too_on_a_model_that_it_names(stage):
         "exec", "--model", lead, "--allow", other, "--take", "made", "--out", "result", "--", "bash", "-c",
         f"gear spawn nothing 2> no; gear spawn --usd 0.20 --model {other} go && cat made && cat no",
     )  # fmt: skip
-    assert told.stdout.endswith("child\ngear: no model drives you, so name one\n  remedy: gear spawn --model PROVIDER/MODEL GOAL\n"), told
+    assert told.stdout.endswith(
+        "child\ngear: no model drives you, so name one\n  remedy: gear spawn --model PROVIDER/MODEL GOAL\n"
+    ), told
     assert (stage.work / "result/made").read_text() == "child\n"
 
 
@@ -379,3 +381,21 @@ def test_a_recorded_run_with_sub_agents_is_played_back(stage):
     assert (stage.work / "two/made").read_text() == "child\n"
     told = json.loads(stage.types("report", "--json").stdout)
     assert told["agents"]["a1"]["status"] == "done" and told["warnings"] == []
+
+
+def test_the_second_fork_is_of_its_own_moment_too(stage):
+    """The box that stands ready for it holds what the first was given; it begins with what is there now all the same."""
+    go = f"{SPAWN} --take seen --into"
+    look = "(cat one two; ls -d deep gone; stat -c %a one; touch mine) > seen 2>&1"
+    lead = [
+        "echo 1 > one; echo 2 > two; mkdir gone; touch gone/x",
+        f"{go} a first; sleep 1; rm -r gone; echo 3 > one; chmod 600 one; mkdir deep; {go} b second; sleep 1; {go} c --give two third",
+        "cp a/seen out/a; cp b/seen out/b; cp c/seen out/c",
+    ]
+    played = run(stage, *[by(f"a{n}", look, DONE) for n in (1, 2, 3)], lead=lead)
+    assert said(played, "a") == "1\n2\nls: cannot access 'deep': No such file or directory\ngone\n644\n"
+    assert said(played, "b") == "3\n2\nls: cannot access 'gone': No such file or directory\ndeep\n600\n"
+    assert "2\n" in said(played, "c") and said(played, "c").count("No such file") == 4
+    assert played.record.residue == []
+    boxes = [r.event.sandbox for r in played.records("sandbox_opened")]
+    assert any(box.endswith("-s1") for box in boxes), "one of them stood ready"

@@ -30,12 +30,14 @@ from gearcase.run.member import Member, Shared
 from gearcase.run.orders import CHECK, Order, read_order
 from gearcase.run.reach import Reach
 from gearcase.run.returning import Laying, Returned, keep
+from gearcase.run.room import sandbox_spec
+from gearcase.run.spares import Spares
 from gearcase.run.until import until_end
 from gearcase.sandbox.beneath import printable
 from gearcase.sandbox.manifest import Manifest
 from gearcase.sandbox.snapshots import restore
 from gearcase.sandbox.threads import in_thread
-from gearcase.seams import Sandbox
+from gearcase.seams import Sandbox, SandboxSpec
 from gearcase.swarm.family import Family, Kin, Outcome
 
 T = TypeVar("T")
@@ -59,7 +61,7 @@ it. `gear tell parent TEXT` tells it something before you end; nobody else answe
 _log = logging.getLogger(__name__)
 
 
-OpenMember = Callable[[Shared, Purse, Box, Pace, Reach, str], Awaitable[Member]]
+OpenMember = Callable[[Shared, Purse, Box, Pace, Reach, SandboxSpec, Sandbox | None], Awaitable[Member]]
 """How a member's box is made; see `Member.open`."""
 
 
@@ -90,6 +92,7 @@ class Children:
     ) -> None:
         limits = lead.box.swarm
         self._open = open_member
+        self._spares = Spares(shared.driver, shared.forks, shared.folder.id)
         self._shared = shared
         self._lead = lead
         self._operations = operations
@@ -223,6 +226,7 @@ class Children:
     async def close(self) -> None:
         """The lead is over: all below it end. Idempotent."""
         await self._end_below(LEAD)
+        await self._spares.close()
 
     async def _end_below(self, agent: str) -> None:
         below = list(self._family.below(agent))
@@ -297,16 +301,20 @@ class Children:
         box = life.order.box(parent.box, parent.pace, kin.limits)
         clock = shared.clock
         pace = Pace(box, clock, shared.recorder, agent=kin.id, began=clock.now(), above=self._lead.pace)
-        member = await self._open(shared, life.purse, box, pace, life.reach, f"{shared.folder.id}-{kin.id}")
+        spec = sandbox_spec(box, shared.tools, life.reach, f"{shared.folder.id}-{kin.id}", shared.signature)
+        ready = await self._spares.take(spec, life.files)
+        member = await self._open(shared, life.purse, box, pace, life.reach, spec, ready)
         life.member = member
         member.room.failed.add_done_callback(lambda failed: failed.cancelled() or self._lead.room.fail(failed.result()))
         try:
-            left_out = await shared.forks.fill(member.sandbox, life.files)
+            if ready is None:
+                await shared.forks.fill(member.sandbox, life.files)
+            self._spares.prepare(spec, life.files)
             member.workspace.begin(life.files)
-            about = ABOUT.format(parent=kin.parent, files=_told_files(life, left_out))
+            about = ABOUT.format(parent=kin.parent, files=_told_files(life.files))
 
             def put(check: Check, sandbox: Sandbox) -> None:
-                restore(sandbox.workspace, life.files, shared.store, sandbox.owner, fresh=True)
+                restore(sandbox.workspace, life.files, shared.store, sandbox.owner, known=Manifest())
 
             acceptance = member.equip(life.route, self._operations, about=about, put=put)
             await member.serve()
@@ -501,8 +509,9 @@ def _limit(end: End, member: Member | None) -> str:
     return (member.driving.short_of or "usd") if end.reason == "budget" else end.reason
 
 
-def _told_files(life: _Life, left_out: Sequence[bytes]) -> str:
-    names = sorted({printable(entry.name) for entry in life.files.entries if entry.parent is None})
+def _told_files(files: Manifest) -> str:
+    names = sorted({printable(entry.name) for entry in files.entries if entry.parent is None})
+    left_out = [entry.path for entry in files.entries if entry.kind in ("socket", "device", "mount")]
     shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     missing = f" (left out: {', '.join(map(printable, left_out[:5]))})" if left_out else ""
     return f"Its files of that moment are yours to work on: {shown}{missing}." if names else "It gave you no files."

@@ -22,6 +22,8 @@ from gearcase.sandbox.snapshots import restore
 from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Driver, Limits, Mount, Sandbox, SandboxSpec
 
+_NOTHING = Manifest()
+
 
 def chosen(files: Manifest, patterns: Iterable[str]) -> Manifest:
     """What the patterns name of a state (see `doors.patterns`), with the folders that it lies in.
@@ -69,12 +71,12 @@ class Forks:
         self.residue: list[str] = []
         """What stayed of those that were closed; empty is the promise."""
 
-    async def fill(self, sandbox: Sandbox, files: Manifest) -> tuple[bytes, ...]:
-        """Make the /workspace of a sandbox in which nothing ran yet these files.
+    async def fill(self, sandbox: Sandbox, files: Manifest, known: Manifest = _NOTHING) -> tuple[bytes, ...]:
+        """Make the /workspace of a sandbox in which nothing ran yet, and which holds what is `known`, these files.
 
         Returns the paths of what cannot be made again (sockets, devices, mounts). Raises RunError `disk_full`, `blob_damaged`.
         """
-        return await in_thread(restore, sandbox.workspace, files, self._store, sandbox.owner, fresh=True)
+        return await in_thread(restore, sandbox.workspace, files, self._store, sandbox.owner, known=known)
 
     @asynccontextmanager
     async def open(

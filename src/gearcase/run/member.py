@@ -30,11 +30,11 @@ from gearcase.run.operations import Operations
 from gearcase.run.questions import Questions
 from gearcase.run.reach import Reach
 from gearcase.run.requests import Requests
-from gearcase.run.room import Room, open_sandbox, sandbox_limits
+from gearcase.run.room import Room, sandbox_limits
 from gearcase.run.workspace import Workspace
 from gearcase.runs import RunFolder
 from gearcase.sandbox.blobs import BlobStore
-from gearcase.seams import Driver, Recorder, Sandbox
+from gearcase.seams import Driver, Recorder, Sandbox, SandboxSpec
 from gearcase.swarm.maps import Maps
 from gearcase.swarm.results import Results
 
@@ -93,9 +93,14 @@ class Member:
         self._gear: GearDoor | None = None
 
     @classmethod
-    async def open(cls, shared: Shared, purse: Purse, box: Box, pace: Pace, reach: Reach, identity: str) -> Member:
-        """A member with a fresh sandbox that obeys the brake. Raises what the driver raises; then nothing is left."""
-        sandbox = await open_sandbox(shared.driver, box, shared.tools, reach, identity, shared.signature)
+    async def open(
+        cls, shared: Shared, purse: Purse, box: Box, pace: Pace, reach: Reach, spec: SandboxSpec, ready: Sandbox | None = None
+    ) -> Member:
+        """A member with a fresh sandbox that obeys the brake: the one that stands `ready`, or a new one of this spec.
+
+        Raises what the driver raises; then nothing is left.
+        """
+        sandbox = ready or await shared.driver.open(spec)
         try:
             await shared.brake.add_sandbox(sandbox)
             return cls(shared, purse, box, pace, reach, sandbox)

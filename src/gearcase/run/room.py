@@ -34,7 +34,6 @@ from gearcase.sandbox.trees import write_file
 from gearcase.seams import (
     Command,
     CommandResult,
-    Driver,
     Limits,
     Listener,
     Mount,
@@ -107,13 +106,11 @@ def demand(box: Box, profile: Profile) -> None:
         )
 
 
-async def open_sandbox(
-    driver: Driver, box: Box, tools: Sequence[Tool], reach: Reach, identity: str, signature: Mapping[str, str]
-) -> Sandbox:
+def sandbox_spec(box: Box, tools: Sequence[Tool], reach: Reach, identity: str, signature: Mapping[str, str]) -> SandboxSpec:
     """An agent's sandbox, with the listeners of its doors and what it sees of the host. `signature`: see `git_signature`."""
     doors = reach.doors
     given = [Mount(path, f"/given/{path.name}") for path in box.files.see]
-    spec = SandboxSpec(
+    return SandboxSpec(
         id=identity,
         limits=sandbox_limits(box),
         mounts=(*given, *(mount for tool in tools for mount in tool.mounts)),
@@ -128,7 +125,6 @@ async def open_sandbox(
         },
         authority=reach.authority,
     )
-    return await driver.open(spec)
 
 
 def opened_hosts(box: Box, doors: Doors) -> OpenedHosts | None:

@@ -36,7 +36,7 @@ from gearcase.run.options import RunOptions
 from gearcase.run.outlet import Outlet
 from gearcase.run.reach import Reach
 from gearcase.run.record import EndRecord
-from gearcase.run.room import Room, demand, git_signature, opened_hosts, sandbox_limits
+from gearcase.run.room import Room, demand, git_signature, opened_hosts, sandbox_limits, sandbox_spec
 from gearcase.run.spawning import Spawning
 from gearcase.run.until import until_end
 from gearcase.runs import RunFolder, create
@@ -127,7 +127,8 @@ class Supervisor:
         box, brake, ending, doors = self._box, books.brake, books.ending, self._doors
         shared = self._shared(folder, routing, books)
         reach = Reach.whole(doors, self._opened)
-        lead = await Member.open(shared, LEAD_PURSE, box, books.pace, reach, folder.id)
+        spec = sandbox_spec(box, shared.tools, reach, folder.id, shared.signature)
+        lead = await Member.open(shared, LEAD_PURSE, box, books.pace, reach, spec)
         children = Spawning(shared, lead)
         try:
             await self._give(lead)

@@ -177,15 +177,17 @@ def shared_mappings(processes: Iterable[int]) -> frozenset[int]:
 
 
 def restore(
-    root: int, manifest: Manifest, store: BlobStore, owner: tuple[int, int] | None = None, *, fresh: bool = False
+    root: int, manifest: Manifest, store: BlobStore, owner: tuple[int, int] | None = None, *, known: Manifest | None = None
 ) -> tuple[bytes, ...]:
     """Make the tree below `root` exactly what the manifest says; returns paths of sockets, devices and mounts it cannot make.
 
-    `owner` (uid, gid) is given to everything that is made. `fresh`: it is empty, and no process of an agent reaches it yet. Raises
-    RunError `tree_changed`, `blob_damaged`, `disk_full`; the tree may then be half way, and restoring again goes on from there.
+    `owner` (uid, gid) is given to everything that is made. `known`: what it holds, where no process of an agent ever reached it:
+    then only what differs is touched. Raises RunError `tree_changed`, `blob_damaged`, `disk_full`; the tree may then be half way, and
+    restoring again (without `known`) goes on from there.
     """
     missing: list[bytes] = []
     children = _children(manifest)
+    old = _Known(known)
     with Cursor(root, need=0o700) as cursor:
         _clear(cursor, children.get(id(None), []))
         pending = [iter(children.get(id(None), []))]
@@ -197,16 +199,47 @@ def restore(
                 if folders:
                     _finish(cursor, folders.pop(), owner)
             elif entry.kind == "directory":
+                old.remember(entry)
                 _go_into(cursor, entry)
                 below = children.get(id(entry), [])
                 _clear(cursor, below)
                 folders.append(entry)
                 pending.append(iter(below))
-            elif fresh and entry.kind == "file":
+            elif old.holds(entry):
+                continue
+            elif entry.kind == "file" and old.lacks(entry):
                 _write_fresh(cursor, entry, store, owner)
             elif not _put(cursor, entry, store, owner):
                 missing.append(entry.path)
     return tuple(missing)
+
+
+class _Known:
+    """What a tree that nobody else reached is known to hold; nothing is known of any other."""
+
+    def __init__(self, known: Manifest | None) -> None:
+        self._known = known
+        self._folders: dict[int, Entry | None] = {id(None): None}  # of the new tree, where the known one has it, too
+
+    def remember(self, folder: Entry) -> None:
+        """The walk comes to a folder."""
+        found = self._find(folder)
+        if found is not None and found.kind == "directory":
+            self._folders[id(folder)] = found
+
+    def holds(self, entry: Entry) -> bool:
+        """Whether it is there already, as it is to be."""
+        found = self._find(entry)
+        return found is not None and found.kind in ("file", "link") and found.same(entry) and found.mtime_ns == entry.mtime_ns
+
+    def lacks(self, entry: Entry) -> bool:
+        """Whether nothing is there under its name."""
+        return self._known is not None and self._find(entry) is None
+
+    def _find(self, entry: Entry) -> Entry | None:
+        if self._known is None or id(entry.parent) not in self._folders:
+            return None
+        return self._known.child(self._folders[id(entry.parent)], entry.name)
 
 
 def _children(manifest: Manifest) -> dict[int, list[Entry]]:
