@@ -19,6 +19,7 @@ import egress
 import postgres
 import redis
 import sandbox
+import spawn
 import startup
 import uvloop
 from figures import Figure, show
@@ -77,7 +78,7 @@ def main() -> int:
     parser.add_argument("--srt", default="")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    figures = [*startup.measure(), *sandbox.measure(options.bwrap), *door.measure(options.litellm)]
+    figures = [*startup.measure(), *spawn.measure(), *sandbox.measure(options.bwrap), *door.measure(options.litellm)]
     figures += [*egress.measure(options.srt), *uvloop.run(postgres.measure()), *asyncio.run(redis.measure())]
     if options.write:
         PAGE.write_text(page(figures))

@@ -17,12 +17,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gearcase.doors.files import DeliveredFile
-from gearcase.errors import RunError
+from gearcase.doors.files import DeliveredFile, discard
+from gearcase.errors import GearcaseError, RunError
+from gearcase.events import ResultsCopied
+from gearcase.run.handover import Acceptance
+from gearcase.run.outcomes import MOST_NAMED
+from gearcase.run.workspace import Workspace
 from gearcase.sandbox.beneath import explaining, hand_over, make_directory, open_directory, printable, replacing, split_path
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.manifest import Entry, Manifest
+from gearcase.sandbox.threads import in_thread
 from gearcase.sandbox.trees import Cursor
+from gearcase.seams import Recorder
 
 CONFLICTS, REJECTED = b"conflicts", b"rejected"
 
@@ -151,3 +157,37 @@ def _same(present: Entry | None, before: Entry | None) -> bool:
     if present is None or before is None:
         return present is before
     return present.same(before)
+
+
+async def hand_back(
+    acceptance: Acceptance, staging: Path, laying: Laying, workspace: Workspace, parent: str, recorder: Recorder
+) -> tuple[Returned, str, str]:
+    """Copy an agent's deliverables out, have them checked, lay them into its parent's workspace; on record.
+
+    Returns what came back, the verdict and its reason (empty without a check). What the parent's box cannot take is refused in the result.
+    """
+    try:
+        delivery = await acceptance.stage(staging)
+        verdicts = await acceptance.final(staging, delivery)
+        made = await in_thread(keep, staging, delivery.files, laying.store)
+    finally:
+        if staging.exists():
+            await in_thread(discard, staging)
+    verdict, reason = (verdicts[0].verdict, verdicts[0].reason or verdicts[0].output[-500:]) if verdicts else ("", "")
+    laying.rejected = verdict not in ("", "passed")
+    try:
+        returned = await workspace.change(lambda root, now: laying.lay(root, now, made))
+    except GearcaseError as error:
+        returned = laying.returned
+        returned.refused.append(("the rest", f"{error.message}; {error.remedy}"))
+    returned.refused += [(printable(one.path), one.reason) for one in delivery.refused[:MOST_NAMED]]
+    event = ResultsCopied(
+        parent=parent,
+        count=len(returned.copied),
+        beside=len(returned.conflicts),
+        copied=returned.copied[:MOST_NAMED],
+        conflicts=[{"path": path, "beside": beside} for path, beside in returned.conflicts[:MOST_NAMED]],
+        refused=[{"path": path, "reason": why} for path, why in returned.refused[:MOST_NAMED]],
+    )
+    recorder.append(event, laying.agent)
+    return returned, verdict, reason

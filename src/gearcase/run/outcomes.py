@@ -1,0 +1,69 @@
+"""How a sub-agent ended, as its parent is told it: which limit, what it spent, what came back, and how to go on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gearcase.run import orders
+from gearcase.run.ending import LIMITS, End
+from gearcase.run.member import Member
+from gearcase.swarm.family import Kin, Outcome
+
+MOST_NAMED = 50
+"""Paths of each kind that are named."""
+
+
+def result_of(kin: Kin) -> dict[str, Any]:
+    """The structured result, as the gear door gives it; while it lives, what is known of it."""
+    outcome = kin.outcome
+    told: dict[str, Any] = {"agent": kin.id, "name": kin.name, "parent": kin.parent, "model": kin.model}
+    told["limits"] = orders.told(kin.limits)
+    if outcome is None:
+        return {**told, "status": kin.state, "spent": {}, "passed": False, "goal": kin.goal[:500]}
+    return {
+        **told,
+        "status": outcome.status,
+        "passed": outcome.passed,
+        "limit": outcome.limit,
+        "detail": outcome.detail,
+        "note": outcome.note,
+        "spent": orders.told(outcome.spent),
+        "steps": outcome.steps,
+        "seconds": outcome.seconds,
+        "check": {"verdict": outcome.verdict, "reason": outcome.reason} if outcome.verdict else {},
+        "copied": list(outcome.copied[:MOST_NAMED]),
+        "copied_count": len(outcome.copied),
+        "conflicts": [{"path": path, "beside": beside} for path, beside in outcome.conflicts[:MOST_NAMED]],
+        "refused": [{"path": path, "reason": reason} for path, reason in outcome.refused[:MOST_NAMED]],
+        "again_of": kin.again,
+        "goal": kin.goal[:500],
+        "how_to_go_on": how_to_go_on(kin, outcome),
+    }
+
+
+def limit_of(end: End, member: Member | None) -> str:
+    """Which limit ended it, by the name of its resource; empty where none did."""
+    if end.reason not in LIMITS or member is None:
+        return ""
+    return (member.driving.short_of or "usd") if end.reason == "budget" else end.reason
+
+
+def how_to_go_on(kin: Kin, outcome: Outcome) -> str:
+    """What its parent can do now; empty where nothing is left to do."""
+    again = f"gear spawn --again {kin.id}"
+    if outcome.passed:
+        return ""
+    if outcome.limit:
+        more = {
+            "usd": "--usd MORE",
+            "tokens": "--tokens MORE",
+            "calls": "--calls MORE",
+            "steps": "--steps MORE",
+            "wall": "--wall MORE",
+        }
+        return f"{again} {more.get(outcome.limit, '')} 'GOAL': it begins from your files, with what came back in them"
+    if outcome.status == "done":
+        return f"gear result {kin.id} --trace shows why; its version lies below rejected/{kin.id}; then {again} 'BETTER GOAL'"
+    if outcome.status in ("failed", "lost"):
+        return f"gear result {kin.id} --trace shows what it did last; then {again} 'BETTER GOAL'"
+    return f"{again} 'GOAL'" if outcome.status == "stopped" else ""
