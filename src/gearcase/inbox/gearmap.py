@@ -8,6 +8,8 @@ is an item too, one that is quarantined with its reason.
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import stat
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +19,13 @@ from typing import Any, BinaryIO, cast
 MOST_BATCH = 900_000
 """Bytes of one request to the door, as JSON."""
 MOST_PROMPT = 64 * 1024
+MOST_ITEM = 256 * 1024
+MOST_SHARD = 640 * 1024
+"""Bytes of an item for a prompt, and for a command, until the door says it."""
 CHUNK = 1024 * 1024
+WORKSPACE = "/workspace"
+NOT_THERE = ("/tmp/", "/home/", "/dev/shm/")
+"""Folders that each sandbox has for itself."""
 CANARY = 20
 """Items that are asked about first, at least."""
 
@@ -245,17 +253,15 @@ class Output:
         new.replace(self.folder / "account.json")
 
 
-def run_map(options: Any, schema: Any, call: Callable[[str, dict[str, Any]], dict[str, Any]]) -> tuple[dict[str, Any], int]:
+def run(options: Any, schema: Any, call: Callable[[str, dict[str, Any]], dict[str, Any]]) -> tuple[dict[str, Any], int]:
     """The whole map; returns its account and the exit status. Raises Unusable, and what `call` raises."""
-    prompt = read_prompt(options.prompt)
-    reader = Reader(options.over, options.split, 256 * 1024)
+    asked = work_of(options, schema)
+    reader = Reader(options.over, options.split, MOST_SHARD if options.run else MOST_ITEM)
     sizes = survey(reader)
     expected = len(sizes)
     canary = choose(sizes) if options.canary else cast("set[int]", set())
-    asked = {"prompt": prompt, "model": options.model, "schema": schema, "max_output": options.max_output}
-    bounds = {"expected": expected, "concurrency": options.concurrency, "allow_failed": options.allow_failed}
-    bounds["max_failure_rate"] = options.max_failure_rate
-    begun = call("map", {**asked, **bounds, "split": options.split})
+    bounds = {"expected": expected, "max_failure_rate": options.max_failure_rate, "split": options.split}
+    begun = call("map", {**asked, **bounds})
     reader.most = int(begun["most_item"])
     output = Output(options.out)
     if canary:
@@ -270,6 +276,69 @@ def run_map(options: Any, schema: Any, call: Callable[[str, dict[str, Any]], dic
     account["out"] = options.out
     output.finish(account)
     return account, 0 if answer["passed"] and not changed else 1
+
+
+def work_of(options: Any, schema: Any) -> dict[str, Any]:
+    """What is done with each item, as the door is told it. Raises Unusable."""
+    asked = {"model": options.model, "schema": schema, "max_output": options.max_output, "validator": options.validator}
+    asked |= {"concurrency": options.concurrency, "allow_failed": options.allow_failed, "deadline": options.deadline}
+    if options.prompt is not None:
+        asked["prompt"] = read_prompt(options.prompt)
+    else:
+        asked["run"] = options.run
+    commands = [command for command in (options.run, options.validator) if command is not None]
+    if not commands:
+        if options.give:
+            raise Unusable("--give is for commands: --run or --validator")
+        return asked
+    here = within(str(Path.cwd()))
+    out = within(whole_path(options.out))
+    return {**asked, "give": seen_by(commands, options.give), "without": [out] if out else [], "cwd": here or "."}
+
+
+def seen_by(commands: list[str], give: list[str]) -> list[str]:
+    """The files that commands see, relative to the workspace: those that they name, and what is given. Raises Unusable."""
+    found: dict[str, None] = {}
+    for path in give:
+        if not os.path.lexists(path):
+            raise Unusable(f"--give {path}: there is no such file")
+        inside = within(whole_path(path))
+        if inside is None:
+            raise Unusable(f"--give {path}: commands see files below {WORKSPACE} alone; put it there")
+        found[inside] = None
+    here = whole_path(".")
+    for word in (word for command in commands for word in words(command)):
+        path = whole_path(word)
+        if not os.path.lexists(path) or here == path or here.startswith(path.rstrip("/") + "/"):
+            continue
+        for one in (path, os.path.realpath(path)):
+            inside = within(one)
+            if inside is not None and inside != ".":
+                found[inside] = None
+        if within(path) is None and path.startswith(NOT_THERE) and Path(path).is_file():
+            raise Unusable(f"{path} is not in the sandbox of a command: put it below {WORKSPACE}")
+    return list(found)
+
+
+def words(command: str) -> list[str]:
+    """The words of a shell command."""
+    try:
+        lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        return list(lexer)
+    except ValueError:  # the shell will say what is wrong with it
+        return command.split()
+
+
+def whole_path(path: str) -> str:
+    """From the root, without . and .., and without a look at links."""
+    return os.path.normpath(Path(path).absolute())
+
+
+def within(path: str) -> str | None:
+    """A path relative to the workspace, "." for itself; None where it is outside."""
+    inside = os.path.relpath(path, WORKSPACE)
+    return None if inside == ".." or inside.startswith("../") else inside
 
 
 def feed(
@@ -346,7 +415,8 @@ def show(account: dict[str, Any]) -> str:
     found = f" ({account['found']:,} of the ok found, paid for before)" if account["found"] else ""
     text = [f"{account['map']}: {counts['items']:,} items = {' + '.join(parts)}{found}"]
     cost = account["nano_usd"] / 1e9
-    text.append(f"${cost:.6f} for {account['calls']:,} calls of {account['model']}, {account['retries']:,} of them tried again")
+    what = f"calls of {account['model']}" if account["model"] else "commands"
+    text.append(f"${cost:.6f} for {account['calls']:,} {what}, {account['retries']:,} of them tried again")
     if account["classes"]:
         text.append("without an answer: " + ", ".join(f"{name} {count:,}" for name, count in account["classes"].items()))
     for cluster in account["clusters"][:5]:

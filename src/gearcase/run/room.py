@@ -175,7 +175,8 @@ class Room:
         """Put `gear`, the description of its door, and what starts the operator's tools into /box."""
         inbox = resources.files("gearcase.inbox")
         write_file(self.sandbox.box, b"bin/gear", inbox.joinpath("gear.py").read_bytes(), mode=0o755)
-        write_file(self.sandbox.box, b"bin/gearmap.py", inbox.joinpath("gearmap.py").read_bytes())
+        for name in ("gearmap.py", "gearreduce.py", "geartables.py"):
+            write_file(self.sandbox.box, b"bin/" + name.encode(), inbox.joinpath(name).read_bytes())
         write_file(self.sandbox.box, b"openapi.json", gear.openapi())
         furnish(self.sandbox.box, tools)
 
