@@ -108,7 +108,7 @@ def test_what_is_given_is_seen_and_what_is_not_there_is_told(stage):
         f"{look} --give nowhere",
         f"{look} --give /etc",
         f"echo 1 > /tmp/c.py; {OVER} --run 'python3 /tmp/c.py'",
-        f"cd data; gear map --over ../words.txt --split lines:1 --out ../out/n --run 'pwd; cat table.txt'",
+        "cd data; gear map --over ../words.txt --split lines:1 --out ../out/n --run 'pwd; cat table.txt'",
         f"{OVER} --run 'ls' --give .",
         items=1,
     )
@@ -116,7 +116,7 @@ def test_what_is_given_is_seen_and_what_is_not_there_is_told(stage):
     told = said(played)
     assert "--give nowhere: there is no such file" in told and "/tmp/c.py is not in the sandbox of a command" in told
     assert lines(played.out / "out/n/results.jsonl")[0]["answer"] == "/workspace/data\nt"
-    assert lines(played.out / "out/m/results.jsonl")[0]["answer"] == "data\nother.txt\nwords.txt"
+    assert lines(played.out / "out/m/results.jsonl")[0]["answer"] == "data\nother.txt\nout\nwords.txt"
 
 
 FAILS = {
@@ -126,7 +126,7 @@ FAILS = {
     "dies": ("import os\nos.kill(os.getpid(), 11)\n", "signal"),
     "floods": ("while True: print('x' * 65536)\n", "time"),
     "prose": ("print('hello')\n", "not_json"),
-    "wrong": ("print('{\"n\": \"x\"}')\n", "schema"),
+    "wrong": ('print(\'{"n": "x"}\')\n', "schema"),
     "binary": ("import sys\nsys.stdout.buffer.write(b'\\xff')\n", "not_utf8"),
 }
 
@@ -150,7 +150,9 @@ def test_a_command_that_fails_is_told_with_its_evidence(stage, name):
 
 
 def test_a_validator_judges_answers_and_its_trace_is_the_evidence(stage):
-    check = "import sys, json, os\nn = json.load(sys.stdin)['n']\nassert n == int(open(os.environ['ITEM']).read().split()[1]), n\n"
+    check = (
+        "import sys, json, os\nn = json.load(sys.stdin)['n']\nassert n == int(open(os.environ['ITEM']).read().split()[1]), n\n"
+    )
     schema = '{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}'
     command = f"{MAP} --schema '{schema}' --validator 'python3 check.py'"
     steps = [{"text": '{"n": 9}'}, *({"text": f'{{"n": {n}}}', "when": f"word {n}"} for n in range(1, 6))]
@@ -166,7 +168,11 @@ def test_a_validator_judges_answers_and_its_trace_is_the_evidence(stage):
 
 def test_another_validator_is_another_question(stage):
     played = ran(
-        stage, f"{MAP} --validator true", f"{MAP} --validator 'cat c'", f"echo 1 > c; {MAP} --validator 'cat c'", worker=[{"text": "x"}]
+        stage,
+        f"{MAP} --validator true",
+        f"{MAP} --validator 'cat c'",
+        f"echo 1 > c; {MAP} --validator 'cat c'",
+        worker=[{"text": "x"}],
     )
     ended = [r.event for r in played.records("map_ended")]
     assert [(one.calls, one.found) for one in ended] == [(6, 0), (6, 0), (6, 0)]
@@ -209,8 +215,8 @@ def test_two_workers_and_none_and_nonsense_are_refused(stage):
         f"{OVER} --run ' '",
         f"{MAP} --give words.txt",
         f"{OVER} --run true --deadline 0",
-        "curl -s http://gear.box/v1/map -d '{\"run\": \"true\", \"give\": [\"../..\"]}'",
-        "curl -s http://gear.box/v1/map -d '{\"run\": \"true\", \"prompt\": \"true\"}'",
+        'curl -s http://gear.box/v1/map -d \'{"run": "true", "give": ["../.."]}\'',
+        'curl -s http://gear.box/v1/map -d \'{"run": "true", "prompt": "true"}\'',
         worker=[{"text": "x"}],
     )
     assert codes(played) == [2, 2, 1, 2, 1, 0, 0], said(played)

@@ -267,15 +267,19 @@ def run(options: Any, schema: Any, call: Callable[[str, dict[str, Any]], dict[st
     if canary:
         feed((item for item in reader.items() if item["item"] in canary), begun, output, call, gate=True)
     answer = feed((item for item in reader.items() if item["item"] not in canary), begun, output, call)
+    account = {**account_of(begun, answer, expected), "out": options.out}
+    output.finish(account)
+    return account, 0 if answer["passed"] and "changed" not in account else 1
+
+
+def account_of(begun: dict[str, Any], answer: dict[str, Any], expected: int) -> dict[str, Any]:
+    """The account of a map, from the door's last answer."""
     account = {"map": begun["map"], "model": begun["model"], "prompt": begun["prompt"], **answer}
     for key in ("endings", "room", "ended", "waiting"):
         del account[key]
-    changed = answer["account"]["items"] != expected
-    if changed:
+    if answer["account"]["items"] != expected:
         account["changed"] = f"the input changed while it was read: {expected} items were counted before"
-    account["out"] = options.out
-    output.finish(account)
-    return account, 0 if answer["passed"] and not changed else 1
+    return account
 
 
 def work_of(options: Any, schema: Any) -> dict[str, Any]:
