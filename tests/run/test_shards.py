@@ -1,7 +1,9 @@
 """Commands of maps inside a run: a fresh sandbox for each item, what is told of one that fails, and validators of answers."""
 
 import json
+from pathlib import Path
 
+import duckdb
 import pytest
 
 COUNT = "import sys\ntext = open(__import__('os').environ['ITEM']).read()\nassert sys.stdin.read() == text\nprint(len(text))\n"
@@ -221,3 +223,34 @@ def test_two_workers_and_none_and_nonsense_are_refused(stage):
     )
     assert codes(played) == [2, 2, 1, 2, 1, 0, 0], said(played)
     assert "no_file" in said(played) and "both a prompt and a command" in said(played)
+
+
+SITE = Path(duckdb.__file__).parents[1]
+TABLES = [SITE / "duckdb", *SITE.glob("_duckdb*.so"), *SITE.glob("duckdb-*.dist-info")]
+
+
+def test_row_groups_of_a_table_are_mapped_to_a_table(stage):
+    (stage.folder / "t").mkdir()
+    source = stage.folder / "t/t.parquet"
+    duckdb.execute(f"COPY (SELECT range AS n FROM range(5000)) TO '{source}' (FORMAT parquet, ROW_GROUP_SIZE 2048)")
+    add = "import sys, json\nprint(sum(json.loads(line)['n'] for line in sys.stdin))\n"
+    table = "gear map --over t.parquet --run 'python3 add.py' --out out/m"
+    played = ran(
+        stage,
+        f"PYTHONPATH=/given {table} --split rowgroups --format parquet",
+        f"PYTHONPATH=/given {table.replace('out/m', 'out/n')} --split records:1000",
+        f"{table.replace('out/m', 'out/o')} --split rowgroups",
+        f"{table.replace('out/m', 'out/o')} --split lines:1",
+        f"{OVER.replace('out/m', 'out/o')} --run cat --format parquet",
+        f"{OVER.replace('lines:1', 'rowgroups')} --run cat",
+        files={"add.py": add},
+        give=[source],
+        see=TABLES,
+        memory="1GiB",
+    )
+    assert codes(played) == [0, 0, 2, 2, 2, 2], said(played)
+    assert said(played).count("pyarrow or duckdb must be in the box's Python") == 2
+    rows = duckdb.execute("SELECT * FROM read_parquet(?)", [str(played.out / "out/m/results.parquet")]).fetchall()
+    assert sum(int(json.loads(row[-1])) for row in rows) == sum(range(5000)) and len(rows) == 3
+    assert rows[0][1] == "t.parquet:1-2048" and not (played.out / "out/m/results.jsonl").exists()
+    assert len(lines(played.out / "out/n/results.jsonl")) == 5

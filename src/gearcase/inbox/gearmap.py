@@ -7,6 +7,7 @@ is an item too, one that is quarantined with its reason.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shlex
@@ -39,8 +40,8 @@ class Reader:
 
     def __init__(self, paths: list[str], split: str, most: int) -> None:
         kind, _, count = split.partition(":")
-        if kind not in ("lines", "records", "file", "bytes") or (kind == "file") != (not count):
-            raise Unusable(f"--split {split} is none of: lines:N, records:N, file, bytes:N")
+        if kind not in ("lines", "records", "rowgroups", "file", "bytes") or (kind in ("file", "rowgroups")) != (not count):
+            raise Unusable(f"--split {split} is none of: lines:N, records:N, rowgroups, file, bytes:N")
         if count and (not count.isascii() or not count.isdecimal() or not 0 < int(count) < 2**40):
             raise Unusable(f"--split {split}: {count} is not a number of {kind}")
         for path in paths:
@@ -50,6 +51,8 @@ class Reader:
                 raise Unusable(f"--over {path}: {error.strerror}") from None
             if not regular:
                 raise Unusable(f"--over {path} is not a file; name files: --over {path}/*")
+            if is_table(path) != (kind == "rowgroups") and kind in ("rowgroups", "lines"):
+                raise Unusable(f"--split {split} --over {path}: Parquet is split by records:N or rowgroups, other files are not")
         if kind == "bytes" and not 16 <= int(count) <= most:
             raise Unusable(f"--split {split}: give 16 to {most} bytes")
         self.paths = paths
@@ -67,6 +70,8 @@ class Reader:
                     number += 1
 
     def _shards(self, path: str, file: BinaryIO) -> Iterator[tuple[str, bytes, str]]:
+        if is_table(path) and self.kind in ("records", "rowgroups"):
+            return self._rows(path)
         if self.kind == "file":
             data = file.read(self.most + 1)
             return iter([(path, data, "" if data else "it is empty")])
@@ -75,6 +80,14 @@ class Reader:
         if self.kind == "records" and path.lower().endswith((".csv", ".tsv")):
             return self._table(path, file)
         return self._grouped(path, ((data.rstrip(b"\r\n"), first, last) for data, first, last in lines(file, self.most)), b"")
+
+    def _rows(self, path: str) -> Iterator[tuple[str, bytes, str]]:
+        """Rows of a Parquet file as lines of JSON."""
+        tables = importlib.import_module("geartables")
+        try:
+            yield from tables.shards(path, self.count if self.kind == "records" else None, self.most)
+        except tables.NoTables as error:
+            raise Unusable(f"--over {path}: {error}") from None
 
     def _pieces(self, path: str, file: BinaryIO) -> Iterator[tuple[str, bytes, str]]:
         """So many bytes each, but no character is cut in two."""
@@ -130,6 +143,11 @@ class Reader:
         if not why and len(data) > MOST_BATCH // 8 and len(json.dumps(item)) > MOST_BATCH:
             why = f"it is over {MOST_BATCH} bytes as JSON"
         return {"item": number, "shard": shard, "unreadable": why} if why else item
+
+
+def is_table(path: str) -> bool:
+    """Whether a file is Parquet, by its name."""
+    return path.lower().endswith((".parquet", ".pq"))
 
 
 def lines(file: BinaryIO, most: int) -> Iterator[tuple[bytes, int, int]]:
@@ -240,9 +258,15 @@ class Output:
         else:
             self.failed.add(number, {**ending, "prompt": prompt})
 
-    def finish(self, account: dict[str, Any]) -> None:
-        """Put everything in its place; the account is the last."""
+    def finish(self, account: dict[str, Any], tables: Any = None) -> None:
+        """Put everything in its place; the account is the last. With `tables` the results are a Parquet file."""
         self.results.finish(keep_empty=True)
+        table = self.folder / "results.parquet"
+        if tables is not None:
+            tables.write(self.results.path, table)
+            self.results.path.unlink()
+        else:
+            table.unlink(missing_ok=True)  # of an earlier map
         self.failed.finish(keep_empty=False)
         self.skipped.finish(keep_empty=False)
         quarantine = self.folder / "quarantine"
@@ -256,6 +280,12 @@ class Output:
 def run(options: Any, schema: Any, call: Callable[[str, dict[str, Any]], dict[str, Any]]) -> tuple[dict[str, Any], int]:
     """The whole map; returns its account and the exit status. Raises Unusable, and what `call` raises."""
     asked = work_of(options, schema)
+    tables: Any = importlib.import_module("geartables") if options.format == "parquet" else None
+    if tables is not None:
+        try:
+            tables.library()  # before anything is paid for
+        except tables.NoTables as error:
+            raise Unusable(f"--format parquet: {error}") from None
     reader = Reader(options.over, options.split, MOST_SHARD if options.run else MOST_ITEM)
     sizes = survey(reader)
     expected = len(sizes)
@@ -267,8 +297,10 @@ def run(options: Any, schema: Any, call: Callable[[str, dict[str, Any]], dict[st
     if canary:
         feed((item for item in reader.items() if item["item"] in canary), begun, output, call, gate=True)
     answer = feed((item for item in reader.items() if item["item"] not in canary), begun, output, call)
-    account = {**account_of(begun, answer, expected), "out": options.out}
-    output.finish(account)
+    account = {**account_of(begun, answer, expected), "out": options.out, "results": "results.jsonl"}
+    if tables is not None:
+        account["results"] = "results.parquet"
+    output.finish(account, tables)
     return account, 0 if answer["passed"] and "changed" not in account else 1
 
 
@@ -431,5 +463,5 @@ def show(account: dict[str, Any]) -> str:
     if "changed" in account:
         text.append(account["changed"])
     failures = counts["failed"] + counts["quarantined"] + counts["skipped"]
-    text.append(f"{account['out']}/results.jsonl" + (f", and why not: {account['out']}/quarantine/" if failures else ""))
+    text.append(f"{account['out']}/{account['results']}" + (f", and why not: {account['out']}/quarantine/" if failures else ""))
     return "\n".join(text)
