@@ -15,8 +15,15 @@ from typing import Any, cast
 
 TOGETHER = 1024
 """Rows that are held at a time."""
-COLUMNS = {"item": "BIGINT", "shard": "VARCHAR", "prompt": "VARCHAR", "attempts": "BIGINT", "nano_usd": "BIGINT"}
-COLUMNS |= {"found": "BOOLEAN", "answer": "VARCHAR"}
+COLUMNS = {
+    "item": "BIGINT",
+    "shard": "VARCHAR",
+    "prompt": "VARCHAR",
+    "attempts": "BIGINT",
+    "nano_usd": "BIGINT",
+    "found": "BOOLEAN",
+    "answer": "VARCHAR",
+}
 """Of a map's results; `answer` is JSON text."""
 MISSING = (
     "pyarrow or duckdb must be in the box's Python: install one on the host below /usr (Debian: python3-pyarrow), or let the operator \
