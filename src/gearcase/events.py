@@ -614,6 +614,7 @@ class MapEnded(Event):
     clusters: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     sandboxes: int = 0
     cpu: float = 0.0
+    different: int = 0  # answers, at most 1,000
 
 
 # --- the agent -------------------------------------------------------------------------------------------------------------

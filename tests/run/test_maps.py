@@ -246,6 +246,11 @@ def test_a_map_that_would_cost_more_than_is_left_is_not_begun_but_for_its_canary
     assert told["account"]["ok"] == 30 and told["account"]["skipped"] == 1970
 
 
+def test_one_answer_to_everything_is_told(stage):
+    played = mapped(stage, {"text": "no"}, items=60)
+    assert code(played) == 0 and account(played)["different"] == 1 and "all 60 answers are the same" in said(played)
+
+
 def test_without_a_canary_all_are_asked_at_once(stage):
     played = mapped(stage, {"text": "no"}, items=60, command=f"{MAP} --schema '{SHAPE}' --no-canary")
     assert account(played)["canary"] is None and account(played)["calls"] == 60

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import importlib
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -105,7 +106,7 @@ def _read_duck(path: str) -> tuple[list[int], Iterator[dict[str, Any]]]:
         answer = connection.execute("SELECT * FROM read_parquet(?)", [path])
         names = [column[0] for column in answer.description]
         while some := answer.fetchmany(TOGETHER):
-            yield from (dict(zip(names, row, strict=True)) for row in some)
+            yield from (dict(zip(names, row)) for row in some)  # noqa: B905 (the box's Python may be 3.8)
 
     return sizes, rows()
 
@@ -147,9 +148,7 @@ def _write_arrow(lines: Path, target: Path) -> None:
     schema = arrow.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
     with parquet.ParquetWriter(target, schema) as writer:
         for rows in _some(_results(lines)):
-            columns = [
-                arrow.array(list(column), type=one.type) for column, one in zip(zip(*rows, strict=True), schema, strict=True)
-            ]
+            columns = [arrow.array([row[at] for row in rows], type=one.type) for at, one in enumerate(schema)]
             writer.write_table(arrow.table(columns, schema=schema))
 
 
@@ -164,8 +163,5 @@ def _write_duck(lines: Path, target: Path) -> None:
 
 
 def _some(rows: Iterator[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
-    while True:
-        together = [row for _, row in zip(range(TOGETHER), rows, strict=False)]
-        if not together:
-            return
+    while together := list(itertools.islice(rows, TOGETHER)):
         yield together

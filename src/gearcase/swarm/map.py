@@ -38,6 +38,7 @@ LONGEST_PAUSE = 60.0
 LONGEST_TOLD_PAUSE = 300.0
 QUEUED_BYTES = 8 * 1024 * 1024
 """Of items that wait, and of endings that nobody has taken yet: above it there is no room."""
+DIFFERENT = 1000
 _ON_RECORD = 100
 _TELL = 1.0
 _REMEMBERED = 10_000  # failures whose like is not asked about again by the same map
@@ -77,6 +78,7 @@ class Map:
         self.found = self.calls = self.retries = self.spent = 0
         self.classes: Counter[str] = Counter()
         self.clusters = Clusters()
+        self._different: set[int] = set()
         self.canary: Canary | None = None
         self._ask = ask
         self._results = results
@@ -258,6 +260,7 @@ class Map:
                 clusters=[cluster.as_json() for cluster in self.clusters.largest()],
                 sandboxes=self.use.sandboxes,
                 cpu=round(self.use.cpu, 3),
+                different=self.different,
             ),
             self._agent,
         )
@@ -267,6 +270,11 @@ class Map:
         """Nano-dollars of the whole map, from what its items have cost so far."""
         asked = self.account.done - self.account.skipped
         return self.spent * max(self.spec.expected, self.account.items) // asked if asked else 0
+
+    @property
+    def different(self) -> int:
+        """How many different answers there are; DIFFERENT of them and more are not told apart."""
+        return len(self._different)
 
     def tell(self) -> None:
         """Put on record how far it is, where that has changed and a second has passed."""
@@ -375,6 +383,8 @@ class Map:
             return  # abandoned, not stopped: it stays pending
         self.account = self.account.ended(ended.state)
         self.found += ended.found
+        if ended.state == "ok" and len(self._different) < DIFFERENT:
+            self._different.add(hash(ended.answer))
         if ended.fault is not None:
             self.classes[ended.fault.code] += 1
             if ended.state != "skipped":

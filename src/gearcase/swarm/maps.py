@@ -189,6 +189,7 @@ class Maps:
             "waiting": one.waiting,
             "account": asdict(one.account),
             "passed": one.finished and one.account.passes(one.spec.allow_failed),
+            "different": one.different,
             "found": one.found,
             "calls": one.calls,
             "retries": one.retries,
