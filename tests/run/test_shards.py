@@ -95,9 +95,12 @@ found += [one for one in os.environ if one.startswith(("GEARCASE", "OPENAI", "AN
 print(found)
 """
     run = f"echo s > secret.txt; {OVER} --run 'python3 hostile.py'; grep changed hostile.py | wc -l >> out/said"
+    run += "; cd /tmp; cp /workspace/hostile.py .; touch trace; python3 hostile.py > /workspace/out/control"
     played = ran(stage, run, files={"hostile.py": hostile})
     assert {row["answer"] for row in lines(played.out / "out/m/results.jsonl")} == {"[]"}, said(played)
     assert account(played)["account"]["ok"] == 6 and said(played).strip().endswith("1")
+    control = (played.out / "out/control").read_text()
+    assert "'door'" in control and "'net'" in control and "trace" in control and "GEARCASE_GEAR" in control, "it looks well"
 
 
 def test_what_is_given_is_seen_and_what_is_not_there_is_told(stage):
