@@ -17,6 +17,9 @@ import itertools
 import json
 import re
 import signal
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Literal
 
@@ -89,6 +92,7 @@ class Validator:
         self._use = use
         self._share = sandboxes.share(_PARTS)
         self._housed: Housed | None = None
+        self._judging: Counter[Housed] = Counter()
         self._opening = asyncio.Lock()
         at_once = min(JUDGED_AT_ONCE, self._share.memory // _ENOUGH_MEMORY, self._share.processes // _ENOUGH_PROCESSES)
         self._turns = asyncio.Semaphore(max(1, at_once))
@@ -103,7 +107,6 @@ class Validator:
                 try:
                     return await self._judge(item, answer)
                 except GearcaseError as error:
-                    await self._replace(self._housed)
                     if tried == _TRIES:
                         told = f"the validator has no sandbox: {error.message}; {error.remedy}"
                         return Fault("terminal", "validator", told, stage="validator")
@@ -111,14 +114,16 @@ class Validator:
                 tried += 1
 
     async def close(self) -> None:
-        """End its sandbox. Idempotent."""
-        await self._replace(self._housed)
+        """End its sandbox, in which nobody is judged any more. Idempotent."""
+        housed, self._housed = self._housed, None
+        if housed is not None:
+            await self._sandboxes.close(housed)
 
     async def _judge(self, item: str, answer: str) -> Fault | None:
-        housed = await self._sandbox()
-        fault, broken = await self._run(housed, item, answer)
-        if broken:
-            await self._replace(housed)
+        async with self._shared() as housed:
+            fault, broken = await self._run(housed, item, answer)
+            if broken:
+                self._retire(housed)
         if fault is not None and fault.code in ("limit", "lost"):
             # The limit may have struck because of another answer that was judged beside it: what counts is how it ends alone.
             alone = await self._sandboxes.open(self._view, _PARTS, self._use)
@@ -148,17 +153,29 @@ class Validator:
         fault = failure(result, "validator", self._deadline, self._share.memory)
         return fault, result.ended == "lost" or bool(result.health) or (fault is not None and fault.code == "limit")
 
-    async def _sandbox(self) -> Housed:
+    @asynccontextmanager
+    async def _shared(self) -> AsyncGenerator[Housed]:
+        """The sandbox of this moment. One that is retired ends with the last who is judged in it."""
         async with self._opening:
             if self._housed is None:
                 self._housed = await self._sandboxes.open(self._view, _PARTS, self._use)
-            return self._housed
+            housed = self._housed
+            self._judging[housed] += 1
+        try:
+            yield housed
+        except GearcaseError:
+            self._retire(housed)
+            raise
+        finally:
+            self._judging[housed] -= 1
+            if not self._judging[housed]:
+                del self._judging[housed]
+                if housed is not self._housed:
+                    await self._sandboxes.close(housed)
 
-    async def _replace(self, broken: Housed | None) -> None:
-        async with self._opening:
-            if broken is not None and self._housed is broken:
-                self._housed = None
-                await self._sandboxes.close(broken)
+    def _retire(self, housed: Housed) -> None:
+        if self._housed is housed:
+            self._housed = None
 
 
 def _command(text: str, item: str, view: View, stdin: str, deadline: float, cap: int) -> Command:
