@@ -31,6 +31,7 @@ class Pace:
     clock: BoxClock
     recorder: Recorder
     cpu: float = 0.0  # seconds, told by ticks
+    more_cpu: float = 0.0  # seconds of the commands of maps, which run in sandboxes of their own
     more_wall: float = 0.0  # seconds that the operator gave beside the box's
     steps: int = 0
     phase: Phase = "work"
@@ -47,7 +48,7 @@ class Pace:
         shares = [
             ("wall", self.clock.now() / self.wall),
             ("steps", self.steps / limits.steps),
-            ("cpu_time", self.cpu / limits.cpu_time if limits.cpu_time else 0.0),
+            ("cpu_time", (self.cpu + self.more_cpu) / limits.cpu_time if limits.cpu_time else 0.0),
         ]
         name, share = max(shares, key=lambda pair: pair[1])
         if share >= 1:

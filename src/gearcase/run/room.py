@@ -175,7 +175,8 @@ class Room:
         """Put `gear`, the description of its door, and what starts the operator's tools into /box."""
         inbox = resources.files("gearcase.inbox")
         write_file(self.sandbox.box, b"bin/gear", inbox.joinpath("gear.py").read_bytes(), mode=0o755)
-        write_file(self.sandbox.box, b"bin/gearmap.py", inbox.joinpath("gearmap.py").read_bytes())
+        for name in ("gearmap.py", "gearreduce.py", "geartables.py"):
+            write_file(self.sandbox.box, b"bin/" + name.encode(), inbox.joinpath(name).read_bytes())
         write_file(self.sandbox.box, b"openapi.json", gear.openapi())
         furnish(self.sandbox.box, tools)
 
@@ -186,7 +187,7 @@ class Room:
         await doors.serve(LEAD, self.sandbox, meter)
         sockets = self.sandbox.sockets
         self._servers.append(await serve(sockets[MODEL], model.handler(Caller(LEAD, LEAD), self._fail), cancel=True))
-        self._servers.append(await serve(sockets[GEAR], gear.handler(LEAD)))
+        self._servers.append(await serve(sockets[GEAR], gear.handler(LEAD), cancel=gear.tied))
         if PROXY in sockets:
             self._seat.serve_proxy(sockets[PROXY])
         own = {listener.name: listener.address for listener in (MODEL, GEAR, PROXY) if listener in sockets}

@@ -12,10 +12,11 @@ import shlex
 import shutil
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gearcase.agent.loop import AgentEnd
 from gearcase.allowance import refuse_above
+from gearcase.box import Box
 from gearcase.box.tools import find_tools
 from gearcase.brake import Brake, Level
 from gearcase.doors.files import give
@@ -29,6 +30,7 @@ from gearcase.doors.opened import OpenedHosts
 from gearcase.doors.repositories import remember
 from gearcase.errors import GearcaseError, RunError, UsageError
 from gearcase.events import Failure, Giving
+from gearcase.ledger import Ledger
 from gearcase.run.accounts import LEAD, Pace
 from gearcase.run.books import Books, open_books
 from gearcase.run.doors import Doors, declared
@@ -45,9 +47,12 @@ from gearcase.runs import RunFolder, create
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.namespaces import NamespacesDriver
 from gearcase.sandbox.threads import in_thread
-from gearcase.seams import Command, Driver, Housing, Sandbox
+from gearcase.seams import Command, Driver, Housing, Mount, Sandbox
 from gearcase.swarm.maps import Maps
 from gearcase.swarm.results import Results
+
+if TYPE_CHECKING:
+    from gearcase.swarm.sandboxes import Sandboxes
 
 _HEARD = 1.0
 """Seconds in which the end of a box is told after a command in it failed of it."""
@@ -186,6 +191,7 @@ class Supervisor:
                 recorder=journal,
                 ready=lambda: brake.wait_for(lambda level: level is Level.RUNNING),
                 now=clock.now,
+                shelter=lambda: _shelter(box, housing, workspace, store, ledger, pace),
             )
             operations = Operations(
                 box=box,
@@ -296,6 +302,18 @@ class Supervisor:
             await asyncio.sleep(0.25)
         if pace.limit not in ("wall", "cpu_time"):
             await asyncio.Event().wait()  # the agent's loop ends itself on the other limits
+
+
+def _shelter(box: Box, housing: Housing, workspace: Workspace, store: BlobStore, ledger: Ledger, pace: Pace) -> Sandboxes:
+    """What gives the commands of maps their sandboxes. The lead pays for their processor time, which counts as the box's own."""
+    from gearcase.swarm.sandboxes import Sandboxes
+
+    def pay(seconds: float) -> None:
+        pace.more_cpu += seconds
+        ledger.charge(LEAD, {"cpu": round(seconds * 1000)}, "map")
+
+    seen = [Mount(path, f"/given/{path.name}") for path in box.files.see]
+    return Sandboxes(housing, sandbox_limits(box), workspace.state, store, pay, seen)
 
 
 def _lost(end: AgentEnd | End) -> bool:

@@ -37,11 +37,13 @@ class Snapshot:
 class Workspace:
     """Snapshots of one sandbox's /workspace."""
 
-    def __init__(self, sandbox: Sandbox, store: BlobStore, recorder: Recorder, brake: Brake) -> None:
+    def __init__(self, sandbox: Sandbox, store: BlobStore, recorder: Recorder, brake: Brake, agent: str = LEAD) -> None:
         self._sandbox = sandbox
         self._store = store
         self._recorder = recorder
         self._brake = brake
+        self._agent = agent
+        self._seen: Manifest | None = None
         self._turn = asyncio.Lock()
         self._standing = asyncio.Lock()
         self.snapshots: dict[str, Snapshot] = {}
@@ -50,14 +52,28 @@ class Workspace:
         """Keep the present state; records what changed since the last one that was kept."""
         async with self._turn:
             before = next(reversed(self.snapshots.values()), None)
-            async with self.still() as files:
-                manifest = await in_thread(scan, files, self._store, before.manifest if before else None)
+            manifest = await self._look()
             name = f"s{len(self.snapshots)}"
             snapshot = self.snapshots[name] = Snapshot(name, manifest, note)
-            self._recorder.append(SnapshotTaken(name, manifest.files, manifest.size, note), LEAD)
+            self._recorder.append(SnapshotTaken(name, manifest.files, manifest.size, note), self._agent)
             if before is not None:
                 self._record_change(name, difference(before.manifest, manifest))
             return snapshot
+
+    async def state(self) -> Manifest:
+        """The files of this moment, their contents kept in the run's store. It has no name and is not on record.
+
+        Raises Refused `too_many_files`, RunError `tree_changed`, `unreadable`, `disk_full`.
+        """
+        async with self._turn:
+            return await self._look()
+
+    async def _look(self) -> Manifest:
+        """Scan; what did not change since the last look is not read."""
+        before = self._seen or next((kept.manifest for kept in reversed(self.snapshots.values())), None)
+        async with self.still() as files:
+            self._seen = await in_thread(scan, files, self._store, before)
+        return self._seen
 
     async def rewind(self, name: str) -> tuple[Snapshot, Difference]:
         """Bring the files back to a kept state; what is lost by it is kept as a snapshot first. Returns the difference undone."""
@@ -69,7 +85,7 @@ class Workspace:
         async with self._turn:
             async with self.still() as files:
                 await in_thread(restore, files, wanted.manifest, self._store, self._sandbox.owner)
-            self._recorder.append(Rewound(name), LEAD)
+            self._recorder.append(Rewound(name), self._agent)
         return wanted, difference(wanted.manifest, now.manifest)
 
     @asynccontextmanager
@@ -90,4 +106,4 @@ class Workspace:
         if change:
             paths = [path.decode("utf-8", "replace") for path in change.paths(_NAMED)]
             event = FilesChanged(name, len(change.added), len(change.changed), len(change.removed), change.size, paths)
-            self._recorder.append(event, LEAD)
+            self._recorder.append(event, self._agent)
