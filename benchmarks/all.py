@@ -16,6 +16,7 @@ from pathlib import Path
 
 import door
 import egress
+import mapping
 import postgres
 import redis
 import sandbox
@@ -79,7 +80,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     figures = [*startup.measure(), *spawn.measure(), *sandbox.measure(options.bwrap), *door.measure(options.litellm)]
-    figures += [*egress.measure(options.srt), *uvloop.run(postgres.measure()), *asyncio.run(redis.measure())]
+    figures += [*mapping.measure(), *egress.measure(options.srt), *uvloop.run(postgres.measure()), *asyncio.run(redis.measure())]
     if options.write:
         PAGE.write_text(page(figures))
     return show(figures)

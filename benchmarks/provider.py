@@ -1,17 +1,20 @@
 """A fake provider that costs next to nothing: canned chat completions over raw HTTP/1.1, so that what is in front of it is measured.
 
-A request with `"stream":true` gets 200 chunks, 50 a second. Prints its address on the first line.
+A request with `"stream":true` gets 200 chunks, 50 a second. Prints its address on the first line. An argument is the number of seconds
+after which it answers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from typing import cast
 
 import uvloop
 
 CHUNKS, INTERVAL = 200, 0.02
+DELAY = float(sys.argv[1]) if len(sys.argv) > 1 else 0.0
 USAGE = {"prompt_tokens": 60, "completion_tokens": 5, "total_tokens": 65}
 
 
@@ -59,6 +62,8 @@ class Provider(asyncio.Protocol):
             body, self.received = rest[:length], rest[length:]
             if b'"stream":true' in body.replace(b": ", b":"):
                 self.task = asyncio.ensure_future(self.stream())
+            elif DELAY:
+                asyncio.get_running_loop().call_later(DELAY, self.transport.write, ANSWER)
             else:
                 self.transport.write(ANSWER)
 

@@ -108,8 +108,9 @@ class Brake:
             await sandbox.freeze()
 
     def remove_sandbox(self, sandbox: Sandbox) -> None:
-        """A sandbox that is torn down needs no brake."""
-        self._sandboxes.remove(sandbox)
+        """A sandbox that is torn down needs no brake. Idempotent."""
+        if sandbox in self._sandboxes:
+            self._sandboxes.remove(sandbox)
 
     async def pull(self, level: Level, by: str, reason: str = "") -> float:
         """Set the level of one source; returns the milliseconds until it was in force. Raises RunError when a process resists."""
@@ -153,7 +154,7 @@ class Brake:
                 door.latch()
         if after >= Level.FROZEN:
             self._clock.stop()
-            await asyncio.gather(*(sandbox.freeze() for sandbox in self._sandboxes))
+            await asyncio.gather(*(_freeze(sandbox) for sandbox in self._sandboxes))
         elif before >= Level.FROZEN:
             await asyncio.gather(*(sandbox.thaw() for sandbox in self._sandboxes))
             self._clock.go()
@@ -169,6 +170,14 @@ class Brake:
         except OSError as error:
             return error
         return None
+
+
+async def _freeze(sandbox: Sandbox) -> None:
+    try:
+        await sandbox.freeze()
+    except RunError as error:
+        if error.code != "sandbox_lost":  # one that is being torn down at this moment moves no more
+            raise
 
 
 # --- the control socket ----------------------------------------------------------------------------------------------------

@@ -539,17 +539,21 @@ class GearUsed(Event):
 
 @dataclass(frozen=True, slots=True)
 class MapStarted(Event):
-    """A map begins: a prompt over `expected` items. `prompt` is the SHA-256 of its text, `limits` what bounds it."""
+    """A map begins: a prompt or a command over `expected` items. `prompt` is the SHA-256 of its text, `validator` a command that judges.
+
+    `model` is empty where a command answers.
+    """
 
     map: str
     prompt: str
-    text: str  # of the prompt
+    text: str  # of the prompt, or the command
     model: str
     split: str
     expected: int
     concurrency: int
     allow_failed: int
     schema: dict[str, Any] = field(default_factory=dict[str, Any])
+    validator: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -602,7 +606,8 @@ class CanaryEnded(Event):
 class MapEnded(Event):
     """A map ended: done | stopped | abandoned (the program that asked is gone) | cut (the run ended). `account` adds up.
 
-    `classes` counts what has no answer by its class, `clusters` what failed in the same way; `why` is what stopped it.
+    `classes` counts what has no answer by its class, `clusters` what failed in the same way; `why` is what stopped it. Its commands ran in
+    so many `sandboxes`, all of which are gone, and took `cpu` seconds of processor time.
     """
 
     map: str
@@ -616,6 +621,9 @@ class MapEnded(Event):
     classes: dict[str, int] = field(default_factory=dict[str, int])
     why: str = ""
     clusters: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    sandboxes: int = 0
+    cpu: float = 0.0
+    different: int = 0  # answers, at most 1,000
 
 
 # --- the agent -------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from gearcase.errors import GearcaseError, Refused, RunError, UsageError
 from gearcase.events import (
@@ -48,8 +48,7 @@ RESOURCES = ("usd", "tokens", "calls", "wall", "cpu", "egress", "agents")
 _MOST = 2**62  # what a journal can hold in one number
 
 
-@dataclass(frozen=True, slots=True)
-class Balance:
+class Balance(NamedTuple):
     """One resource of one account. `limit` is None where it is unlimited."""
 
     limit: int | None

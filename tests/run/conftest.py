@@ -53,7 +53,7 @@ class Stage:
         file.write_text(json.dumps(list(steps)))
         return f"scripted:{file}"
 
-    def box(self, *steps, check=(), take=("out/**",), give=(), worker=None, allow=(), swarm=None, more=(), **limits):
+    def box(self, *steps, check=(), take=("out/**",), give=(), see=(), worker=None, allow=(), swarm=None, more=(), **limits):
         values = [Override(("goal",), "the goal", "GOAL"), Override(("model", "lead"), self.script(*steps), "--model")]
         values += [Override(("model", "worker"), worker, "--worker")] * bool(worker)
         values += more
@@ -62,6 +62,7 @@ class Stage:
         values += [Override(("limits", key), value, f"--{key}") for key, value in {**SMALL, **limits}.items()]
         values += [Override(("files", "take"), pattern, "--take") for pattern in take]
         values += [Override(("files", "give"), str(path), "--give") for path in give]
+        values += [Override(("files", "see"), str(path), "--see") for path in see]
         for number, one in enumerate([check] if isinstance(check, str | dict) else check, 1):
             told = {"run": one} if isinstance(one, str) else one
             values.append(Override(("check",), {"name": f"check-{number}", **told}, "--check"))

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
+import orjson
+
 from gearcase.seams import Protocol_
 
 Stop = Literal["end", "calls", "length", "refused"]
@@ -138,12 +140,19 @@ def _no_constant(name: str) -> None:
 def read_object(body: bytes) -> dict[str, Any]:
     """A JSON object, or BadAnswer."""
     try:
-        value = json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise BadAnswer(f"the answer is not JSON: {str(error)[:200]}") from None
+        value = orjson.loads(body)
+    except ValueError:
+        value = _lenient(body)  # half of a surrogate pair is no reason to pay twice
     if not isinstance(value, dict):
         raise BadAnswer("the answer is not a JSON object")
     return table(cast("object", value))
+
+
+def _lenient(body: bytes) -> object:
+    try:
+        return json.loads(body, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise BadAnswer(f"the answer is not JSON: {str(error)[:200]}") from None
 
 
 def read_arguments(id: str, name: str, arguments: object) -> Call:

@@ -5,10 +5,13 @@ gear status                                limits, what is spent, time left, del
 gear doors                                 the names that can be reached from here
 gear ask [--model M] [--system TEXT] [--schema FILE] [--max-output N] PROMPT|-
                                            one model call, paid from the budget; - reads the prompt from standard input
-gear map --over FILE... --split lines:N|records:N|file|bytes:N --prompt FILE --out DIR
-         [--model M] [--schema FILE] [--concurrency N] [--max-output N] [--allow-failed N]
-         [--max-failure-rate 0.5] [--no-canary]
-                                           the prompt over every item, a model call each; the same command again pays for nothing twice
+gear map --over FILE... --split lines:N|records:N|rowgroups|file|bytes:N (--prompt FILE | --run CMD) --out DIR
+         [--model M] [--schema FILE] [--validator CMD] [--give PATH...] [--deadline SECONDS] [--concurrency N]
+         [--max-output N] [--allow-failed N] [--max-failure-rate 0.5] [--no-canary] [--format jsonl|parquet]
+                                           the prompt over every item, a model call each, or a command in a fresh sandbox each;
+                                           the same command again pays for nothing twice
+gear reduce --over FILE... (--prompt FILE | --run CMD) --out DIR [--fan-in N] [--split lines:1] [and as for map]
+                                           groups of N inputs to one, again and again, until one is left
 gear spawn [--name N] [--model M] [--usd X] [--tokens N] [--calls N] [--steps N] [--wall 10m] [--egress 1MiB]
            [--give PATH]... [--take PATTERN]... [--into DIR] [--doors a,b|none] [--check CMD] [--background] GOAL
 gear spawn --again ID [...] GOAL           a sub-agent on a copy of your files, paid from your budget; waits and prints its result
@@ -34,7 +37,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
-import importlib.util
+import importlib
 import json
 import os
 import sys
@@ -101,17 +104,26 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument("--schema")
     ask.add_argument("--max-output", type=int, dest="max_output")
     ask.add_argument("prompt", nargs="+")
-    over = add("map")
-    over.add_argument("--over", nargs="+", required=True)
+    over, reduce = add("map"), add("reduce")
+    for one in (over, reduce):
+        one.add_argument("--over", nargs="+", required=True)
+        worker = one.add_mutually_exclusive_group(required=True)
+        worker.add_argument("--prompt")
+        worker.add_argument("--run")
+        one.add_argument("--out", required=True)
+        one.add_argument("--model")
+        one.add_argument("--schema")
+        one.add_argument("--validator")
+        one.add_argument("--give", nargs="+", default=[])
+        one.add_argument("--deadline", type=float)
+        for name in ("--concurrency", "--max-output", "--allow-failed"):
+            one.add_argument(name, type=int, dest=name[2:].replace("-", "_"))
     over.add_argument("--split", required=True)
-    over.add_argument("--prompt", required=True)
-    over.add_argument("--out", required=True)
-    over.add_argument("--model")
-    over.add_argument("--schema")
     over.add_argument("--max-failure-rate", type=float, dest="max_failure_rate")
     over.add_argument("--no-canary", action="store_false", dest="canary")
-    for name in ("--concurrency", "--max-output", "--allow-failed"):
-        over.add_argument(name, type=int, dest=name[2:].replace("-", "_"))
+    over.add_argument("--format", choices=["jsonl", "parquet"], default="jsonl")
+    reduce.add_argument("--split", default="lines:1")
+    reduce.add_argument("--fan-in", type=int, default=8, dest="fan_in")
     spawn = add("spawn")
     for name in ("--name", "--model", "--usd", "--wall", "--egress", "--into", "--doors", "--check", "--again"):
         spawn.add_argument(name)
@@ -204,24 +216,23 @@ def show(operation: str, answer: dict[str, Any]) -> str:
 
 
 def beside(name: str) -> Any:
-    """A part of this command that lies beside it, loaded when it is used. Raises Misused."""
-    place = Path(__file__).resolve().parent / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, place)
-    if spec is None or spec.loader is None:
-        raise Misused(f"{place} is missing")
-    module: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """A part of this command that lies beside it, loaded when it is used."""
+    folder = str(Path(__file__).resolve().parent)  # also where a program puts its own folder first: it is ours
+    if sys.path[0] != folder:
+        sys.path.insert(0, folder)
+    return importlib.import_module(name)
 
 
 def do_map(options: argparse.Namespace) -> tuple[dict[str, Any], int, str]:
-    """A whole map: its account, the exit status, and the account for a reader. Raises Misused and what `call` raises."""
+    """A whole map or reduce: its account, the exit status, the account for a reader. Raises Misused and what `call` raises."""
+    schema = read_schema(options.schema) if options.schema else None
     mapping = beside("gearmap")
+    working = beside("gearreduce") if options.operation == "reduce" else mapping
     try:
-        account, code = mapping.run_map(options, read_schema(options.schema) if options.schema else None, call)
+        account, code = working.run(options, schema, call)
     except mapping.Unusable as error:
         raise Misused(str(error)) from None
-    return account, code, mapping.show(account)
+    return account, code, working.show(account)
 
 
 def lines(value: Any, indent: str = "") -> Iterator[str]:
@@ -272,7 +283,7 @@ def main(argv: list[str]) -> int:
         return told((__doc__ or "").strip())
     code, text = 0, ""
     try:
-        if options.operation == "map":
+        if options.operation in ("map", "reduce"):
             answer, code, text = do_map(options)
         elif options.operation in ("spawn", "wait", "agents", "result", "stop"):
             answer, code, text = beside("gearspawn").run(options.operation, arguments_of(options), call)

@@ -7,7 +7,10 @@ is an item too, one that is quarantined with its reason.
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
+import shlex
 import stat
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +20,13 @@ from typing import Any, BinaryIO, cast
 MOST_BATCH = 900_000
 """Bytes of one request to the door, as JSON."""
 MOST_PROMPT = 64 * 1024
+MOST_ITEM = 256 * 1024
+MOST_SHARD = 640 * 1024
+"""Bytes of an item for a prompt, and for a command, until the door says it."""
 CHUNK = 1024 * 1024
+WORKSPACE = "/workspace"
+NOT_THERE = ("/tmp/", "/home/", "/dev/shm/")
+"""Folders that each sandbox has for itself."""
 CANARY = 20
 """Items that are asked about first, at least."""
 
@@ -31,8 +40,8 @@ class Reader:
 
     def __init__(self, paths: list[str], split: str, most: int) -> None:
         kind, _, count = split.partition(":")
-        if kind not in ("lines", "records", "file", "bytes") or (kind == "file") != (not count):
-            raise Unusable(f"--split {split} is none of: lines:N, records:N, file, bytes:N")
+        if kind not in ("lines", "records", "rowgroups", "file", "bytes") or (kind in ("file", "rowgroups")) != (not count):
+            raise Unusable(f"--split {split} is none of: lines:N, records:N, rowgroups, file, bytes:N")
         if count and (not count.isascii() or not count.isdecimal() or not 0 < int(count) < 2**40):
             raise Unusable(f"--split {split}: {count} is not a number of {kind}")
         for path in paths:
@@ -42,6 +51,8 @@ class Reader:
                 raise Unusable(f"--over {path}: {error.strerror}") from None
             if not regular:
                 raise Unusable(f"--over {path} is not a file; name files: --over {path}/*")
+            if is_table(path) != (kind == "rowgroups") and kind in ("rowgroups", "lines"):
+                raise Unusable(f"--split {split} --over {path}: Parquet is split by records:N or rowgroups, other files are not")
         if kind == "bytes" and not 16 <= int(count) <= most:
             raise Unusable(f"--split {split}: give 16 to {most} bytes")
         self.paths = paths
@@ -59,6 +70,8 @@ class Reader:
                     number += 1
 
     def _shards(self, path: str, file: BinaryIO) -> Iterator[tuple[str, bytes, str]]:
+        if is_table(path) and self.kind in ("records", "rowgroups"):
+            return self._rows(path)
         if self.kind == "file":
             data = file.read(self.most + 1)
             return iter([(path, data, "" if data else "it is empty")])
@@ -67,6 +80,14 @@ class Reader:
         if self.kind == "records" and path.lower().endswith((".csv", ".tsv")):
             return self._table(path, file)
         return self._grouped(path, ((data.rstrip(b"\r\n"), first, last) for data, first, last in lines(file, self.most)), b"")
+
+    def _rows(self, path: str) -> Iterator[tuple[str, bytes, str]]:
+        """Rows of a Parquet file as lines of JSON."""
+        tables = importlib.import_module("geartables")
+        try:
+            yield from tables.shards(path, self.count if self.kind == "records" else None, self.most)
+        except tables.NoTables as error:
+            raise Unusable(f"--over {path}: {error}") from None
 
     def _pieces(self, path: str, file: BinaryIO) -> Iterator[tuple[str, bytes, str]]:
         """So many bytes each, but no character is cut in two."""
@@ -122,6 +143,11 @@ class Reader:
         if not why and len(data) > MOST_BATCH // 8 and len(json.dumps(item)) > MOST_BATCH:
             why = f"it is over {MOST_BATCH} bytes as JSON"
         return {"item": number, "shard": shard, "unreadable": why} if why else item
+
+
+def is_table(path: str) -> bool:
+    """Whether a file is Parquet, by its name."""
+    return path.lower().endswith((".parquet", ".pq"))
 
 
 def lines(file: BinaryIO, most: int) -> Iterator[tuple[bytes, int, int]]:
@@ -232,9 +258,15 @@ class Output:
         else:
             self.failed.add(number, {**ending, "prompt": prompt})
 
-    def finish(self, account: dict[str, Any]) -> None:
-        """Put everything in its place; the account is the last."""
+    def finish(self, account: dict[str, Any], tables: Any = None) -> None:
+        """Put everything in its place; the account is the last. With `tables` the results are a Parquet file."""
         self.results.finish(keep_empty=True)
+        table = self.folder / "results.parquet"
+        if tables is not None:
+            tables.write(self.results.path, table)
+            self.results.path.unlink()
+        else:
+            table.unlink(missing_ok=True)  # of an earlier map
         self.failed.finish(keep_empty=False)
         self.skipped.finish(keep_empty=False)
         quarantine = self.folder / "quarantine"
@@ -245,31 +277,104 @@ class Output:
         new.replace(self.folder / "account.json")
 
 
-def run_map(options: Any, schema: Any, call: Callable[[str, dict[str, Any]], dict[str, Any]]) -> tuple[dict[str, Any], int]:
+def run(options: Any, schema: Any, call: Callable[[str, dict[str, Any]], dict[str, Any]]) -> tuple[dict[str, Any], int]:
     """The whole map; returns its account and the exit status. Raises Unusable, and what `call` raises."""
-    prompt = read_prompt(options.prompt)
-    reader = Reader(options.over, options.split, 256 * 1024)
+    asked = work_of(options, schema)
+    tables: Any = importlib.import_module("geartables") if options.format == "parquet" else None
+    if tables is not None:
+        try:
+            tables.library()  # before anything is paid for
+        except tables.NoTables as error:
+            raise Unusable(f"--format parquet: {error}") from None
+    reader = Reader(options.over, options.split, MOST_SHARD if options.run else MOST_ITEM)
     sizes = survey(reader)
     expected = len(sizes)
     canary = choose(sizes) if options.canary else cast("set[int]", set())
-    asked = {"prompt": prompt, "model": options.model, "schema": schema, "max_output": options.max_output}
-    bounds = {"expected": expected, "concurrency": options.concurrency, "allow_failed": options.allow_failed}
-    bounds["max_failure_rate"] = options.max_failure_rate
-    begun = call("map", {**asked, **bounds, "split": options.split})
+    bounds = {"expected": expected, "max_failure_rate": options.max_failure_rate, "split": options.split}
+    begun = call("map", {**asked, **bounds})
     reader.most = int(begun["most_item"])
     output = Output(options.out)
     if canary:
         feed((item for item in reader.items() if item["item"] in canary), begun, output, call, gate=True)
     answer = feed((item for item in reader.items() if item["item"] not in canary), begun, output, call)
+    account = {**account_of(begun, answer, expected), "out": options.out, "results": "results.jsonl"}
+    if tables is not None:
+        account["results"] = "results.parquet"
+    output.finish(account, tables)
+    return account, 0 if answer["passed"] and "changed" not in account else 1
+
+
+def account_of(begun: dict[str, Any], answer: dict[str, Any], expected: int) -> dict[str, Any]:
+    """The account of a map, from the door's last answer."""
     account = {"map": begun["map"], "model": begun["model"], "prompt": begun["prompt"], **answer}
     for key in ("endings", "room", "ended", "waiting"):
         del account[key]
-    changed = answer["account"]["items"] != expected
-    if changed:
+    if answer["account"]["items"] != expected:
         account["changed"] = f"the input changed while it was read: {expected} items were counted before"
-    account["out"] = options.out
-    output.finish(account)
-    return account, 0 if answer["passed"] and not changed else 1
+    return account
+
+
+def work_of(options: Any, schema: Any) -> dict[str, Any]:
+    """What is done with each item, as the door is told it. Raises Unusable."""
+    asked = {"model": options.model, "schema": schema, "max_output": options.max_output, "validator": options.validator}
+    asked.update(concurrency=options.concurrency, allow_failed=options.allow_failed, deadline=options.deadline)
+    if options.prompt is not None:
+        asked["prompt"] = read_prompt(options.prompt)
+    else:
+        asked["run"] = options.run
+    commands = [command for command in (options.run, options.validator) if command is not None]
+    if not commands:
+        if options.give:
+            raise Unusable("--give is for commands: --run or --validator")
+        return asked
+    here = within(str(Path.cwd()))
+    out = within(whole_path(options.out))
+    return {**asked, "give": seen_by(commands, options.give), "without": [out] if out else [], "cwd": here or "."}
+
+
+def seen_by(commands: list[str], give: list[str]) -> list[str]:
+    """The files that commands see, relative to the workspace: those that they name, and what is given. Raises Unusable."""
+    found: dict[str, None] = {}
+    for path in give:
+        if not os.path.lexists(path):
+            raise Unusable(f"--give {path}: there is no such file")
+        inside = within(whole_path(path))
+        if inside is None:
+            raise Unusable(f"--give {path}: commands see files below {WORKSPACE} alone; put it there")
+        found[inside] = None
+    here = whole_path(".")
+    for word in (word for command in commands for word in words(command)):
+        path = whole_path(word)
+        if not os.path.lexists(path) or here == path or here.startswith(path.rstrip("/") + "/"):
+            continue
+        for one in (path, os.path.realpath(path)):
+            inside = within(one)
+            if inside is not None and inside != ".":
+                found[inside] = None
+        if within(path) is None and path.startswith(NOT_THERE) and Path(path).is_file():
+            raise Unusable(f"{path} is not in the sandbox of a command: put it below {WORKSPACE}")
+    return list(found)
+
+
+def words(command: str) -> list[str]:
+    """The words of a shell command."""
+    try:
+        lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        return list(lexer)
+    except ValueError:  # the shell will say what is wrong with it
+        return command.split()
+
+
+def whole_path(path: str) -> str:
+    """From the root, without . and .., and without a look at links."""
+    return os.path.normpath(Path(path).absolute())
+
+
+def within(path: str) -> str | None:
+    """A path relative to the workspace, "." for itself; None where it is outside."""
+    inside = os.path.relpath(path, WORKSPACE)
+    return None if inside == ".." or inside.startswith("../") else inside
 
 
 def feed(
@@ -346,16 +451,19 @@ def show(account: dict[str, Any]) -> str:
     found = f" ({account['found']:,} of the ok found, paid for before)" if account["found"] else ""
     text = [f"{account['map']}: {counts['items']:,} items = {' + '.join(parts)}{found}"]
     cost = account["nano_usd"] / 1e9
-    text.append(f"${cost:.6f} for {account['calls']:,} calls of {account['model']}, {account['retries']:,} of them tried again")
+    what = f"calls of {account['model']}" if account["model"] else "commands"
+    text.append(f"${cost:.6f} for {account['calls']:,} {what}, {account['retries']:,} of them tried again")
     if account["classes"]:
         text.append("without an answer: " + ", ".join(f"{name} {count:,}" for name, count in account["classes"].items()))
     for cluster in account["clusters"][:5]:
         place = " ".join(str(cluster[key]) for key in ("stage", "code", "path", "keyword", "message") if key in cluster)
         text.append(f"  {cluster['count']:,} of {place}, the first {cluster['first']}")
+    if account["different"] == 1 and counts["ok"] >= CANARY:
+        text.append(f"all {counts['ok']:,} answers are the same: does the prompt say what is asked of each item?")
     if account["stopped"]:
         text.append(f"stopped: {account['stopped']['class']}: {account['stopped']['why']}")
     if "changed" in account:
         text.append(account["changed"])
     failures = counts["failed"] + counts["quarantined"] + counts["skipped"]
-    text.append(f"{account['out']}/results.jsonl" + (f", and why not: {account['out']}/quarantine/" if failures else ""))
+    text.append(f"{account['out']}/{account['results']}" + (f", and why not: {account['out']}/quarantine/" if failures else ""))
     return "\n".join(text)

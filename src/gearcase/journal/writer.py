@@ -146,8 +146,8 @@ class Journal:
 
     async def durable(self) -> None:
         """Everything appended so far survives a power cut. All who wait at the same time share one sync."""
-        self.flush()
-        wanted = self._written
+        self._raise_if_failed()
+        wanted = self._seq
         while self._durable < wanted:
             self._raise_if_failed()
             if self._syncing is None:
@@ -194,6 +194,11 @@ class Journal:
                 self._failed = error  # whoever appends, flushes or waits next is told
 
     async def _sync(self) -> None:
+        try:
+            self.flush()  # here, so that all who wait are written at once
+        except RunError:
+            self._syncing = None
+            raise
         earlier, self._to_sync, reached = self._to_sync, [], self._written
         self._thread = self._thread or ThreadPoolExecutor(1, "journal-sync")
         try:

@@ -47,6 +47,7 @@ class Pace:
     clock: BoxClock
     recorder: Recorder
     cpu: float = 0.0  # seconds, told by ticks
+    more_cpu: float = 0.0  # seconds of the commands of maps, which run in sandboxes of their own
     more_wall: float = 0.0  # seconds that the operator gave beside the box's
     steps: int = 0
     phase: Phase = "work"
@@ -72,13 +73,19 @@ class Pace:
         if self.above is not None:
             self.above.others[self.agent] = seconds
 
+    def pay_cpu(self, seconds: float) -> None:
+        """Processor time of sandboxes beside its own, which counts as its box's."""
+        self.more_cpu += seconds
+        if self.above is not None:
+            self.above.more_cpu += seconds
+
     def now(self) -> Phase:
         """The phase at this moment. It only ever moves on."""
         limits = self.box.limits
         shares = [
             ("wall", self.used / self.wall),
             ("steps", self.steps / limits.steps),
-            ("cpu_time", (self.cpu + sum(self.others.values())) / limits.cpu_time if limits.cpu_time else 0.0),
+            ("cpu_time", (self.cpu + self.more_cpu + sum(self.others.values())) / limits.cpu_time if limits.cpu_time else 0.0),
         ]
         name, share = max(shares, key=lambda pair: pair[1])
         if share >= 1:

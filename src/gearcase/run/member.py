@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from gearcase.agent.asking import Sleep
 from gearcase.agent.loop import Agent
@@ -34,9 +35,12 @@ from gearcase.run.room import Room, sandbox_limits
 from gearcase.run.workspace import Workspace
 from gearcase.runs import RunFolder
 from gearcase.sandbox.blobs import BlobStore
-from gearcase.seams import Driver, Recorder, Sandbox, SandboxSpec
+from gearcase.seams import Driver, Housing, Mount, Recorder, Sandbox, SandboxSpec
 from gearcase.swarm.maps import Maps
 from gearcase.swarm.results import Results
+
+if TYPE_CHECKING:
+    from gearcase.swarm.sandboxes import Sandboxes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class Shared:
 
     folder: RunFolder
     driver: Driver
+    housing: Housing
     tools: Sequence[Tool]
     signature: Mapping[str, str]
     store: BlobStore
@@ -149,6 +154,7 @@ class Member:
             recorder=shared.recorder,
             ready=lambda: shared.brake.wait_for(lambda level: level is Level.RUNNING),
             now=shared.clock.now,
+            shelter=self._shelter,
             numbers=shared.maps,
         )
         self.driving.questions = questions
@@ -175,6 +181,19 @@ class Member:
         self._gear = GearDoor({**operations.table(), **swarm}, shared.recorder)
         self.room.furnish(self._gear, shared.tools)
         return self.acceptance
+
+    def _shelter(self) -> Sandboxes:
+        """What gives the commands of its maps their sandboxes. It pays for their processor time, which counts as its box's own."""
+        from gearcase.swarm.sandboxes import Sandboxes
+
+        shared = self.shared
+
+        def pay(seconds: float) -> None:
+            self.pace.pay_cpu(seconds)
+            shared.ledger.charge(self.purse.work, {"cpu": round(seconds * 1000)}, "map")
+
+        seen = [Mount(path, f"/given/{path.name}") for path in self.box.files.see]
+        return Sandboxes(shared.housing, sandbox_limits(self.box), self.workspace.state, shared.store, pay, seen)
 
     async def serve(self) -> None:
         """Serve its doors on the sockets that were born inside."""

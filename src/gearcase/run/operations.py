@@ -78,7 +78,8 @@ class Operations:
         text, number = {"type": "string"}, {"type": "integer"}
         asked = {"prompt": text, "model": text, "system": text, "schema": {"type": "object"}, "max_output": number}
         mapped = {**asked, "split": text, "expected": number, "concurrency": number, "allow_failed": number}
-        mapped["max_failure_rate"] = {"type": "number"}
+        mapped |= {"max_failure_rate": {"type": "number"}, "run": text, "validator": text, "deadline": {"type": "number"}}
+        mapped |= {"give": {"type": "array"}, "without": {"type": "array"}, "cwd": text}
         del mapped["system"]
         fed = {"map": text, "items": {"type": "array"}, "end": {"type": "boolean"}, "gate": {"type": "boolean"}}
         context = {"action": {"type": "string", "enum": ["show", "drop", "note"]}, "ids": {"type": "array"}, "text": text}
@@ -89,10 +90,13 @@ class Operations:
             "doors": Operation(self.doors, "The names that can be reached from inside, and what for.", _object({})),
             "ask": Operation(self.ask, "One model call, paid from the budget.", _object(asked, "prompt")),
             "map": Operation(
-                self._maps.begin, "Begin a map: one prompt over many items. `gear map` does it whole.", _object(mapped, "prompt")
+                self._maps.begin, "Begin a map: a prompt or a command over many items. `gear map` does it whole.", _object(mapped)
             ),
             "map-items": Operation(
-                self._maps.items, "Give a map items, as many as it has room for; take what has ended.", _object(fed, "map")
+                self._maps.items,
+                "Give a map items, as many as it has room for; take what has ended. Who breaks off gives the map up.",
+                _object(fed, "map"),
+                tied=True,
             ),
             "check": Operation(self.check, "Run acceptance checks now, on a copy of the deliverables.", _object({"name": text})),
             "snapshot": Operation(self.snapshot, "Keep the present state of /workspace.", _object({"note": text})),

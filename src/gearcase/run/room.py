@@ -197,7 +197,7 @@ class Room:
     def furnish(self, gear: GearDoor, tools: Sequence[Tool]) -> None:
         """Put `gear`, the description of its door, and what starts the operator's tools into /box."""
         write_file(self.sandbox.box, b"bin/gear", _of_inbox("gear.py"), mode=0o755)
-        for name in ("gearmap.py", "gearspawn.py"):
+        for name in ("gearmap.py", "gearreduce.py", "geartables.py", "gearspawn.py"):
             write_file(self.sandbox.box, b"bin/" + name.encode(), _of_inbox(name))
         write_file(self.sandbox.box, b"openapi.json", gear.openapi())
         furnish(self.sandbox.box, tools)
@@ -210,7 +210,7 @@ class Room:
         await doors.serve(agent, self.sandbox, meter)
         sockets = self.sandbox.sockets
         self._servers.append(await serve(sockets[MODEL], model.handler(Caller(agent, self._purse.work), self.fail), cancel=True))
-        self._servers.append(await serve(sockets[GEAR], gear.handler(agent)))
+        self._servers.append(await serve(sockets[GEAR], gear.handler(agent), cancel=gear.tied))
         if PROXY in sockets:
             self._seat.serve_proxy(sockets[PROXY])
         own = {listener.name: listener.address for listener in (MODEL, GEAR, PROXY) if listener in sockets}

@@ -46,6 +46,7 @@ class Spawning:
                 self._handler(name),
                 summary,
                 {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False},
+                tied=name == "wait",
             )
             for name, (summary, properties, required) in _OPERATIONS.items()
         }

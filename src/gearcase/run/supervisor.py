@@ -125,7 +125,7 @@ class Supervisor:
 
     async def _in_box(self, folder: RunFolder, routing: Routing, books: Books, housing: Housing) -> None:
         box, brake, ending, doors = self._box, books.brake, books.ending, self._doors
-        shared = self._shared(folder, routing, books)
+        shared = self._shared(folder, routing, books, housing)
         reach = Reach.whole(doors, self._opened)
         spec = sandbox_spec(box, shared.tools, reach, folder.id, shared.signature)
         lead = await Member.open(shared, LEAD_PURSE, box, books.pace, reach, spec)
@@ -160,7 +160,7 @@ class Supervisor:
             if self._opened is not None:
                 await self._opened.close()
 
-    def _shared(self, folder: RunFolder, routing: Routing, books: Books) -> Shared:
+    def _shared(self, folder: RunFolder, routing: Routing, books: Books, housing: Housing) -> Shared:
         """What the agents of the run share; nothing of it is open to anybody yet."""
         box, options = self._box, self._options
         if options.cassette is not None and not options.live_worker:
@@ -183,6 +183,7 @@ class Supervisor:
         return Shared(
             folder=folder,
             driver=self._driver,
+            housing=housing,
             tools=find_tools(box.sandbox.tools, os.environ),
             signature=git_signature(box),
             store=store,

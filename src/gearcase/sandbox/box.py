@@ -144,7 +144,11 @@ class Box:
     async def freeze(self) -> float:
         """See `Sandbox`."""
         async with self._braking:  # whoever asks while a freeze is on its way waits until it is in force
-            return await self._freeze()
+            try:
+                return await self._freeze()
+            except OSError:
+                self._live.must_live()  # its groups are gone because it is being torn down
+                raise
 
     async def _freeze(self) -> float:
         began = time.monotonic()

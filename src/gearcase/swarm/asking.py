@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 from gearcase.agent.asking import read_whole
 from gearcase.agent.dialects import DIALECTS
 from gearcase.agent.transcript import BadAnswer, Said
@@ -46,7 +48,7 @@ async def ask(door: ModelDoor, caller: Caller, route: Route, arguments: Mapping[
 
 def http_request(path: str, body: Mapping[str, Any]) -> HttpRequest:
     """A call as the model door takes it."""
-    return HttpRequest("POST", path, b"", _HEADERS, json.dumps(body).encode())
+    return HttpRequest("POST", path, b"", _HEADERS, orjson.dumps(body))
 
 
 def request_body(route: Route, prompt: str, system: str, schema: Any, max_output: Any) -> dict[str, Any]:

@@ -17,7 +17,11 @@ PLACE = "{item}"
 
 @dataclass(frozen=True, slots=True)
 class MapSpec:
-    """What a map is asked for. `expected` items; `max_output` in tokens; `concurrency` calls at a time."""
+    """What a map is asked for. `expected` items; `max_output` in tokens; `concurrency` calls at a time.
+
+    With `run` a command answers, and there is no prompt and no model. `validator` is a command that judges answers. `files` is the
+    digest of what both of them see.
+    """
 
     prompt: str
     model: str
@@ -29,21 +33,35 @@ class MapSpec:
     max_output: int
     schema: Schema | None = None
     max_failure_rate: float = 1.0  # of the canary
+    run: str = ""
+    validator: str = ""
+    files: str = ""
 
     @property
     def prompt_hash(self) -> str:
-        """SHA-256 of the prompt's text."""
-        return hashlib.sha256(self.prompt.encode()).hexdigest()
+        """SHA-256 of the prompt's text, or of the command's."""
+        return hashlib.sha256((self.run or self.prompt).encode()).hexdigest()
 
     def digest(self) -> bytes:
         """All that an answer depends on but the item."""
         schema = self.schema.source if self.schema else None
         whole = [1, self.prompt, self.reference, self.max_output, schema]
+        whole += [self.run, self.validator, self.files] if self.run or self.validator else []
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).digest()
 
     def question(self, text: str) -> str:
-        """The prompt for one item."""
+        """The prompt for one item; the item itself where a command answers."""
+        if self.run:
+            return text
         return self.prompt.replace(PLACE, text) if PLACE in self.prompt else f"{self.prompt.rstrip()}\n\n{text}"
+
+
+@dataclass(slots=True)
+class Use:
+    """What the commands of one map took: sandboxes, and processor time in seconds."""
+
+    sandboxes: int = 0
+    cpu: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from gearcase.errors import GearcaseError
 from gearcase.events import CanaryEnded, MapEnded, MapItemFailed, MapProgressed, MapStarted
 from gearcase.seams import Recorder
 from gearcase.swarm.account import ItemAccount
-from gearcase.swarm.items import Canary, Ended, Item, MapSpec
+from gearcase.swarm.items import Canary, Ended, Item, MapSpec, Use
 from gearcase.swarm.results import Kept, Results
 from gearcase.swarm.signature import Clusters
 from gearcase.swarm.worker import Answered, Fault, Outcome
@@ -38,12 +38,15 @@ LONGEST_PAUSE = 60.0
 LONGEST_TOLD_PAUSE = 300.0
 QUEUED_BYTES = 8 * 1024 * 1024
 """Of items that wait, and of endings that nobody has taken yet: above it there is no room."""
+DIFFERENT = 1000
 _ON_RECORD = 100
 _TELL = 1.0
 _REMEMBERED = 10_000  # failures whose like is not asked about again by the same map
 _log = logging.getLogger(__name__)
 
 Ask = Callable[[str], Awaitable[Outcome]]
+Judge = Callable[[str, str], Awaitable[Fault | None]]
+"""Whether the answer (JSON text) to an item's text is accepted: None, or why not."""
 Flights = dict[bytes, asyncio.Event]
 """Questions of a run that are being asked now, with what tells when each has ended."""
 End = Literal["done", "stopped", "abandoned", "cut"]
@@ -63,9 +66,11 @@ class Map:
         agent: str,
         *,
         ready: Callable[[], Awaitable[Any]],
+        judge: Judge | None = None,
+        use: Use | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`ready` is waited for before each call: it returns once the run may spend."""
+        """`ready` is waited for before each call: it returns once the run may spend. `judge` accepts answers; `use`: what commands took."""
         self.name = name
         self.spec = spec
         self.account = ItemAccount()
@@ -73,6 +78,7 @@ class Map:
         self.found = self.calls = self.retries = self.spent = 0
         self.classes: Counter[str] = Counter()
         self.clusters = Clusters()
+        self._different: set[int] = set()
         self.canary: Canary | None = None
         self._ask = ask
         self._results = results
@@ -80,6 +86,8 @@ class Map:
         self._recorder = recorder
         self._agent = agent
         self._ready = ready
+        self._judge = judge
+        self.use = use or Use()
         self._sleep = sleep
         self._digest = spec.digest()
         self._queue: deque[Item] = deque()
@@ -99,13 +107,14 @@ class Map:
         started = MapStarted(
             map=name,
             prompt=spec.prompt_hash,
-            text=spec.prompt,
+            text=spec.run or spec.prompt,
             model=spec.model,
             split=spec.split,
             expected=spec.expected,
             concurrency=spec.concurrency,
             allow_failed=spec.allow_failed,
             schema=schema,
+            validator=spec.validator,
         )
         recorder.append(started, agent)
 
@@ -249,6 +258,9 @@ class Map:
                 classes=dict(self.classes),
                 why=self.stopped.message[:500] if self.stopped else "",
                 clusters=[cluster.as_json() for cluster in self.clusters.largest()],
+                sandboxes=self.use.sandboxes,
+                cpu=round(self.use.cpu, 3),
+                different=self.different,
             ),
             self._agent,
         )
@@ -258,6 +270,11 @@ class Map:
         """Nano-dollars of the whole map, from what its items have cost so far."""
         asked = self.account.done - self.account.skipped
         return self.spent * max(self.spec.expected, self.account.items) // asked if asked else 0
+
+    @property
+    def different(self) -> int:
+        """How many different answers there are; DIFFERENT of them and more are not told apart."""
+        return len(self._different)
 
     def tell(self) -> None:
         """Put on record how far it is, where that has changed and a second has passed."""
@@ -333,6 +350,8 @@ class Map:
             waiting = isinstance(outcome, Fault) and outcome.kind == "waiting"
             self.calls += not waiting
             attempts += not waiting
+            if isinstance(outcome, Answered) and self._judge is not None:
+                outcome = await self._judge(item.text, outcome.answer) or outcome
             if isinstance(outcome, Answered):
                 return Ended(item, "ok", outcome.answer, attempts=attempts, cost=cost)
             if outcome.kind == "content":
@@ -364,6 +383,8 @@ class Map:
             return  # abandoned, not stopped: it stays pending
         self.account = self.account.ended(ended.state)
         self.found += ended.found
+        if ended.state == "ok" and len(self._different) < DIFFERENT:
+            self._different.add(hash(ended.answer))
         if ended.fault is not None:
             self.classes[ended.fault.code] += 1
             if ended.state != "skipped":

@@ -3,8 +3,11 @@
 A program in the box shards its own files and sends what is in them (`inbox/gearmap.py`): no process of the host opens, splits or
 decodes a file that an agent chose. What arrives is length-capped JSON, in batches of as many items as there was room for.
 
-A map that nobody asks after for LEASE seconds of box time is abandoned: the program that began it was killed. Its calls in flight end
-and are kept, so the same command finds them.
+Where a command answers or judges (`run`, `validator`), it sees the files of /workspace that the program names, as they were when the map
+began, in sandboxes of its own (`sandboxes.py`, `commands.py`).
+
+A map is abandoned when the program that gives it items breaks off, or does not ask after it for LEASE seconds of box time: it was killed.
+Calls in flight end and are kept, so the same command finds them.
 
 Threat: arguments are the agent's. Sizes, counts and the schema are bounded before anything is kept.
 """
@@ -14,19 +17,23 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import asdict
-from typing import Any, cast
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 from gearcase.doors.model.door import Caller, ModelDoor
 from gearcase.doors.model.routing import Route
 from gearcase.errors import Refused, UsageError
 from gearcase.seams import Recorder
 from gearcase.swarm.asking import MAX_OUTPUT
-from gearcase.swarm.items import Item, MapSpec
-from gearcase.swarm.map import Flights, Map
+from gearcase.swarm.items import Item, MapSpec, Use
+from gearcase.swarm.map import Ask, Flights, Judge, Map
 from gearcase.swarm.results import Results
 from gearcase.swarm.schema import Schema
 from gearcase.swarm.worker import Worker
+
+if TYPE_CHECKING:
+    from gearcase.swarm.commands import Validator
+    from gearcase.swarm.sandboxes import Sandboxes, View
 
 CONCURRENCY = 16
 MOST_CONCURRENCY = 512
@@ -36,6 +43,10 @@ MOST_PROMPT = 64 * 1024
 """Bytes of a prompt."""
 MOST_ITEM = 256 * 1024
 """Bytes of one item's text."""
+MOST_SHARD = 640 * 1024
+"""Bytes of one item's text where a command answers."""
+MOST_DEADLINE = 24 * 3600.0
+"""Seconds that a command may be given."""
 MOST_MAPS = 4
 """Going on at once in a run."""
 LEASE = 20.0
@@ -45,9 +56,19 @@ LINGER = 1.0
 TAKEN_BYTES = 512 * 1024
 
 
+@dataclass(slots=True)
+class _Commands:
+    """What the commands of one map need until it ends."""
+
+    view: View
+    use: Use
+    validator: Validator | None = None
+
+
 class Maps:
     """The maps of one run. `free`: nano-dollars of the account that are left, None where it has no limit; `ready` is waited for before each
-    call; `now` is box time in seconds; `numbers` names maps where several agents of the run have some."""
+    call; `now` is box time in seconds; `shelter` makes what gives commands their sandboxes, when the first map has one; `numbers` names
+    maps where several agents of the run have some."""
 
     def __init__(
         self,
@@ -59,8 +80,13 @@ class Maps:
         recorder: Recorder,
         ready: Callable[[], Awaitable[Any]],
         now: Callable[[], float],
+        shelter: Callable[[], Sandboxes],
         numbers: Iterator[int] | None = None,
     ) -> None:
+        self._shelter = shelter
+        self._sandboxes: Sandboxes | None = None
+        self._commands: dict[str, _Commands] = {}
+        self._beginning = 0
         self._door = door
         self._worker = worker
         self._account = account
@@ -79,20 +105,48 @@ class Maps:
 
     async def begin(self, agent: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """A new map. Raises Refused and UsageError."""
-        route = self._route(arguments.get("model"))
+        route = None if arguments.get("run") else self._route(arguments.get("model"))
         spec = _spec(arguments, route)
-        if len(self._maps) >= MOST_MAPS:
+        if len(self._maps) + self._beginning >= MOST_MAPS:
             live = ", ".join(self._maps)
             raise Refused("too_many_maps", f"{MOST_MAPS} maps are going on: {live}", remedy="wait until one of them has ended")
         name = f"m{next(self._numbers)}"
-        caller = Caller(agent, self._account, label=f"map {name}")
-        worker = Worker(self._door, caller, route, spec.schema, spec.max_output)
-        made = Map(name, spec, worker, self._results, self._flights, self._recorder, agent, ready=self._ready)
+        self._beginning += 1
+        try:
+            made = await self._make(name, agent, spec, route, arguments)
+        finally:
+            self._beginning -= 1
         self._maps[name] = made
         self._seen[name] = self._now()
         if self._watch is None:
             self._watch = asyncio.create_task(self._watching())
-        return {"map": name, "model": route.name, "prompt": spec.prompt_hash, "room": made.room, "most_item": MOST_ITEM}
+        most = MOST_SHARD if spec.run else MOST_ITEM
+        return {"map": name, "model": spec.model, "prompt": spec.prompt_hash, "room": made.room, "most_item": most}
+
+    async def _make(self, name: str, agent: str, spec: MapSpec, route: Route | None, arguments: Mapping[str, Any]) -> Map:
+        """A map with who answers and who judges."""
+        use, judge = Use(), cast("Judge | None", None)
+        ask: Ask | None = None
+        if route is not None:
+            caller = Caller(agent, self._account, label=f"map {name}")
+            ask = Worker(self._door, caller, route, spec.schema, spec.max_output)
+        if spec.run or spec.validator:
+            from gearcase.swarm.commands import DEADLINE, CommandWorker, Validator
+
+            sandboxes = self._sandboxes = self._sandboxes or self._shelter()
+            view = await sandboxes.view(_paths(arguments, "give"), str(arguments.get("cwd") or "."), _paths(arguments, "without"))
+            commands = self._commands[name] = _Commands(view, use)
+            spec = replace(spec, files=view.digest)
+            deadline = float(arguments.get("deadline") or DEADLINE)
+            if ask is None:
+                parts = sandboxes.most(arguments.get("concurrency"))
+                spec = replace(spec, concurrency=parts)
+                ask = CommandWorker(sandboxes, view, spec.run, spec.schema, deadline, parts, use)
+            if spec.validator:
+                commands.validator = Validator(sandboxes, view, spec.validator, deadline, use)
+                judge = commands.validator.judge
+        assert ask is not None
+        return Map(name, spec, ask, self._results, self._flights, self._recorder, agent, ready=self._ready, judge=judge, use=use)
 
     async def items(self, agent: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Give items, take endings. Answers at once when more items are wanted, else within LINGER seconds."""
@@ -104,7 +158,8 @@ class Maps:
                 f"there is no map {name[:20]!r}: it has ended, or nobody asked after it for {LEASE:g} s",
                 remedy="begin it again with the same command; what was answered is not paid for twice",
             )
-        items = _items(cast("list[Any]", arguments.get("items") or []))
+        most = MOST_SHARD if one.spec.run else MOST_ITEM
+        items = [_item(given, most) for given in cast("list[Any]", arguments.get("items") or [])]
         if len(items) > one.room:
             raise Refused(
                 "map_full", f"{name} has room for {one.room} items now", remedy="send no more than the last answer allows"
@@ -119,12 +174,16 @@ class Maps:
             if gate:
                 one.judge(self._free())
             one.tell()
+        except asyncio.CancelledError:  # who asked was killed
+            self._give_up(name, one)
+            raise
         finally:
             self._asking[name] -= 1
             self._seen[name] = self._now()
         if one.finished:
-            one.finish("stopped" if one.stopped else "done")
             self._maps.pop(name, None)
+            await self._end_commands(name)
+            one.finish("stopped" if one.stopped else "done")
         return {
             "endings": [ended.as_json() for ended in taken],
             "room": one.room,
@@ -132,6 +191,7 @@ class Maps:
             "waiting": one.waiting,
             "account": asdict(one.account),
             "passed": one.finished and one.account.passes(one.spec.allow_failed),
+            "different": one.different,
             "found": one.found,
             "calls": one.calls,
             "retries": one.retries,
@@ -152,7 +212,19 @@ class Maps:
         for one in list(self._maps.values()):
             await one.cut()
         self._maps.clear()
+        for name in list(self._commands):
+            await self._end_commands(name)
+        if self._sandboxes is not None:
+            await self._sandboxes.forget()
         self._results.close()
+
+    async def _end_commands(self, name: str) -> None:
+        """A map has ended: no sandbox of its commands is left."""
+        commands = self._commands.pop(name, None)
+        if commands is not None and self._sandboxes is not None:
+            if commands.validator is not None:
+                await commands.validator.close()
+            await self._sandboxes.leave(commands.view)
 
     def _route(self, named: Any) -> Route:
         route = self._door.routing.inside(str(named)) if named else self._worker
@@ -168,25 +240,37 @@ class Maps:
             for name, one in list(self._maps.items()):
                 one.tell()
                 if not self._asking.get(name) and now - self._seen[name] > LEASE:
-                    del self._maps[name]
-                    task = asyncio.create_task(self._abandon(one))
-                    self._leaving.add(task)
-                    task.add_done_callback(self._leaving.discard)
+                    self._give_up(name, one)
 
-    async def _abandon(self, one: Map) -> None:
+    def _give_up(self, name: str, one: Map) -> None:
+        if self._maps.pop(name, None) is not None:
+            task = asyncio.create_task(self._abandon(name, one))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+
+    async def _abandon(self, name: str, one: Map) -> None:
         try:
             await one.abandon()
+            await self._end_commands(name)
         except asyncio.CancelledError:
             await one.cut()
             raise
 
 
-def _spec(arguments: Mapping[str, Any], route: Route) -> MapSpec:
-    prompt = str(arguments["prompt"])
-    if not prompt.strip() or len(prompt.encode()) > MOST_PROMPT:
+def _spec(arguments: Mapping[str, Any], route: Route | None) -> MapSpec:
+    prompt, run = str(arguments.get("prompt") or ""), str(arguments.get("run") or "")
+    validator = str(arguments.get("validator") or "")
+    if prompt and run:
+        raise UsageError("bad_prompt", "both a prompt and a command are given", remedy="a map has one of them")
+    texts = [run or prompt, *([validator] if arguments.get("validator") is not None else [])]
+    if not all(text.strip() and len(text.encode()) <= MOST_PROMPT for text in texts):
+        what = "a command" if run else "a prompt"
         raise UsageError(
-            "bad_prompt", f"a prompt has 1 to {MOST_PROMPT} bytes", remedy="put what differs between items into the items"
+            "bad_prompt", f"{what} has 1 to {MOST_PROMPT} bytes", remedy="put what differs between items into the items"
         )
+    deadline = arguments.get("deadline")
+    if deadline is not None and not 0 < deadline <= MOST_DEADLINE:
+        raise UsageError("bad_count", f"deadline is {deadline:g}", remedy=f"give seconds, up to {MOST_DEADLINE:g}")
     counts = {
         "concurrency": (arguments.get("concurrency") or CONCURRENCY, 1, MOST_CONCURRENCY),
         "max_output": (arguments.get("max_output") or MAX_OUTPUT, 1, 1_000_000),
@@ -203,23 +287,29 @@ def _spec(arguments: Mapping[str, Any], route: Route) -> MapSpec:
     schema = arguments.get("schema")
     return MapSpec(
         prompt=prompt,
-        model=route.name,
-        reference=f"{route.provider}/{route.reference}",
+        model=route.name if route else "",
+        reference=f"{route.provider}/{route.reference}" if route else "",
         split=str(arguments.get("split") or "")[:100],
         expected=int(counts["expected"][0]),
         concurrency=int(counts["concurrency"][0]),
         allow_failed=int(counts["allow_failed"][0]),
-        max_output=min(int(counts["max_output"][0]), route.price.max_output),
+        max_output=min(int(counts["max_output"][0]), route.price.max_output) if route else 0,
         schema=Schema.read(schema) if schema is not None else None,
         max_failure_rate=rate,
+        run=run,
+        validator=validator,
     )
 
 
-def _items(given: list[Any]) -> list[Item]:
-    return [_item(one) for one in given]
+def _paths(arguments: Mapping[str, Any], name: str) -> list[str]:
+    """Paths relative to /workspace. Raises UsageError for what is none."""
+    given = cast("list[Any]", arguments.get(name) or [])
+    if len(given) > 1000 or not all(isinstance(one, str) and 0 < len(one) < 4096 and "\0" not in one for one in given):
+        raise UsageError("bad_path", f"{name} is no list of paths", remedy="give at most 1,000 paths relative to /workspace")
+    return [str(one) for one in given]
 
 
-def _item(given: Any) -> Item:
+def _item(given: Any, most: int) -> Item:
     told: dict[str, Any] = cast("dict[str, Any]", given) if isinstance(given, dict) else {}
     number, shard, text = told.get("item"), told.get("shard"), told.get("text", "")
     unreadable = told.get("unreadable", "")
@@ -230,6 +320,6 @@ def _item(given: Any) -> Item:
             "an item is {item: number, shard: text, text: text}",
             remedy="or {item, shard, unreadable: why there is no text}",
         )
-    if len(text.encode()) > MOST_ITEM:
-        unreadable, text = f"it is over {MOST_ITEM} bytes", ""
+    if len(text.encode()) > most:
+        unreadable, text = f"it is over {most} bytes", ""
     return Item(cast("int", number), str(shard)[:1000], text, unreadable[:500])

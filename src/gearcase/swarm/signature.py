@@ -2,7 +2,8 @@
 
 A signature keeps where and how an item failed (stage, class, place in the schema, keyword) and the message with everything masked that
 differs from item to item: quoted text, paths, hexadecimal numbers, digits. Patterns here run over at most MOST characters, each in
-time that grows with their length alone.
+time that grows with their length alone. Of a command that failed with a trace of Python's, the place is the top frame of its own code and
+the keyword the class of the exception.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 from gearcase.swarm.worker import Fault
 
-Stage = Literal["input", "call", "answer", "schema"]
+Stage = Literal["input", "call", "answer", "schema", "validator", "command"]
 
 MOST = 400
 """Characters of a message that are looked at."""
@@ -55,7 +56,7 @@ class Cluster:
 
 def signature_of(fault: Fault) -> Signature:
     """The signature of a failure."""
-    stage: Stage = "answer"
+    stage: Stage = fault.stage or "answer"
     if fault.code == "unreadable":
         stage = "input"
     elif fault.kind == "transient":

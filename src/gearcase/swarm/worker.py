@@ -41,7 +41,8 @@ class Answered:
 class Fault:
     """Why there is none. `code` is the class, `path` and `keyword` say which part of the schema, `answer` what was answered.
 
-    `cost` in nano-dollars: an answer that does not fit is paid for. `wait`: seconds that the other side asked for.
+    `cost` in nano-dollars: an answer that does not fit is paid for. `wait`: seconds that the other side asked for. Where a command
+    failed, `stage` says which, `trace` is the end of what it wrote to standard error, `path` the top frame and `keyword` the exception.
     """
 
     kind: Kind
@@ -52,12 +53,14 @@ class Fault:
     path: str = ""
     keyword: str = ""
     answer: str = ""
+    stage: Literal["", "validator", "command"] = ""
+    trace: str = ""
 
 
 Outcome = Answered | Fault
 
-_KEPT = 4000
-"""Characters of an answer that does not fit which are kept as evidence."""
+KEPT = 4000
+"""Characters of an answer that does not fit, and of a trace, which are kept as evidence."""
 
 
 class Worker:
@@ -94,7 +97,7 @@ class Worker:
 
 def judge(said: Said, schema: Schema | None, cost: int) -> Outcome:
     """Whether an answer fits."""
-    text = said.text[:_KEPT]
+    text = said.text[:KEPT]
     if said.stop == "refused":
         return Fault("content", "declined", "the model declines to answer", cost, answer=text)
     if schema is None:
@@ -107,7 +110,7 @@ def judge(said: Said, schema: Schema | None, cost: int) -> Outcome:
 
 
 def _judge_value(said: Said, schema: Schema, cost: int) -> Outcome:
-    text = said.text[:_KEPT]
+    text = said.text[:KEPT]
     if not said.text.strip() and not said.calls:
         return Fault("content", "empty", "the answer is empty", cost)
     try:
@@ -120,7 +123,7 @@ def _judge_value(said: Said, schema: Schema, cost: int) -> Outcome:
         return Fault("content", code, f"the answer is {why}: {error}", cost, answer=text)
     if violation is None:
         return Answered(answer, cost)
-    return _misfit(violation, cost, text or answer[:_KEPT])
+    return _misfit(violation, cost, text or answer[:KEPT])
 
 
 def _misfit(violation: Violation, cost: int, answer: str) -> Fault:
@@ -150,4 +153,5 @@ def _fault(reply: Reply, body: bytes, cost: int) -> Fault:
 def fault_as_json(fault: Fault) -> dict[str, Any]:
     """What is told of a fault inside the box: its evidence, without what is empty."""
     told = {"class": fault.code, "why": fault.message, "path": fault.path, "keyword": fault.keyword, "answer": fault.answer}
+    told |= {"stage": fault.stage, "trace": fault.trace}
     return {key: value for key, value in told.items() if value}

@@ -70,15 +70,24 @@ class Admission:
         """
         wanted = min(request.asked or price.max_output, price.max_output)
         floor = min(wanted, FLOOR if wanted > FLOOR else SMALL_FLOOR)
+
+        def now() -> Admitted | None:
+            output = self._output(account, request, price, bound, wanted)
+            if output < floor:
+                return None
+            output = self._of_minute(request, price, bound, output, floor)
+            output, day = self._of_day(request, price, bound, output, floor) if billed_by else (output, "")
+            return self._hold(account, request, price, bound, output, purpose, billed_by, day)
+
+        turn = self._turns.setdefault(account, asyncio.Lock())
         self._waiting[account] += 1
         try:
-            async with asyncio.timeout(self._patience.line), self._turns.setdefault(account, asyncio.Lock()):
+            if not turn.locked() and (admitted := now()) is not None:  # nobody stands in line
+                return admitted
+            async with asyncio.timeout(self._patience.line), turn:
                 while True:
-                    output = self._output(account, request, price, bound, wanted)
-                    if output >= floor:
-                        output = self._of_minute(request, price, bound, output, floor)
-                        output, day = self._of_day(request, price, bound, output, floor) if billed_by else (output, "")
-                        return self._hold(account, request, price, bound, output, purpose, billed_by, day)
+                    if (admitted := now()) is not None:
+                        return admitted
                     self._refuse_if_hopeless(account, request, price, bound, floor)
                     await self._ledger.wait_change()
         except TimeoutError:

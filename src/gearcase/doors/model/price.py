@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gearcase.errors import Refused
 
@@ -144,6 +144,10 @@ class Price:
     def _dearest(self, input_tokens: int, cache_write: CacheWrite, tier: str) -> _Dearest:
         # A usage may stay below the bound, so every band that starts within it can apply.
         bands = [band for name in self._servable(tier) for band in self.rates[name] if band.above < max(input_tokens, 1)]
+        if len(bands) == 1:  # almost every model
+            [band] = bands
+            output = max(band.output, band.reasoning)
+            return _Dearest(self._dearest_input(band, cache_write), output, band.web_search, band.request)
         return _Dearest(
             input=max(self._dearest_input(band, cache_write) for band in bands),
             output=max(max(band.output, band.reasoning) for band in bands),
@@ -175,8 +179,7 @@ class Price:
         return max(rates)
 
 
-@dataclass(frozen=True, slots=True)
-class _Dearest:
+class _Dearest(NamedTuple):
     """The highest rate of each kind that can apply to a request."""
 
     input: int

@@ -29,6 +29,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from gearcase.doors.model.protocols.stream import table
 from gearcase.doors.model.upstreams.conversation import Piece, pieces
 from gearcase.doors.model.upstreams.masking import Masked, Masker, canonical, digest
@@ -84,6 +86,11 @@ def key_of(request: UpstreamRequest) -> str:
     return f"content {digest(canonical([request.path, request.stream, content]))}"
 
 
+DESCRIBED = 500
+"""Calls of programs that are recorded with what they said, for whoever looks why a replay differs; the others by their digest alone, by
+which all of them are played."""
+
+
 def _conversation(request: UpstreamRequest) -> str:
     """Calls that are likely to begin alike."""
     return f"lead {request.agent}" if request.lead else f"programs {request.model}"
@@ -99,6 +106,7 @@ class _Tape:
         self._texts: set[str] = set()
         self._last: dict[str, list[str]] = {}
         self._order = 0
+        self._described = 0
         try:
             self._file = os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
         except OSError as error:
@@ -113,7 +121,9 @@ class _Tape:
 
     def record(self, request: UpstreamRequest, order: int, answer: dict[str, Any]) -> None:
         """Write one call."""
-        masked = [self._masker([piece.role, piece.value]) for piece in pieces(request)]
+        self._described += not request.lead
+        described = request.lead or self._described <= DESCRIBED
+        masked = [self._masker([piece.role, piece.value]) for piece in pieces(request)] if described else []
         digests = [one.digest for one in masked]
         same = _common(self._last.get(_conversation(request), []), digests)
         self._last[_conversation(request)] = digests
@@ -131,7 +141,7 @@ class _Tape:
 
     def _write(self, line: dict[str, Any]) -> None:
         try:
-            self._file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
+            self._file.write(_line(line) + b"\n")
             self._file.flush()
         except OSError as error:
             raise RunError(
@@ -144,6 +154,13 @@ class _Tape:
         if self.users == 0:
             _TAPES.pop(self._path, None)
             self._file.close()
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # half of a surrogate pair, a number beyond 64 bits
+        return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 _TAPES: dict[Path, _Tape] = {}
@@ -373,7 +390,7 @@ def _usage(received: list[bytes]) -> dict[str, Any]:
         if b'"usage' not in line:
             continue
         try:
-            value = json.loads(line)
+            value = orjson.loads(line)
         except (ValueError, RecursionError):
             continue  # what a provider sends may be garbage; it is recorded as it is
         whole = table(value)
