@@ -33,11 +33,19 @@ class MapView:
     ended: str = ""
     why: str = ""
     classes: Mapping[str, int] = field(default_factory=dict[str, int])
+    repair: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def as_json(self) -> dict[str, Any]:
         """For a program."""
         told = {"model": self.model, "items": dict(self.account), "found": self.found, "calls": self.calls, "usd": self.spent}
-        return {**told, "retries": self.retries, "ended": self.ended, "why": self.why, "classes": dict(self.classes)}
+        return {
+            **told,
+            "retries": self.retries,
+            "ended": self.ended,
+            "why": self.why,
+            "classes": dict(self.classes),
+            "repair": dict(self.repair),
+        }
 
 
 Maps = Mapping[str, MapView]
@@ -60,7 +68,7 @@ def ended(maps: Maps, event: events.MapEnded) -> Maps:
     """Its ending."""
     before = maps.get(event.map) or MapView("", 0)
     now = replace(before, account=event.account, found=event.found, calls=event.calls, retries=event.retries, spent=event.spent)
-    how = replace(now, ended=event.ended, why=event.why, classes=event.classes, seconds=event.seconds)
+    how = replace(now, ended=event.ended, why=event.why, classes=event.classes, seconds=event.seconds, repair=event.repair)
     return {**maps, event.map: replace(how, rate=round(event.account.get("items", 0) / max(event.seconds, 0.001), 1))}
 
 
@@ -100,8 +108,27 @@ def report(maps: Maps) -> Iterator[Text]:
         yield Text(f"  {money}, {one.rate:g} items a second", "dim")
         if one.classes:
             yield Text("  without an answer: " + ", ".join(f"{neutral(code)} {n:,}" for code, n in one.classes.items()), "dim")
+        if one.repair:
+            yield Text(f"  {_repairs(one.repair)}", "dim")
         if one.why:
             yield Text(f"  {neutral(one.why, limit=300)}", "yellow")
+
+
+def _repairs(repair: Mapping[str, Any]) -> str:
+    """What the repair of a map's prompt came to."""
+    tries = f"{repair.get('accepted', 0)} of {repair.get('tries', 0)} rewrites of the prompt accepted"
+    spent = f"{repair.get('mended', 0):,} items mended, {format_money(int(repair.get('nano_usd', 0)))} for it"
+    over = f"; {neutral(str(repair['over']), limit=200)}" if repair.get("over") else ""
+    return f"{tries}, {spent}{over}; see gearcase prompts"
+
+
+def tried(event: events.PromptTried) -> str:
+    """One line on a rewrite of a prompt."""
+    looks = ", ".join(f"{passed} of {asked}" for passed, asked in event.looks)
+    test = f", {looks} pass" if looks else ""
+    why = f": {neutral(event.why, limit=160)}" if event.why else ""
+    name = event.prompt[:8] or "no prompt"
+    return f"{neutral(event.map)}  {event.failing} failed alike, {name}{test}, {neutral(event.decision)}{why}"
 
 
 def live(maps: Maps) -> Iterator[Text]:
