@@ -209,7 +209,8 @@ class Map:
 
     def _enough(self, most_bytes: int, gate: bool) -> bool:
         runs_low = self._input_open and not gate and len(self._queue) < self.spec.concurrency and self.room > 0
-        ended = self.settled if gate else self.account.pending == 0
+        repairs = self.repair is not None and self.repair.going_on
+        ended = self.settled if gate else self.account.pending == 0 and not repairs
         return ended or runs_low or self._ending_bytes >= most_bytes
 
     def judge(self, free: int | None) -> None:

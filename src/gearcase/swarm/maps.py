@@ -70,9 +70,12 @@ class _Commands:
 
 
 class Maps:
-    """The maps of one run. `free`: nano-dollars of the account that are left, None where it has no limit; `ready` is waited for before each
-    call; `now` is box time in seconds; `shelter` makes what gives commands their sandboxes, when the first map has one. `carve` opens an account, for an agent, with so
-    many nano-dollars of the maps' own; `close` gives back what is left of it."""
+    """The maps of one run.
+
+    `free`: nano-dollars of the account that are left, None where it has no limit; `ready` is waited for before each call; `now` is box
+    time in seconds; `shelter` makes what gives commands their sandboxes, when the first map has one; `carve` opens an account, for an
+    agent, with so many nano-dollars of the maps' own, and `close` gives back what is left of it.
+    """
 
     def __init__(
         self,

@@ -40,7 +40,7 @@ MOST_PARKED = 500
 """Items that wait here before no more are fed."""
 _AT_ONCE = 8
 _LONGEST_KEEPER = 16 * 1024
-_NOT_OF_THE_PROMPT = frozenset({"unreadable", "too_long", "refused", "bad_request", "denied"})
+_NOT_OF_THE_PROMPT = frozenset({"unreadable", "too_long", "refused", "bad_request", "denied", "lost", "time", "limit", "signal"})
 
 
 @dataclass(frozen=True, slots=True)
