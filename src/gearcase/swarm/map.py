@@ -26,8 +26,8 @@ from gearcase.seams import Recorder
 from gearcase.swarm.account import ItemAccount
 from gearcase.swarm.items import Canary, Ended, Item, MapSpec, Use, Waiting
 from gearcase.swarm.questions import HALTED, Ask, Flights, Judge, Questions, Reply, Tally
-from gearcase.swarm.repair import Desk, Repair
-from gearcase.swarm.results import Results
+from gearcase.swarm.repair import Desk, Learned, Repair
+from gearcase.swarm.results import Kept, Results
 from gearcase.swarm.signature import Clusters
 from gearcase.swarm.worker import Answered, Fault
 from gearcase.units import format_money
@@ -58,11 +58,12 @@ class Map:
         judge: Judge | None = None,
         use: Use | None = None,
         desk: Desk | None = None,
+        learned: Learned | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """`ready` is waited for before each call: it returns once the run may spend. `judge` accepts answers; `use`: what commands took.
 
-        `desk`: what a repair of the prompt works with, None for no repair.
+        `desk`: what a repair of the prompt works with, None for no repair; `learned` by an earlier map.
         """
         self.name = name
         self.spec = spec
@@ -80,7 +81,7 @@ class Map:
         self._questions = Questions(results, flights, ready, judge, sleep)
         self._halt = self._questions.halt
         self.use = use or Use()
-        self.repair = Repair(spec, desk, self._questions, self) if desk is not None else None
+        self.repair = Repair(spec, desk, self._questions, self, learned) if desk is not None else None
         self._asked = self._first_failed = 0
         self._gated = False
         self._queue: deque[Waiting] = deque()
@@ -336,7 +337,9 @@ class Map:
         """Ask about it, also where something of ours fails: that ends the map."""
         spec = one.spec or (self.repair.default if self.repair else self.spec)
         try:
-            reply = await self._questions.reply(self._ask, spec, one.item.text, self._tally)
+            # What was answered to the first prompt is not asked of a later one.
+            known = self._questions.found(self.spec, one.item.text) if spec is not self.spec else None
+            reply = known or await self._questions.reply(self._ask, spec, one.item.text, self._tally)
         except GearcaseError as error:  # the store or the journal refuses
             reply = Reply(Fault("terminal", error.code, f"{error.message}; {error.remedy}"))
         except Exception:
@@ -353,7 +356,7 @@ class Map:
                 if one.tries:
                     self.repair.mended += 1
                 self.repair.passed(one.item.text, outcome.answer)
-            self._end(one.answered(outcome.answer, prompt, reply.attempts, reply.cost, found=reply.found))
+            self._end(one.answered(outcome.answer, reply.prompt or prompt, reply.attempts, reply.cost, found=reply.found))
             return
         if outcome.kind == "terminal":
             if outcome.code != HALTED:
@@ -390,6 +393,10 @@ class Map:
         """An item has ended."""
         self._end(ended)
 
+    def learned(self) -> Learned | None:
+        """What a later map of the same question need not find out again."""
+        return self.repair.learned() if self.repair is not None else None
+
     def again(self, waiting: Sequence[Waiting]) -> None:
         """Items to be asked about once more, each with the prompt that it names. They come before those that were never asked about."""
         for one in waiting:
@@ -421,9 +428,18 @@ class Map:
 
     # --- an ending --------------------------------------------------------------------------------------------------------------
 
+    def _remember(self, ended: Ended) -> None:
+        """An answer to a rewritten prompt is the answer to the first one, too: the same map begun again asks nothing that is finished."""
+        if ended.state == "ok" and not ended.found and ended.prompt != self.spec.prompt_hash:
+            try:
+                self._questions.keep(self.spec, ended.item.text, Kept(ended.answer, ended.attempts, ended.cost, ended.prompt))
+            except GearcaseError as error:
+                self.stop(Fault("terminal", error.code, f"{error.message}; {error.remedy}"))
+
     def _end(self, ended: Ended) -> None:
         if self.stopped is None and self._halt.is_set() and ended.state == "skipped":
             return  # abandoned, not stopped: it stays pending
+        self._remember(ended)
         self.account = self.account.ended(ended.state)
         self.found += ended.found
         if ended.fault is not None:

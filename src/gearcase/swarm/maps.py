@@ -28,7 +28,7 @@ from gearcase.swarm.asking import MAX_OUTPUT
 from gearcase.swarm.items import Item, MapSpec, Use
 from gearcase.swarm.map import Map
 from gearcase.swarm.questions import Ask, Flights, Judge
-from gearcase.swarm.repair import Desk
+from gearcase.swarm.repair import Desk, Learned
 from gearcase.swarm.results import Results
 from gearcase.swarm.rewriting import REPLY, REPLY_OUTPUT
 from gearcase.swarm.schema import Schema
@@ -91,6 +91,7 @@ class Maps:
         carve: Callable[[str, str, int], None],
         close: Callable[[str], None],
     ) -> None:
+        self._learned: dict[bytes, Learned] = {}
         self._carve = carve
         self._close_account = close
         self._shelter = shelter
@@ -158,7 +159,9 @@ class Maps:
         assert ask is not None
         desk = self._desk(name, agent, spec, route, arguments.get("repair_model")) if route is not None and spec.repair else None
         shared = (self._results, self._flights, self._recorder, agent)
-        return Map(name, spec, ask, *shared, ready=self._ready, judge=judge, use=use, desk=desk)
+        return Map(
+            name, spec, ask, *shared, ready=self._ready, judge=judge, use=use, desk=desk, learned=self._learned.get(spec.digest())
+        )
 
     def _desk(self, name: str, agent: str, spec: MapSpec, route: Route, named: Any) -> Desk:
         """What a repair of the prompt works with. Its money is carved out when the first rewrite is asked for."""
@@ -211,6 +214,7 @@ class Maps:
             self._seen[name] = self._now()
         if one.finished:
             self._maps.pop(name, None)
+            self._learn(one)
             await self._end_commands(name)
             one.finish("stopped" if one.stopped else "done")
         return {
@@ -248,6 +252,12 @@ class Maps:
             await self._sandboxes.forget()
         self._results.close()
 
+    def _learn(self, one: Map) -> None:
+        """The same map, begun again, goes on with the prompts that were found."""
+        learned = one.learned()
+        if learned is not None and learned.variants:
+            self._learned[one.spec.digest()] = learned
+
     async def _end_commands(self, name: str) -> None:
         """A map has ended: no sandbox of its commands is left."""
         commands = self._commands.pop(name, None)
@@ -278,6 +288,7 @@ class Maps:
     async def _abandon(self, name: str, one: Map) -> None:
         try:
             await one.abandon()
+            self._learn(one)
             await self._end_commands(name)
         except asyncio.CancelledError:
             await one.cut()

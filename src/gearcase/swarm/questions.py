@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gearcase.swarm.items import MapSpec
@@ -45,12 +45,14 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a question came to. `attempts` and `cost` (nano-dollars) are those of now, of the answer where it was `found`."""
+    """What a question came to. `attempts` and `cost` (nano-dollars) are those of now, of the answer where it was `found`; then
+    `prompt` is the hash of the one that it was given to, "" for the one that was asked with."""
 
     outcome: Outcome
     attempts: int = 0
     cost: int = 0
     found: bool = False
+    prompt: str = ""
 
 
 class Questions:
@@ -75,11 +77,11 @@ class Questions:
 
     async def reply(self, ask: Ask, spec: MapSpec, text: str, tally: Tally) -> Reply:
         """The answer to one question: kept, on its way for somebody else, or asked for and paid into `tally`."""
-        key = hashlib.sha256(self._digest(spec) + text.encode()).digest()
+        key = self._key(spec, text)
         while (flight := self._flights.get(key)) is not None:
             await flight.wait()
-        if (kept := self._results.get(key)) is not None:
-            return Reply(Answered(kept.answer), kept.attempts, found=True)
+        if (found := self._found(key)) is not None:
+            return found
         if (fault := self._hopeless.get(key)) is not None:
             return Reply(fault)
         flight = self._flights[key] = asyncio.Event()
@@ -93,6 +95,22 @@ class Questions:
         finally:
             del self._flights[key]
             flight.set()
+
+    def found(self, spec: MapSpec, text: str) -> Reply | None:
+        """The answer to a question, where it is kept."""
+        found = self._found(self._key(spec, text))
+        return replace(found, prompt=found.prompt or spec.prompt_hash) if found is not None else None
+
+    def _found(self, key: bytes) -> Reply | None:
+        kept = self._results.get(key)
+        return Reply(Answered(kept.answer), kept.attempts, found=True, prompt=kept.prompt) if kept is not None else None
+
+    def keep(self, spec: MapSpec, text: str, kept: Kept) -> None:
+        """An answer that was given to another prompt counts for this one too: who asks again has it. What is there already stays."""
+        self._results.put(self._key(spec, text), kept)
+
+    def _key(self, spec: MapSpec, text: str) -> bytes:
+        return hashlib.sha256(self._digest(spec) + text.encode()).digest()
 
     def _digest(self, spec: MapSpec) -> bytes:
         if spec.prompt not in self._digests:  # one for each prompt of the map

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -56,6 +56,14 @@ class Desk:
     ask: Ask
     open: Callable[[int, int], int | None]
     close: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What repairs found out: the text of the prompt for what is to come, and those of clusters."""
+
+    default: str
+    variants: Mapping[Signature, str]
 
 
 class Host(Protocol):
@@ -119,7 +127,7 @@ class Repair:
     `beside` counts those that waited here and were not taken yet: they take no room of others.
     """
 
-    def __init__(self, spec: MapSpec, desk: Desk, questions: Questions, host: Host) -> None:
+    def __init__(self, spec: MapSpec, desk: Desk, questions: Questions, host: Host, learned: Learned | None = None) -> None:
         self.default = spec
         self.tally = Tally()
         self.tries = self.accepted = self.mended = 0
@@ -136,6 +144,16 @@ class Repair:
         self._passes = 0
         self._chance = random.Random(0)
         self._task: asyncio.Task[None] | None = None
+        if learned is not None:
+            self.default = replace(spec, prompt=learned.default)
+            self._used |= {learned.default, *learned.variants.values()}
+            for signature, text in learned.variants.items():
+                self._clusters[signature] = _Cluster(signature, variant=replace(spec, prompt=text))
+
+    def learned(self) -> Learned:
+        """What another map of the same question can begin with."""
+        variants = {one.signature: one.variant.prompt for one in self._clusters.values() if one.variant is not None}
+        return Learned(self.default.prompt, variants)
 
     # --- what comes in --------------------------------------------------------------------------------------------------------
 
