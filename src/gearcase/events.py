@@ -595,6 +595,15 @@ class CanaryEnded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SpreadWarned(Event):
+    """The answers of a map differ from its canary's: alike | nothing | short | degenerate (then the map stops)."""
+
+    map: str
+    kind: str
+    found: str
+
+
+@dataclass(frozen=True, slots=True)
 class PromptTried(Event):
     """A prompt of a map was rewritten because items failed in the same way (`signature`), and tested on them.
 
@@ -643,6 +652,8 @@ class MapEnded(Event):
     sandboxes: int = 0
     cpu: float = 0.0
     repair: dict[str, Any] = field(default_factory=dict[str, Any])
+    known: dict[str, int] = field(default_factory=dict[str, int])  # answers that the box's owner knows: asked, right
+    warnings: dict[str, str] = field(default_factory=dict[str, str])  # of the spread of the answers
 
 
 # --- the agent -------------------------------------------------------------------------------------------------------------

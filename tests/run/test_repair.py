@@ -82,3 +82,23 @@ def test_the_same_map_again_finds_every_answer_of_every_prompt(stage):
     assert told["found"] == 120 and told["calls"] == 0
     assert not [r for r in played.records("model_called") if r.event.label.startswith("map m2")]
     assert len({row["prompt"] for row in lines(played.out / "out/m/results.jsonl")}) == 2
+
+
+def test_known_answers_of_the_box_stop_a_map_and_are_seen_outside_alone(stage):
+    lead = stage.script(
+        {"commands": [f"mkdir out; {BEGIN % 60}; {MAP} > out/said; cat out/m/*.jsonl > out/all; gear done --as-is"]}
+    )
+    worker = stage.script({"text": "no"}, {"text": "yes", "when": "secret 1"})
+    known = "".join(f'[[maps.known]]\nmap = "words*"\nitem = "secret {n}"\nanswer = "yes"\n' for n in range(6))
+    (stage.work / "box.toml").write_text(
+        f'goal = "g"\n[model]\nlead = "{lead}"\nworker = "{worker}"\n[files]\ntake = ["out/**"]\n[maps]\nknown_at_least = "50%"\n{known}'
+    )
+    stage.types("run", "-f", "box.toml", "--out", "result", "--name", "planted")
+    ended = stage.has("map_ended")
+    assert ended["known"]["asked"] >= 3 and ended["ended"] == "stopped" and "known answers are right" in ended["why"]
+    out = stage.work / "result/out"
+    assert (
+        "secret" not in (out / "all").read_text() + (out / "said").read_text() and "known_answers" in (out / "said").read_text()
+    )
+    told = " ".join(stage.types("report", "planted").stdout.split())
+    assert f"known answers: {ended['known']['right']} of {ended['known']['asked']} right" in told

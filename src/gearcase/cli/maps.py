@@ -34,6 +34,8 @@ class MapView:
     why: str = ""
     classes: Mapping[str, int] = field(default_factory=dict[str, int])
     repair: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    known: Mapping[str, int] = field(default_factory=dict[str, int])
+    warnings: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def as_json(self) -> dict[str, Any]:
         """For a program."""
@@ -45,6 +47,8 @@ class MapView:
             "why": self.why,
             "classes": dict(self.classes),
             "repair": dict(self.repair),
+            "known": dict(self.known),
+            "warnings": dict(self.warnings),
         }
 
 
@@ -69,6 +73,7 @@ def ended(maps: Maps, event: events.MapEnded) -> Maps:
     before = maps.get(event.map) or MapView("", 0)
     now = replace(before, account=event.account, found=event.found, calls=event.calls, retries=event.retries, spent=event.spent)
     how = replace(now, ended=event.ended, why=event.why, classes=event.classes, seconds=event.seconds, repair=event.repair)
+    how = replace(how, known=event.known, warnings=event.warnings)
     return {**maps, event.map: replace(how, rate=round(event.account.get("items", 0) / max(event.seconds, 0.001), 1))}
 
 
@@ -94,8 +99,9 @@ def ending(event: events.MapEnded) -> str:
     """One line on how a map ended."""
     found = f", {event.found:,} found" if event.found else ""
     why = f"  {neutral(event.why, limit=200)}" if event.why else ""
+    known = f", known answers {_known(event.known)}" if event.known else ""
     took = f"{format_money(event.spent)} in {format_duration(event.seconds)}"
-    return f"{neutral(event.map)} {neutral(event.ended)}  {counts(event.account)}{found}, {took}{why}"
+    return f"{neutral(event.map)} {neutral(event.ended)}  {counts(event.account)}{found}{known}, {took}{why}"
 
 
 def report(maps: Maps) -> Iterator[Text]:
@@ -108,10 +114,24 @@ def report(maps: Maps) -> Iterator[Text]:
         yield Text(f"  {money}, {one.rate:g} items a second", "dim")
         if one.classes:
             yield Text("  without an answer: " + ", ".join(f"{neutral(code)} {n:,}" for code, n in one.classes.items()), "dim")
+        if one.known:
+            right = one.known.get("right", 0) == one.known.get("asked", 0)
+            yield Text(f"  known answers: {_known(one.known)}", "dim" if right else "yellow")
+        for told in one.warnings.values():
+            yield Text(f"  {neutral(told, limit=200)}", "yellow")
         if one.repair:
             yield Text(f"  {_repairs(one.repair)}", "dim")
         if one.why:
             yield Text(f"  {neutral(one.why, limit=300)}", "yellow")
+
+
+def _known(known: Mapping[str, int]) -> str:
+    return f"{known.get('right', 0)} of {known.get('asked', 0)} right"
+
+
+def warned(event: events.SpreadWarned) -> str:
+    """One line on answers that are odd."""
+    return f"{neutral(event.map)}  {neutral(event.found, limit=200)}"
 
 
 def _repairs(repair: Mapping[str, Any]) -> str:

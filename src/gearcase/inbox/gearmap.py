@@ -292,6 +292,7 @@ def run(options: Any, schema: Any, call: Callable[[str, dict[str, Any]], dict[st
     canary = choose(sizes) if options.canary else cast("set[int]", set())
     bounds = {"expected": expected, "max_failure_rate": options.max_failure_rate, "split": options.split}
     bounds |= {"repair": options.repair, "repair_model": options.repair_model}
+    bounds["named"] = [name for name in (options.prompt, *options.over) if name][:100]
     begun = call("map", {**asked, **bounds})
     reader.most = int(begun["most_item"])
     output = Output(options.out)
@@ -454,6 +455,8 @@ def show(account: dict[str, Any]) -> str:
     cost = account["nano_usd"] / 1e9
     what = f"calls of {account['model']}" if account["model"] else "commands"
     text.append(f"${cost:.6f} for {account['calls']:,} {what}, {account['retries']:,} of them tried again")
+    for told in (account.get("warnings") or {}).values():
+        text.append(f"warning: {told}")
     if repair := account.get("repair"):
         text.append(
             f"prompt repair: {repair['accepted']} of {repair['tries']} rewrites accepted, {repair['mended']:,} items mended, "

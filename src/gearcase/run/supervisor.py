@@ -192,6 +192,7 @@ class Supervisor:
                 ready=lambda: brake.wait_for(lambda level: level is Level.RUNNING),
                 now=clock.now,
                 shelter=lambda: _shelter(box, housing, workspace, store, ledger, pace),
+                box=box.maps,
                 carve=lambda account, agent, usd: carve(ledger, account, agent, usd),
                 close=ledger.close,
             )

@@ -104,9 +104,21 @@ class Try:
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """An item whose answer the box's owner knows: `answer` is the part of it, as JSON, that must be there."""
+
+    item: str
+    answer: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Waiting:
-    """An item in line. `spec` has the prompt that it is to be asked with, None for the map's own of that moment; `tries` are those under
-    which it failed, `attempts` and `cost` (nano-dollars) what they took. `parked`: it was, while a repair went on."""
+    """An item in line.
+
+    `spec` has the prompt that it is to be asked with, None for the map's own of that moment; `tries` are those under which it failed,
+    `attempts` and `cost` (nano-dollars) what they took. `parked`: it was, while a repair went on. `known`: it is no item of the map, but
+    planted.
+    """
 
     item: Item
     spec: MapSpec | None = None
@@ -114,6 +126,7 @@ class Waiting:
     attempts: int = 0
     cost: int = 0
     parked: bool = False
+    known: Known | None = None
 
     def failed(self, prompt: str, fault: Fault, attempts: int, cost: int) -> Waiting:
         """Once more, under this prompt."""

@@ -21,20 +21,23 @@ from dataclasses import asdict, replace
 from typing import Any, Literal, cast
 
 from gearcase.errors import GearcaseError
-from gearcase.events import CanaryEnded, MapEnded, MapItemFailed, MapProgressed, MapStarted, PromptTried
+from gearcase.events import CanaryEnded, MapEnded, MapItemFailed, MapProgressed, MapStarted, PromptTried, SpreadWarned
 from gearcase.seams import Recorder
 from gearcase.swarm.account import ItemAccount
-from gearcase.swarm.items import Canary, Ended, Item, MapSpec, Use, Waiting
+from gearcase.swarm.items import Canary, Ended, Item, Known, MapSpec, Use, Waiting
+from gearcase.swarm.known import KnownAnswers
 from gearcase.swarm.questions import HALTED, Ask, Flights, Judge, Questions, Reply, Tally
 from gearcase.swarm.repair import Desk, Learned, Repair
 from gearcase.swarm.results import Kept, Results
 from gearcase.swarm.signature import Clusters
+from gearcase.swarm.spread import Spread
 from gearcase.swarm.worker import Answered, Fault
 from gearcase.units import format_money
 
 QUEUED_BYTES = 8 * 1024 * 1024
 """Of items that wait, and of endings that nobody has taken yet: above it there is no room."""
 _ON_RECORD = 100
+_UNGATED = 40  # items, after which a map without a gate is held against known answers
 _TELL = 1.0
 _log = logging.getLogger(__name__)
 
@@ -59,11 +62,13 @@ class Map:
         use: Use | None = None,
         desk: Desk | None = None,
         learned: Learned | None = None,
+        known: KnownAnswers | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """`ready` is waited for before each call: it returns once the run may spend. `judge` accepts answers; `use`: what commands took.
 
-        `desk`: what a repair of the prompt works with, None for no repair; `learned` by an earlier map.
+        `desk`: what a repair of the prompt works with, None for no repair; `learned` by an earlier map; `known`: answers that
+        the box's owner knows.
         """
         self.name = name
         self.spec = spec
@@ -82,7 +87,10 @@ class Map:
         self._halt = self._questions.halt
         self.use = use or Use()
         self.repair = Repair(spec, desk, self._questions, self, learned) if desk is not None else None
-        self._asked = self._first_failed = 0
+        self._asked = self._first_failed = self._planted = 0
+        self._known = known or KnownAnswers((), 0.0)
+        self._known_tally = Tally()
+        self._spread = Spread()
         self._gated = False
         self._queue: deque[Waiting] = deque()
         self._queued_bytes = 0
@@ -144,14 +152,22 @@ class Map:
     def feed(self, items: Sequence[Item]) -> None:
         """More items. They are pending from now on."""
         self.account = self.account.grown(len(items))
+        asked: list[Waiting] = []
         for item in items:
             if item.unreadable:
                 self._end(Ended(item, "quarantined", fault=Fault("content", "unreadable", item.unreadable)))
             elif self.stopped is not None:
                 self._end(Ended(item, "skipped", fault=self.stopped))
             else:
-                self._queue.append(Waiting(item))
-                self._queued_bytes += len(item.text)
+                asked.append(Waiting(item))
+        self._plant(self._known.mix(asked, self.spec.expected - self.account.items))
+
+    def _plant(self, waiting: Sequence[Waiting]) -> None:
+        """Put into the line what came, and what the box's owner has planted among it."""
+        for one in waiting:
+            self._planted += one.known is not None
+            self._queue.append(one)
+            self._queued_bytes += len(one.item.text)
         self._put_to_work()
 
     def _put_to_work(self) -> None:
@@ -161,7 +177,12 @@ class Map:
     def close_input(self) -> None:
         """There is nothing more to come."""
         self._input_open = False
+        self._plant_rest()
         self._look_after_repair()
+
+    def _plant_rest(self) -> None:
+        if self.stopped is None and not self._halt.is_set():
+            self._plant(self._known.rest())
 
     @property
     def waiting(self) -> int:
@@ -172,13 +193,14 @@ class Map:
     def finished(self) -> bool:
         """Whether every item has ended and was taken."""
         repairs = self.repair is not None and self.repair.going_on
-        return not self._input_open and self.account.pending == 0 and not self._endings and not repairs
+        busy = repairs or self._planted > 0
+        return not self._input_open and self.account.pending == 0 and not self._endings and not busy
 
     @property
     def settled(self) -> bool:
         """Whether all that came has ended, or waits for more that fail like it."""
-        if self.repair is None:
-            return self.account.pending == 0
+        if self.repair is None or self._planted:
+            return self.account.pending == 0 == self._planted
         return self.account.pending == self.repair.held and not self.repair.going_on
 
     async def take(self, most_bytes: int, linger: float, *, gate: bool = False) -> list[Ended]:
@@ -211,7 +233,7 @@ class Map:
     def _enough(self, most_bytes: int, gate: bool) -> bool:
         runs_low = self._input_open and not gate and len(self._queue) < self.spec.concurrency and self.room > 0
         repairs = self.repair is not None and self.repair.going_on
-        ended = self.settled if gate else self.account.pending == 0 and not repairs
+        ended = self.settled if gate else self.account.pending == 0 and not repairs and not self._planted
         return ended or runs_low or self._ending_bytes >= most_bytes
 
     def judge(self, free: int | None) -> None:
@@ -231,8 +253,10 @@ class Map:
         clusters = [cluster.as_json() for cluster in self.clusters.largest(5)]
         event = CanaryEnded(self.name, looked_at, failed, self.canary.rate, self.projected, why, clusters, self._first_failed)
         self._recorder.append(event, self._agent)
+        self._spread.roll_out()
         if why:
             self.stop(Fault("terminal", "canary", why))
+        self._judge_known()
 
     # --- its end ----------------------------------------------------------------------------------------------------------------
 
@@ -293,10 +317,23 @@ class Map:
                 clusters=[cluster.as_json() for cluster in self.clusters.largest()],
                 sandboxes=self.use.sandboxes,
                 cpu=round(self.use.cpu, 3),
+                known=self._known_as_json(),
+                warnings=dict(self._spread.warnings),
                 repair=self.repair.as_json() if self.repair is not None and self.repair.tries else {},
             ),
             self._agent,
         )
+
+    def _known_as_json(self) -> dict[str, int]:
+        known = self._known
+        if not known.known:
+            return {}
+        return {"asked": known.asked, "right": known.right, "nano_usd": self._known_tally.spent}
+
+    @property
+    def warnings(self) -> dict[str, str]:
+        """What is odd about the spread of the answers."""
+        return self._spread.warnings
 
     @property
     def projected(self) -> int:
@@ -339,7 +376,8 @@ class Map:
         try:
             # What was answered to the first prompt is not asked of a later one.
             known = self._questions.found(self.spec, one.item.text) if spec is not self.spec else None
-            reply = known or await self._questions.reply(self._ask, spec, one.item.text, self._tally)
+            tally = self._known_tally if one.known is not None else self._tally
+            reply = known or await self._questions.reply(self._ask, spec, one.item.text, tally)
         except GearcaseError as error:  # the store or the journal refuses
             reply = Reply(Fault("terminal", error.code, f"{error.message}; {error.remedy}"))
         except Exception:
@@ -351,6 +389,9 @@ class Map:
     def _sort(self, one: Waiting, spec: MapSpec, reply: Reply) -> None:
         """What becomes of an item after it was asked about."""
         outcome, prompt = reply.outcome, spec.prompt_hash
+        if one.known is not None:
+            self._sort_known(one, one.known, prompt, reply)
+            return
         if isinstance(outcome, Answered):
             if self.repair is not None:
                 if one.tries:
@@ -369,8 +410,30 @@ class Map:
             return
         self._end(one.ended("failed" if outcome.kind == "transient" else "quarantined"))
 
+    def _sort_known(self, one: Waiting, known: Known, prompt: str, reply: Reply) -> None:
+        """What a planted item came to: counted, and told to nobody inside."""
+        outcome = reply.outcome
+        if isinstance(outcome, Fault) and outcome.kind == "content" and self.repair is not None:
+            one = one.failed(prompt, outcome, reply.attempts, reply.cost)
+            if (cure := self.repair.cure(one)) is not None:
+                self.again([replace(one, spec=cure)])
+                return
+        self._planted -= 1
+        if isinstance(outcome, Answered):
+            self._known.count(known, outcome.answer)
+        elif outcome.kind == "content":
+            self._known.count(known, None)
+        elif outcome.kind == "terminal" and outcome.code != HALTED:
+            self.stop(outcome)
+        if self.canary is not None or self.account.done > _UNGATED:  # before its gate the prompt may still be repaired
+            self._judge_known()
+        self._news.set()
+
     def _unasked(self, one: Waiting, fault: Fault) -> None:
         """It is not asked about any more: skipped, unless it has failed before."""
+        if one.known is not None:
+            self._planted -= 1
+            return
         if self.stopped is not None and one.tries:
             self._end(one.ended("quarantined"))
         else:
@@ -384,6 +447,10 @@ class Map:
         held = self.repair.held if self.repair is not None else 0
         to_come = max(0, self.spec.expected - self.account.items) + in_line
         return self.account.done - self.account.skipped + held, to_come
+
+    def _judge_known(self) -> None:
+        if fault := self._known.verdict():
+            self.stop(fault)
 
     def costs(self) -> tuple[int, int]:
         """Nano-dollars: of the whole map as projected, and of what is to come."""
@@ -410,6 +477,10 @@ class Map:
     def record(self, event: PromptTried) -> None:
         """Put it on record."""
         self._recorder.append(event, self._agent)
+        if event.decision != "refused" and self._known.known:
+            self._known.again()
+            if not self._input_open:
+                self._plant_rest()
 
     def repaired(self) -> None:
         """A repair has ended: there may be something to do."""
@@ -436,6 +507,14 @@ class Map:
             except GearcaseError as error:
                 self.stop(Fault("terminal", error.code, f"{error.message}; {error.remedy}"))
 
+    def _look_at_spread(self, number: int, answer: str) -> None:
+        if (found := self._spread.add(number, answer)) is None:
+            return
+        kind, told = found
+        self._recorder.append(SpreadWarned(self.name, kind, told), self._agent)
+        if kind == "degenerate":
+            self.stop(Fault("terminal", "spread", f"{told}: see results.jsonl, and try it with another model or prompt"))
+
     def _end(self, ended: Ended) -> None:
         if self.stopped is None and self._halt.is_set() and ended.state == "skipped":
             return  # abandoned, not stopped: it stays pending
@@ -446,6 +525,8 @@ class Map:
             self.classes[ended.fault.code] += 1
             if ended.state != "skipped":
                 self.clusters.add(ended.fault, ended.item.shard)
+        if ended.state == "ok" and not self.spec.run:
+            self._look_at_spread(ended.item.number, ended.answer)
         self._endings.append(ended)
         self._ending_bytes += ended.size
         self._news.set()

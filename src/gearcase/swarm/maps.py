@@ -15,17 +15,20 @@ Threat: arguments are the agent's. Sizes, counts and the schema are bounded befo
 from __future__ import annotations
 
 import asyncio
+import fnmatch
 import itertools
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
+from gearcase.box.declaration import Maps as MapsTable
 from gearcase.doors.model.door import Caller, ModelDoor
 from gearcase.doors.model.routing import Route
 from gearcase.errors import Refused, UsageError
 from gearcase.seams import Recorder
 from gearcase.swarm.asking import MAX_OUTPUT
-from gearcase.swarm.items import Item, MapSpec, Use
+from gearcase.swarm.items import Item, Known, MapSpec, Use
+from gearcase.swarm.known import KnownAnswers
 from gearcase.swarm.map import Map
 from gearcase.swarm.questions import Ask, Flights, Judge
 from gearcase.swarm.repair import Desk, Learned
@@ -88,10 +91,12 @@ class Maps:
         ready: Callable[[], Awaitable[Any]],
         now: Callable[[], float],
         shelter: Callable[[], Sandboxes],
+        box: MapsTable,
         carve: Callable[[str, str, int], None],
         close: Callable[[str], None],
     ) -> None:
         self._learned: dict[bytes, Learned] = {}
+        self._box = box
         self._carve = carve
         self._close_account = close
         self._shelter = shelter
@@ -159,9 +164,16 @@ class Maps:
         assert ask is not None
         desk = self._desk(name, agent, spec, route, arguments.get("repair_model")) if route is not None and spec.repair else None
         shared = (self._results, self._flights, self._recorder, agent)
-        return Map(
-            name, spec, ask, *shared, ready=self._ready, judge=judge, use=use, desk=desk, learned=self._learned.get(spec.digest())
-        )
+        known, learned = self._known_of(arguments), self._learned.get(spec.digest())
+        return Map(name, spec, ask, *shared, ready=self._ready, judge=judge, use=use, desk=desk, learned=learned, known=known)
+
+    def _known_of(self, arguments: Mapping[str, Any]) -> KnownAnswers | None:
+        """The answers that are known for a map with these names."""
+        named = [str(name) for name in cast("list[Any]", arguments.get("named") or [])][:1000] or [""]
+        fits = [one for one in self._box.known if any(fnmatch.fnmatchcase(name, one.map) for name in named)]
+        if not fits or arguments.get("run"):
+            return None
+        return KnownAnswers([Known(one.item, one.answer) for one in fits], self._box.known_at_least)
 
     def _desk(self, name: str, agent: str, spec: MapSpec, route: Route, named: Any) -> Desk:
         """What a repair of the prompt works with. Its money is carved out when the first rewrite is asked for."""
@@ -233,6 +245,7 @@ class Maps:
             "clusters": [cluster.as_json() for cluster in one.clusters.largest()],
             "canary": asdict(one.canary) if one.canary else None,
             "gate": one.canary is not None or one.account.pending == 0,
+            "warnings": dict(one.warnings),
             "repair": one.repair.as_json() if one.repair is not None and one.repair.tries else None,
             "stopped": {"class": one.stopped.code, "why": one.stopped.message} if one.stopped else None,
         }

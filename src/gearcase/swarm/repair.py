@@ -177,14 +177,19 @@ class Repair:
         elif (at := self._chance.randrange(self._passes)) < KEEPERS:
             self._keepers[at] = (text, answer)
 
+    def cure(self, one: Waiting) -> MapSpec | None:
+        """The prompt of the cluster that an item fails like, where it was not tried with it."""
+        cluster = self._clusters.get(signature_of(one.tries[-1].fault))
+        return cluster.variant if cluster is not None and cluster.variant is not None and _untried(one, cluster.variant) else None
+
     def takes(self, one: Waiting) -> bool:
         """Whether something is left to be tried for an item that failed; then it waits here, or goes back into the line."""
         fault = one.tries[-1].fault
         if fault.kind != "content" or fault.code in _NOT_OF_THE_PROMPT or self._questions.halt.is_set():
             return False
         cluster = self._clusters.get(signature_of(fault))
-        if cluster is not None and cluster.variant is not None and _untried(one, cluster.variant):
-            self._host.again([replace(one, spec=cluster.variant)])
+        if (cure := self.cure(one)) is not None:
+            self._host.again([replace(one, spec=cure)])
             return True
         if not self._open(cluster):
             return False

@@ -104,7 +104,7 @@ def _failure(one: Waiting, parent: MapSpec) -> dict[str, Any]:
     fault = last.fault
     told = {"item": _cut(one.item.text), "answered": _cut(fault.answer), "why": _cut(fault.message), "trace": _tail(fault.trace)}
     if last.prompt != parent.prompt_hash:
-        told["note"] = "this was answered under an earlier prompt"
+        told["note"] = "this was answered under another prompt"
     return {name: value for name, value in told.items() if value}
 
 
