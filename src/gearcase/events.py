@@ -339,6 +339,15 @@ class ConnectionClosed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class DatabaseCopying(Event):
+    """How much of a branch has arrived, where that takes seconds. `of_bytes`: what the source said that it takes there."""
+
+    door: str
+    bytes: int
+    of_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class DatabaseOpened(Event):
     """A database door is open. `nonce` is the SHA-256 of what `SHOW gearcase.contact` answers there: who knows it was in contact."""
 

@@ -12,6 +12,7 @@ from gearcase.errors import UsageError
         ("redis://host", RedisUrl("host", 6379)),
         ("redis://me@host:7000", RedisUrl("host", 7000, "me")),
         ("redis://m%40e@[::1]:7000/", RedisUrl("::1", 7000, "m@e")),
+        ("rediss://me@host:7000", RedisUrl("host", 7000, "me", tls=True)),
     ],
 )
 def test_an_address_says_where_a_server_is(text, meant):
@@ -22,7 +23,7 @@ def test_an_address_says_where_a_server_is(text, meant):
 @pytest.mark.parametrize(
     "text",
     [
-        "rediss://host",
+        "rediss://",
         "redis://",
         "redis://host:port",
         "redis://host:99999",

@@ -20,7 +20,8 @@ from rich.table import Table
 PROVEN_ELSEWHERE = {
     46: "tests/doors/postgres/test_cluster.py (superuser), tests/journeys/test_postgres.py, test_postgres_branch.py (a dump), "
     "tests/doors/redis/test_server.py (Lua, modules, replication; taken over), tests/journeys/test_aws.py (a subscription that leads out)",
-    36: "tests/doors/test_server.py (smuggling, endless headers, slowloris, limits), tests/journeys/test_door.py (tokens)",
+    36: "tests/doors/test_server.py (smuggling, endless headers, slowloris, limits), tests/journeys/test_door.py (the token of another "
+    "door, that of a door that was killed)",
     37: "tests/doors/test_files.py (flags), tests/journeys/test_examples.py (checks on a copy)",
     44: "tests/sandbox/test_snapshots.py (shared mappings)",
     45: "tests/journeys/test_model_egress.py (a provider that would fetch all of it), tests/doors/model/test_door.py",

@@ -272,6 +272,25 @@ def test_two_doors_at_once_have_a_token_a_ledger_and_a_journal_each(user):
         assert spent == [1, 2]
 
 
+def test_a_token_is_worth_nothing_once_its_door_was_killed(user):
+    """Hostile 36: what was captured is sent again, to the door that has the place of the old one. Control: the same token, given anew."""
+    with user.provides({"text": "hello"}) as provider:
+        file = box(user, provider)
+        with opened(user, "-f", file, "--name", "first") as first:
+            port, token = first.url.rpartition(":")[2], first.token
+            assert first.get("/v1/messages", ASK, x_api_key=token)[0] == 200
+            user.types("kill", "first", code=0)
+            assert first.process.wait(timeout=20) == 12
+        with opened(user, "-f", file, "--port", port, "--name", "second") as second:
+            for name in ("x_api_key", "authorization"):
+                key = token if name == "x_api_key" else f"Bearer {token}"
+                assert second.get("/v1/messages", ASK, **{name: key})[0] == 401
+            assert second.get("/v1/messages", ASK, x_api_key=second.token)[0] == 200
+        assert len(provider.calls()) == 2
+        with opened(user, "-f", file, "--port", port, "--token-env", "MINE", MINE=token) as third:
+            assert third.get("/v1/messages", ASK, x_api_key=token)[0] == 200
+
+
 def test_the_brake_stops_a_door_lets_it_go_on_and_ends_it_from_another_terminal(user):
     with user.provides({"text": "hello"}) as provider, opened(user, "-f", box(user, provider), "--name", "braked") as door:
         user.types("freeze", "braked", code=0)

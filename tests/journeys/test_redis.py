@@ -201,7 +201,6 @@ def test_two_databases_have_variables_of_their_own_and_gear_tells_of_both(user):
     ("table", "told"),
     [
         ('from = "redis://u:hidden@h:1"', "the address holds a password"),
-        ('from = "rediss://h"', "no server over TLS"),
         ('from = "redis://h/3"', "all of it is copied"),
         ('from = "x.rdb"\nvolume = "v"', "name one of them"),
         ('password_env = "P"', "is for a running server"),

@@ -2,14 +2,18 @@
 
 import json
 
+from tests import postgres_server
+from tests.postgres_server import PASSWORD
+from tests.redis_server import live
+
 GITHUB = "ghp_" + "aB3dE6gH9jK2mN5pQ8sT1vW4xY7zA0cD3fG6"
 
 
-def runs(user, command, files="", code=0, **more):
+def runs(user, command, files="", code=0, out="out", **more):
     box = user.folder / "box.toml"
     box.write_text(f'[files]\ntake = ["out/**"]\n{files}\n')
     model = user.script({"commands": [f"mkdir out; {command}", "gear done --as-is"]})
-    return user.types("run", "work", "-f", box, "--model", model, "--out", "out", "--json", code=code, **more).record
+    return user.types("run", "work", "-f", box, "--model", model, "--out", out, "--json", code=code, **more).record
 
 
 def scanned(user):
@@ -63,6 +67,27 @@ def test_the_credential_of_a_door_is_found_by_its_value(user):
     record = runs(user, "cp leak.txt out/", f'give = ["leak.txt"]\n{door}', ACME=value)
     assert record["delivered"][0]["flags"] == ["credential of api.acme, line 2"]
     assert value not in json.dumps(record)
+
+
+def test_the_password_of_a_source_is_found_by_its_value(user, tmp_path):
+    value = "of-the-operator-4711"
+    (user.folder / "leak.txt").write_text(f"x\n{value}\n")
+    with live(tmp_path, password=value) as (_, port):
+        door = f'[doors.redis.cache]\nfrom = "redis://127.0.0.1:{port}"\npassword_env = "CACHE_PASSWORD"\n'
+        record = runs(user, "cp leak.txt out/", f'give = ["leak.txt"]\n{door}', CACHE_PASSWORD=value)
+    assert record["delivered"][0]["flags"] == ["credential of redis.cache, line 2"]
+    assert value not in json.dumps(record)
+
+
+def test_the_password_of_a_database_is_found_by_its_value(user):
+    (user.folder / "leak.txt").write_text(PASSWORD)
+    with postgres_server.live() as server:
+        server.sql(f"CREATE ROLE reader LOGIN PASSWORD '{PASSWORD}'", "postgres", "postgres")
+        for mode, role in (("branch", "owner"), ("read_only", "reader")):
+            dsn = server.dsn.replace("owner@", f"{role}@")
+            door = f'[doors.postgres.shop]\nmode = "{mode}"\nfrom = "{dsn}"\npassword_env = "SHOP_PASSWORD"\n'
+            record = runs(user, "cp leak.txt out/", f'give = ["leak.txt"]\n{door}', out=f"out-{mode}", SHOP_PASSWORD=PASSWORD)
+            assert record["delivered"][0]["flags"] == ["credential of postgres.shop, line 1"]
 
 
 def test_the_key_of_the_model_is_found_by_its_value(user):

@@ -139,7 +139,9 @@ class RedisDoor(Table):
     """A Redis database inside, at NAME.box:6379: empty, a branch of `from`, or a volume that stays for the next run."""
 
     source: RedisSource | None = Field(
-        default=None, alias="from", description="what it begins with: an RDB file, or redis://HOST:PORT of a running server"
+        default=None,
+        alias="from",
+        description="what it begins with: an RDB file, or redis://HOST:PORT (rediss:// with TLS) of a running server",
     )
     password_env: Word | None = Field(default=None, description="environment variable that holds that server's password")
     volume: Name | None = Field(
@@ -153,7 +155,7 @@ class RedisDoor(Table):
             raise wrong("`volume` begins with what the last run left, `from` with something else: name one of them")
         if self.memory < 4 << 20:  # an empty server takes one of them
             raise wrong("`memory` is at least 4MiB")
-        if self.password_env is not None and not (self.source or "").startswith("redis://"):
+        if self.password_env is not None and "://" not in (self.source or ""):
             raise wrong("`password_env` is for a running server (redis://...)")
         return self
 

@@ -1,4 +1,4 @@
-"""Where a running Redis server is: redis://[USER@]HOST[:PORT], without a password, and without what could not be kept.
+"""Where a running Redis server is: redis://[USER@]HOST[:PORT], rediss:// behind TLS; no password, nothing that could not be kept.
 
 All databases of a server are copied, so an address names none; what it says beyond that would be dropped unheard, and is refused.
 """
@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from gearcase.errors import UsageError
 
-_FORM = "write redis://HOST:6379, or redis://USER@HOST:6379"
+_FORM = "write redis://HOST:6379, redis://USER@HOST:6379, or rediss:// for one behind TLS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,7 @@ class RedisUrl:
     host: str
     port: int
     user: str = ""
+    tls: bool = False
 
     @property
     def place(self) -> str:
@@ -41,14 +42,11 @@ def parse_redis_url(text: str) -> RedisUrl:
         host, port = parts.hostname, parts.port
     except ValueError:
         raise UsageError("bad_redis_url", "this is no address of a Redis server", remedy=_FORM) from None
-    if parts.scheme == "rediss":
-        remedy = "make a file of it, and name that: redis-cli --tls -u URL --rdb FILE"
-        raise UsageError("bad_redis_url", "the door copies no server over TLS", remedy=remedy)
-    if parts.scheme != "redis" or not host:
+    if parts.scheme not in ("redis", "rediss") or not host:
         raise UsageError("bad_redis_url", f"{parts.scheme}:// is no address of a Redis server", remedy=_FORM)
     if parts.password is not None:
         remedy = "leave it out; name a variable that holds it with `password_env`"
         raise UsageError("bad_redis_url", "the address holds a password, and a box is on record", remedy=remedy, secret=True)
     if parts.path.strip("/") or parts.query or parts.fragment:
         raise UsageError("bad_redis_url", "the address says more than where the server is: all of it is copied", remedy=_FORM)
-    return RedisUrl(host, port or 6379, unquote(parts.username or ""))
+    return RedisUrl(host, port or 6379, unquote(parts.username or ""), parts.scheme == "rediss")

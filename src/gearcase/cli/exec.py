@@ -19,7 +19,7 @@ from gearcase.cli.history import history
 from gearcase.cli.shapes import denied
 from gearcase.cli.text import neutral
 from gearcase.errors import GearcaseError, UsageError
-from gearcase.events import CommandStarted, Giving
+from gearcase.events import CommandStarted, DatabaseCopying, Giving
 from gearcase.journal import follow
 from gearcase.run.options import RunOptions
 from gearcase.run.process import Started, ending, start
@@ -121,7 +121,7 @@ async def _until_end(started: Started, link: TerminalLink | None, quiet: bool) -
     wanted = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, wanted.set)
-    telling = asyncio.create_task(_tell_giving(started)) if not quiet else None
+    telling = asyncio.create_task(_tell_arriving(started)) if not quiet else None
     if link is not None:
         await terminal.Attached(started, link).until_end(wanted)
     while not started.poll():
@@ -137,11 +137,11 @@ async def _until_end(started: Started, link: TerminalLink | None, quiet: bool) -
         telling.cancel()
 
 
-async def _tell_giving(started: Started) -> None:
-    """Say how far what is given has come, until the program starts: from then on the screen is the program's."""
+async def _tell_arriving(started: Started) -> None:
+    """Say how far what the run begins with has come, until the program starts: from then on the screen is the program's."""
     async for record in follow(started.folder.journal):
-        if isinstance(record.event, Giving):
-            err().print(Text(f"gearcase: {lines.giving(record.event)}", "dim"), soft_wrap=True)
+        if isinstance(record.event, Giving | DatabaseCopying):
+            err().print(Text(f"gearcase: {lines.arriving(record.event)}", "dim"), soft_wrap=True)
         elif isinstance(record.event, CommandStarted):
             return
 

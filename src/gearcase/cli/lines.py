@@ -47,6 +47,13 @@ def giving(event: events.Giving) -> str:
     return f"{neutral(event.phase)} what is given: {bytes_}, {event.files:,} of {event.of_files:,} files"
 
 
+def arriving(event: events.Giving | events.DatabaseCopying) -> str:
+    """How far what a run begins with has come."""
+    if isinstance(event, events.Giving):
+        return giving(event)
+    return f"copying {neutral(event.door)}: {format_bytes(event.bytes)} of about {format_bytes(event.of_bytes)}"
+
+
 def _command(text: str) -> str:
     return neutral(text.strip(), limit=300)
 
@@ -127,6 +134,7 @@ _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
     events.CommandEnded: _ended,
     events.TestsClaimed: lambda e: ("tests", "cyan", f"{neutral(e.runner)} says {e.passed} passed, {e.failed} failed"),
     events.Giving: lambda e: ("give", "cyan", giving(e)),
+    events.DatabaseCopying: lambda e: ("database", "cyan", arriving(e)),
     events.FilesChanged: lambda e: ("files", "cyan", f"+{e.added} ~{e.changed} -{e.removed}"),
     events.SnapshotTaken: lambda e: ("snapshot", "cyan", f"{neutral(e.snapshot)}  {neutral(e.note)}"),
     events.Rewound: lambda e: ("rewind", "yellow", f"to {neutral(e.snapshot)}"),

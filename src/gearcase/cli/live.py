@@ -12,7 +12,7 @@ from rich.text import Text
 
 from gearcase.box import Limits
 from gearcase.cli import maps
-from gearcase.cli.lines import giving
+from gearcase.cli.lines import arriving
 from gearcase.cli.parts import CommandView
 from gearcase.cli.shapes import STATE_STYLE, VERDICT_MARK, Bar, amount, counted, denied, grid, share, state_text
 from gearcase.cli.text import first_line, neutral
@@ -52,8 +52,8 @@ class LivePanel:
         if view.goal:
             yield Text(first_line(view.goal, width), "italic", no_wrap=True, overflow="ellipsis")
         yield self._meters(min(30, max(10, width // 4)))
-        if view.giving is not None and not view.model and not view.commands:
-            yield _cut(Text.assemble(("give  ", "cyan"), giving(view.giving)))
+        if view.arriving is not None and not view.model and not view.commands:
+            yield _cut(Text.assemble(("begin  ", "cyan"), arriving(view.arriving)))
         yield from self._command(width)
         for told in maps.live(view.maps):
             yield _cut(told)

@@ -63,7 +63,7 @@ class View:
     finished: CommandView | None = None  # the latest that ended
     failures: tuple[CommandView, ...] = ()
     checks: Mapping[str, CheckView] = field(default_factory=dict[str, CheckView])
-    giving: events.Giving | None = None  # while what is given is on its way in
+    arriving: events.Giving | events.DatabaseCopying | None = None  # while what it begins with is on its way in
     files: tuple[int, int, int] = (0, 0, 0)  # added, changed, removed, summed over scans
     snapshots: int = 0
     rewinds: int = 0
@@ -306,7 +306,12 @@ def _(view: View, event: events.CommandEnded, record: Record) -> View:
 
 @_on(events.Giving)
 def _(view: View, event: events.Giving, record: Record) -> View:
-    return replace(view, giving=event)
+    return replace(view, arriving=event)
+
+
+@_on(events.DatabaseCopying)
+def _(view: View, event: events.DatabaseCopying, record: Record) -> View:
+    return replace(view, arriving=event)
 
 
 @_on(events.FilesChanged)

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import io
 import os
+import ssl
+import subprocess
 
 import pytest
 
@@ -23,7 +25,7 @@ def poured(content, most=MOST):
     return sink.getvalue()
 
 
-def copied(answers, most=MOST, password=""):
+def copied(answers, most=MOST, password="", tls=None):
     """What is copied from a server that answers each command with the next of `answers`; and what it was asked."""
     asked, sink, serving = [], io.BytesIO(), set()
 
@@ -44,10 +46,10 @@ def copied(answers, most=MOST, password=""):
         writer.transport.abort()
 
     async def scenario():
-        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls) as server:
             port = server.sockets[0].getsockname()[1]
             try:
-                await from_server(RedisUrl("127.0.0.1", port, "reader"), password).pour(sink, most)
+                await from_server(RedisUrl("127.0.0.1", port, "reader", tls is not None), password).pour(sink, most)
             finally:
                 for task in serving:
                     task.cancel()
@@ -118,6 +120,31 @@ def test_a_real_server_hands_out_what_it_holds_and_writes_no_file(tmp_path):
         assert got.startswith((b"REDIS", b"VALKEY"))
         assert b"value" in got
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def certified(tmp_path):
+    """TLS of a server on 127.0.0.1, and the file of the certificate that vouches for it."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=here -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run([*make.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context, certificate
+
+
+def test_a_server_behind_tls_is_copied_where_its_certificate_is_trusted(certified, monkeypatch):
+    context, certificate = certified
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    got, asked = copied([OK, OK, OK, b"$5\r\nREDIS"], password="secret", tls=context)
+    assert got == b"REDIS" and asked[0] == "AUTH reader secret"
+
+
+def test_a_server_behind_tls_that_nobody_vouches_for_hears_no_password(certified):
+    context, _ = certified
+    error, asked = copied([OK, OK, OK, b"$5\r\nREDIS"], password="secret", tls=context)
+    assert (error.code, asked) == ("source_unreachable", [])
+    assert "SSL_CERT_FILE" in error.remedy
 
 
 def test_a_file_is_known_by_its_beginning(tmp_path):

@@ -9,11 +9,12 @@ left out; every object belongs to the agent's role.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from gearcase.doors.postgres.sampling import check, draw, keys_of, large, mend, 
 from gearcase.doors.postgres.source import About, Source, Table
 from gearcase.doors.postgres.stopped import look
 from gearcase.errors import GearcaseError, RunError
+from gearcase.events import DatabaseCopying
 from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Housing, Mount
 from gearcase.units import format_bytes
@@ -37,6 +39,8 @@ _ROOM = 96 << 20
 """Bytes of a server's disk that no data can have: its own tables and its log."""
 COPY_WITHIN = 3600.0
 """Seconds."""
+_TELL = 1.0
+"""Seconds between two words on how far it is."""
 _LAST_WORDS = 2.0
 """Seconds in which a dump that broke off says why."""
 _SETTLE = f"""
@@ -112,17 +116,38 @@ async def open_branch(
         cluster = await Cluster.open(housing, binaries, name, memory, disk, (fifo.mount,))
         try:
             source = Source(dsn, password, binaries)
-            if sampled:
-                cluster.left_out = await copy_sampled(source, cluster, fifo, part, sampled)
-            else:
-                await copy(source, cluster, fifo, part)
-            await mask(cluster, part.mask)
+            async with _telling(housing, f"postgres.{name}", cluster, size):
+                if sampled:
+                    cluster.left_out = await copy_sampled(source, cluster, fifo, part, sampled)
+                else:
+                    await copy(source, cluster, fifo, part)
+                await mask(cluster, part.mask)
         except BaseException:
             await cluster.close()
             raise
     finally:
         fifo.close()
     return cluster, size
+
+
+@contextlib.asynccontextmanager
+async def _telling(housing: Housing, door: str, cluster: Cluster, whole: int) -> AsyncGenerator[None]:
+    """Put on record each second how much has arrived: by how much fuller the disk of the server is."""
+    sandbox = cluster.housed.sandbox
+    before = (await sandbox.usage()).disk
+
+    async def tell() -> None:
+        while True:
+            await asyncio.sleep(_TELL)
+            arrived = max(0, (await sandbox.usage()).disk - before)
+            housing.recorder.append(DatabaseCopying(door, arrived, whole))
+
+    telling = asyncio.create_task(tell())
+    try:
+        yield
+    finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
 
 
 async def open_copy(

@@ -15,7 +15,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,8 @@ class PostgresDoor:
         self._told: Contact | None = None
         self._latched = False
         self._refused: dict[str, int] = {}
+        self.secrets: Sequence[str] = ()
+        """What nothing that leaves may hold."""
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -125,7 +127,9 @@ class PostgresDoor:
         dsn = parse_dsn(declared.source)
         password = password_of(declared.password_env or "", declared.password_file, os.environ)
         source = Source(dsn, password, newest())
-        live = Live(source, password or password_from_file(source, os.environ))
+        password = password or password_from_file(source, os.environ)
+        self.secrets = (password,) if password else ()
+        live = Live(source, password)
         about = await live.open()
         self._live = live
         housing.recorder.append(
@@ -150,6 +154,7 @@ class PostgresDoor:
             folder, database = Path(declared.source), declared.database or self._name
             return await open_copy(housing, self._name, folder, database, declared.mask, declared.memory, declared.disk)
         password = password_of(declared.password_env or "", declared.password_file, os.environ)
+        self.secrets = (password,) if password else ()
         part = Part(declared.exclude, declared.schema_only, declared.mask, declared.percent)
         dsn = parse_dsn(declared.source)
         return await open_branch(housing, self._name, dsn, password, part, declared.memory, declared.disk)

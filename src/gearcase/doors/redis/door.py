@@ -13,7 +13,7 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,8 @@ class RedisDoor:
         self._gone = (0, 0)  # bytes of connections that have ended, out and in
         self._told_bytes = (0, 0)
         self._latched = False
+        self.secrets: Sequence[str] = ()
+        """What nothing that leaves may hold."""
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -115,7 +117,9 @@ class RedisDoor:
         if variable is not None and variable not in os.environ:
             message, remedy = f"{variable} is not set, and the box says that it holds a password", f"export {variable}=..."
             raise UsageError("missing_password", message, remedy=remedy)
-        return from_server(parse_redis_url(declared.source), os.environ[variable] if variable else "")
+        password = os.environ[variable] if variable else ""
+        self.secrets = (password,) if password else ()
+        return from_server(parse_redis_url(declared.source), password)
 
     async def serve(self, agent: str, place: Place, sock: socket.socket, pay: Callable[[int], None]) -> None:
         """See `Door`. What reaches a throw-away server has not left: nothing is paid."""

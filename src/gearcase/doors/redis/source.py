@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import stat
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -83,7 +84,14 @@ def from_server(url: RedisUrl, password: str) -> Content:
         broken = "look outside of the box whether it answers: redis-cli -u URL PING"
         try:
             async with asyncio.timeout(_CONNECT):
-                reader, writer = await asyncio.open_connection(url.host, url.port)
+                trusted = ssl.create_default_context() if url.tls else None
+                reader, writer = await asyncio.open_connection(url.host, url.port, ssl=trusted)
+        except ssl.SSLError as error:
+            remedy = (
+                "see that it speaks TLS at this port and who signed its certificate: SSL_CERT_FILE names authorities to trust"
+            )
+            message = f"no TLS that can be trusted with {url.place}"
+            raise RunError("source_unreachable", message, cause=str(error), remedy=remedy) from error
         except (OSError, TimeoutError) as error:
             cause = str(error) or "it took too long"
             raise RunError("source_unreachable", f"{url.place} cannot be reached", cause=cause, remedy=broken) from error
