@@ -663,6 +663,7 @@ class MapEnded(Event):
     repair: dict[str, Any] = field(default_factory=dict[str, Any])
     known: dict[str, int] = field(default_factory=dict[str, int])  # answers that the box's owner knows: asked, right
     warnings: dict[str, str] = field(default_factory=dict[str, str])  # of the spread of the answers
+    different: int = 0  # answers, at most 1,000
 
 
 # --- the agent -------------------------------------------------------------------------------------------------------------

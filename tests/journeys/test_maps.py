@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import time
 from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs/maps.md"
@@ -80,3 +82,73 @@ def test_a_run_that_is_frozen_in_the_middle_of_a_map_goes_on_and_loses_nothing(u
         assert run.returncode == 0, out + err
         assert before < 150 and len(provider.calls()) == 200
     assert json.loads((user.folder / "result/mapped/account.json").read_text())["account"]["ok"] == 200
+
+
+def blocks():
+    """What the page shows of commands: for maps of prompts, for commands and reduce, for a validator."""
+    found = re.findall(r"(?:^    .*\n)+(?:\n?(?:^    .*\n)+)*", PAGE.read_text(), re.MULTILINE)
+    return ["".join(line[4:] for line in block.splitlines(keepends=True)) for block in found]
+
+
+def test_commands_validator_and_reduce_work_as_the_page_shows_them(user):
+    prompts, commands, validator = blocks()[:3]
+    text = "".join(f"10:00:{n % 60:02} host app[{n}]: started part-{n}\n" for n in range(400))
+    (user.folder / "app.log").write_text(text)
+    files = prompts[: prompts.index("gear map")]
+    program = f"{files}{commands}{validator}true"
+    steps = [{"text": '{"level": "info", "message": "nothing of it"}', "when": "part-93"}]
+    with user.provides({"text": '{"level": "info", "message": "started"}'}, *steps) as provider:
+        box = ["--model", f"{provider.base}/v1#small", "--give", "app.log", "--out", "result", "--usd", "5"]
+        takes = [part for name in ("parsed", "whole", "checked") for part in ("--take", f"{name}/**")]
+        user.types("exec", *box, *takes, "--", "bash", "-c", program, code=0, OPENAI_API_KEY=user.key)
+        assert len(provider.calls()) == 400, "commands ask nobody"
+    parsed = lines(user.folder / "result/parsed/results.jsonl")
+    assert [row["shard"] for row in parsed][:2] == ["app.log:1-50", "app.log:51-100"] and len(parsed) == 8
+    whole = [json.loads(line) for line in (user.folder / "result/whole/result.txt").read_text().splitlines()]
+    assert whole == [{"program": "app", "message": f"started part-{n}"} for n in range(400)]
+    account = json.loads((user.folder / "result/whole/account.json").read_text())
+    assert [level["account"]["ok"] for level in account["levels"]] == [1]
+    checked = json.loads((user.folder / "result/checked/account.json").read_text())
+    assert checked["account"] == {"items": 400, "ok": 399, "failed": 0, "quarantined": 1, "skipped": 0, "pending": 0}
+    assert checked["clusters"][0]["stage"] == "validator" and checked["clusters"][0]["keyword"] == "AssertionError"
+    [failed] = lines(user.folder / "result/checked/quarantine/failed.jsonl")
+    assert failed["item"] == 93 and "the message is not in the line" in failed["trace"]
+    told = user.types("report", "--json", code=0).record
+    maps = list(told["maps"].values())
+    assert maps[0]["sandboxes"] == 8 and maps[0]["cpu"] > 0 and maps[0]["model"] == ""
+    assert "sandboxes of their own" in user.types("report", code=0).out
+
+
+def sleeping():
+    told = subprocess.run(["ps", "ax", "-o", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in told.splitlines() if line.startswith("sleep 97531")]
+
+
+def test_a_map_of_commands_that_is_frozen_stands_still_and_one_that_is_killed_leaves_nothing(user):
+    (user.folder / "app.log").write_text("".join(f"line {n}.\n" for n in range(60)))
+    command = "gear map --over app.log --split lines:1 --run 'sleep 0.2; date +%s.%N' --out mapped"
+    box = ["--give", "app.log", "--take", "mapped/**", "--out", "result", "--usd", "5"]
+    run = user.starts("exec", "--name", "stands-still", *box, "--", "sh", "-c", command)
+    user.waits_for("map_started")
+    time.sleep(0.7)
+    user.types("freeze", "stands-still", code=0)
+    frozen = time.time()
+    time.sleep(1.5)
+    thawed = time.time()
+    user.types("resume", "stands-still", code=0)
+    out, err = run.communicate(timeout=60)
+    assert run.returncode == 0, out + err
+    ended = sorted(float(row["answer"]) for row in lines(user.folder / "result/mapped/results.jsonl"))
+    assert len(ended) == 60 and not [at for at in ended if frozen + 0.1 < at < thawed - 0.1]
+    run = user.starts(
+        "exec", "--name", "is-killed", *box, "--force", "--", "sh", "-c", command.replace("sleep 0.2", "sleep 97531")
+    )
+    deadline = time.monotonic() + 30
+    while not sleeping() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert sleeping()
+    user.types("kill", "is-killed", "--yes", code=0)
+    run.communicate(timeout=60)
+    assert not sleeping()
+    [ended] = [record for record in user.journal("is-killed") if record["type"] == "map_ended"]
+    assert ended["ended"] == "cut" and ended["account"]["pending"] == 60

@@ -151,7 +151,16 @@ def test_a_killed_map_begun_again_asks_about_the_unfinished_items_alone(stage):
     assert len(calls) == 200, "each item is asked about once"
     ended = {r.event.map: r.event for r in played.records("map_ended")}
     assert ended["m2"].ended == "done"
-    assert ended["m1"].account["items"] == 200
+    assert ended["m1"].account["items"] == 200 and ended["m1"].ended == "abandoned"
+
+
+def test_a_map_whose_program_is_killed_is_given_up_at_once(stage):
+    steps = [{"text": "x", "fault": "slow", "delay": 0.2}]
+    kill = f"{MAP} --concurrency 4 --no-canary & sleep 1; kill -9 $!; wait; sleep 2"
+    played = mapped(stage, *steps, items=500, command=f"({kill})")
+    [ended] = [r.event for r in played.records("map_ended")]
+    assert ended.ended == "abandoned" and ended.calls < 60, "no call was begun after the kill"
+    assert ended.account["pending"] == 500 - ended.account["ok"] and ended.account["skipped"] == 0
 
 
 def test_a_map_that_is_going_on_when_the_run_ends_leaves_its_account(stage):
@@ -235,6 +244,11 @@ def test_a_map_that_would_cost_more_than_is_left_is_not_begun_but_for_its_canary
     told = account(played)
     assert told["stopped"]["class"] == "canary" and "the rest would cost" in said(played) and told["calls"] == 30
     assert told["account"]["ok"] == 30 and told["account"]["skipped"] == 1970
+
+
+def test_one_answer_to_everything_is_told(stage):
+    played = mapped(stage, {"text": "no"}, items=60)
+    assert code(played) == 0 and account(played)["different"] == 1 and "all 60 answers are the same" in said(played)
 
 
 def test_without_a_canary_all_are_asked_at_once(stage):

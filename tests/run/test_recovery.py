@@ -187,10 +187,20 @@ def test_a_run_that_died_after_any_record_is_recovered_with_every_hold_ended_and
 
 
 SLEEP = "sleep 4711"
+SHARDS = f"seq 1 9 > w; gear map --over w --split lines:1 --run '{SLEEP}' --give w --out out/m"
+
+
+def sleeps(stage):
+    """Whether a process of a shard is there."""
+    processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    return SLEEP in [line.strip() for line in processes.splitlines()] and list(stage.state.glob("gearcase/runs/*/shards/*"))
+
+
 MOMENTS = {
     "in a command": ([{"commands": [f"touch /tmp/x; {SLEEP}"]}], "true", lambda stage: stage.has("command_started")),
     "in a model call": ([{"fault": "stall"}], "true", lambda stage: stage.has("sent")),
     "in a check that was asked for": ([{"commands": ["mkdir out; touch out/x; gear check"]}], SLEEP, lambda stage: box("1")),
+    "in a shard of a map": ([{"commands": [SHARDS]}], "true", sleeps),
     "in a last check": ([{"commands": ["mkdir out; touch out/x; gear done --as-is"]}], SLEEP, lambda stage: box("final")),
 }
 
@@ -234,7 +244,7 @@ def test_a_run_killed_at_any_moment_leaves_no_process_and_says_what_happened(sta
     assert SLEEP not in [line.strip() for line in processes.splitlines()]
     folder = next(stage.state.glob("gearcase/runs/*"))
     assert not (folder / "control.sock").exists() and not (folder / "asked").exists()
-    assert not list(folder.glob(".*part"))
+    assert not (folder / "shards").exists() and not list(folder.glob(".*part"))
     boxes = f"{owners.runtime_folder()}/boxes"
     assert not [name for name in os.listdir(boxes) if name.startswith(folder.name)]
 

@@ -95,9 +95,12 @@ found += [one for one in os.environ if one.startswith(("GEARCASE", "OPENAI", "AN
 print(found)
 """
     run = f"echo s > secret.txt; {OVER} --run 'python3 hostile.py'; grep changed hostile.py | wc -l >> out/said"
+    run += "; cd /tmp; cp /workspace/hostile.py .; touch trace; python3 hostile.py > /workspace/out/control"
     played = ran(stage, run, files={"hostile.py": hostile})
     assert {row["answer"] for row in lines(played.out / "out/m/results.jsonl")} == {"[]"}, said(played)
     assert account(played)["account"]["ok"] == 6 and said(played).strip().endswith("1")
+    control = (played.out / "out/control").read_text()
+    assert "'door'" in control and "'net'" in control and "trace" in control and "GEARCASE_GEAR" in control, "it looks well"
 
 
 def test_what_is_given_is_seen_and_what_is_not_there_is_told(stage):
@@ -254,3 +257,19 @@ def test_row_groups_of_a_table_are_mapped_to_a_table(stage):
     assert sum(int(json.loads(row[-1])) for row in rows) == sum(range(5000)) and len(rows) == 3
     assert rows[0][1] == "t.parquet:1-2048" and not (played.out / "out/m/results.jsonl").exists()
     assert len(lines(played.out / "out/n/results.jsonl")) == 5
+
+
+def test_an_answer_beside_one_that_eats_all_memory_is_judged_for_itself(stage):
+    judge = "import os, time\nif open(os.environ['ITEM']).read() == 'word 3':\n    x = b'x' * (1 << 30)\ntime.sleep(0.3)\n"
+    played = ran(
+        stage, f"{MAP} --validator 'python3 v.py' --concurrency 16", items=12, files={"v.py": judge}, worker=[{"text": "x"}]
+    )
+    assert [row["item"] for row in failed(played)] == [2] and account(played)["account"]["ok"] == 11
+    assert failed(played)[0]["class"] == "limit" and "memory" in failed(played)[0]["why"]
+
+
+def test_a_command_is_judged_by_a_validator_too(stage):
+    command = f"{OVER} --run 'wc -c' --validator 'grep -qv 7'"
+    played = ran(stage, command, items=12)
+    assert account(played)["account"]["ok"] == 9 and [row["answer"] for row in failed(played)] == ['"7"'] * 3
+    assert {row["stage"] for row in failed(played)} == {"validator"}

@@ -58,7 +58,7 @@ class Model:
             self.at_once -= 1
         plan = self.plans.get(item, ["ok"])
         what = plan[min(self.calls[item], len(plan)) - 1]
-        if what == "ok":
+        if what in ("ok", "refuse"):
             self.answered[item] += 1
             return Answered(f'"{item}"', COST)
         cost = COST if what == "content" else 0
@@ -87,10 +87,23 @@ class Desk:
         self.results = Results(folder / "results.sqlite")
         self.flights = {}
         self.record = Record()
+        self.refused = set()
 
     def map(self, expected=0, wait=ready, **more):
         asked = spec(expected, **more)
-        return Map("m1", asked, self.model, self.results, self.flights, self.record, "lead", ready=wait, sleep=at_once)
+        judge = self.judge if asked.validator else None
+        return Map(
+            "m1", asked, self.model, self.results, self.flights, self.record, "lead", ready=wait, judge=judge, sleep=at_once
+        )
+
+    async def judge(self, item, answer):
+        """Refuses what its plan says; `refused` are the items that it refused at some time."""
+        await asyncio.sleep(0)
+        assert answer == f'"{item}"'
+        if "refuse" in self.model.plans.get(item, ()):
+            self.refused.add(item)
+            return Fault("content", "rejected", "no", stage="validator", trace="AssertionError")
+        return None
 
 
 @asynccontextmanager
@@ -293,7 +306,7 @@ def test_progress_is_told_at_most_once_a_second(tmp_path):
 
 PLANS = st.dictionaries(
     st.integers(0, 11).map(lambda n: f"i{n}"),
-    st.lists(st.sampled_from(["ok", "transient", "content", "waiting", "terminal"]), min_size=1, max_size=4).map(
+    st.lists(st.sampled_from(["ok", "transient", "content", "waiting", "terminal", "refuse"]), min_size=1, max_size=4).map(
         lambda plan: [*plan, "ok"] if plan[-1] == "waiting" else plan
     ),  # a latch ends at some time
     max_size=8,
@@ -311,12 +324,14 @@ ROUNDS = st.lists(
 
 
 @settings(max_examples=150, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
-@given(plans=PLANS, rounds=ROUNDS)
-def test_for_any_order_of_faults_kills_and_resumes_it_adds_up_and_nothing_is_asked_again(plans, rounds, tmp_path_factory):
+@given(plans=PLANS, rounds=ROUNDS, validator=st.sampled_from(["", "check"]))
+def test_for_any_order_of_faults_kills_and_resumes_it_adds_up_and_nothing_is_asked_again(
+    plans, rounds, validator, tmp_path_factory
+):
     async def scenario():
         async with desk(tmp_path_factory.mktemp("map"), plans) as one:
             for numbers, until, how, concurrency in rounds:
-                made = one.map(len(numbers), concurrency=concurrency)
+                made = one.map(len(numbers), concurrency=concurrency, validator=validator)
                 endings = await serve(made, [f"i{n}" for n in numbers], until)
                 if until is not None:
                     await getattr(made, how)()  # which is nothing where it has ended
@@ -328,7 +343,8 @@ def test_for_any_order_of_faults_kills_and_resumes_it_adds_up_and_nothing_is_ask
                 assert last.account["items"] == len(numbers)
                 assert last.spent == made.spent
                 assert not one.flights
-            assert all(count <= 1 for count in one.model.answered.values()), "an item was asked about after it was answered"
+            accepted = {item: count for item, count in one.model.answered.items() if item not in one.refused}
+            assert all(count <= 1 for count in accepted.values()), "an item was asked about after it was answered"
 
     async def bounded():
         async with asyncio.timeout(20):

@@ -155,7 +155,8 @@ _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
     events.MapStarted: lambda e: (
         "map",
         "bold",
-        f"{neutral(e.map)}  {e.expected:,} items ({neutral(e.split)}), {e.concurrency} at once, {neutral(e.model)}: {first_line(e.text)}",
+        f"{neutral(e.map)}  {e.expected:,} items ({neutral(e.split)}), {e.concurrency} at once, "
+        f"{neutral(e.model) or 'a command'}: {first_line(e.text)}",
     ),
     events.MapProgressed: lambda e: ("map", "blue", maps.progress(e)),
     events.MapItemFailed: lambda e: (

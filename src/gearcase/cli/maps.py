@@ -13,6 +13,7 @@ from gearcase.cli.text import neutral
 from gearcase.units import format_duration, format_money
 
 _MOST = 20
+_SAME = 20
 _STATES = ("ok", "failed", "quarantined", "skipped", "pending")
 
 
@@ -36,6 +37,9 @@ class MapView:
     repair: Mapping[str, Any] = field(default_factory=dict[str, Any])
     known: Mapping[str, int] = field(default_factory=dict[str, int])
     warnings: Mapping[str, str] = field(default_factory=dict[str, str])
+    sandboxes: int = 0
+    cpu: float = 0.0
+    different: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """For a program."""
@@ -49,7 +53,11 @@ class MapView:
             "repair": dict(self.repair),
             "known": dict(self.known),
             "warnings": dict(self.warnings),
+            **self._used(),
         }
+
+    def _used(self) -> dict[str, Any]:
+        return {"sandboxes": self.sandboxes, "cpu": self.cpu} if self.sandboxes else {}
 
 
 Maps = Mapping[str, MapView]
@@ -74,6 +82,7 @@ def ended(maps: Maps, event: events.MapEnded) -> Maps:
     now = replace(before, account=event.account, found=event.found, calls=event.calls, retries=event.retries, spent=event.spent)
     how = replace(now, ended=event.ended, why=event.why, classes=event.classes, seconds=event.seconds, repair=event.repair)
     how = replace(how, known=event.known, warnings=event.warnings)
+    how = replace(how, sandboxes=event.sandboxes, cpu=event.cpu, different=event.different)
     return {**maps, event.map: replace(how, rate=round(event.account.get("items", 0) / max(event.seconds, 0.001), 1))}
 
 
@@ -109,9 +118,14 @@ def report(maps: Maps) -> Iterator[Text]:
     for name, one in maps.items():
         style = "green" if one.ended == "done" and set(one.classes) == set() else "yellow"
         found = f" ({one.found:,} found, paid for before)" if one.found else ""
-        money = f"{format_money(one.spent)} for {one.calls:,} calls of {neutral(one.model)}, {one.retries:,} tried again"
+        what = f"calls of {neutral(one.model)}" if one.model else "commands"
+        money = f"{format_money(one.spent)} for {one.calls:,} {what}, {one.retries:,} tried again"
         yield Text.assemble((f"{neutral(name)} {neutral(one.ended or 'going on')}  ", style), f"{counts(one.account)}{found}")
         yield Text(f"  {money}, {one.rate:g} items a second", "dim")
+        if one.sandboxes:
+            yield Text(f"  {one.sandboxes:,} sandboxes of their own for its commands, {one.cpu:,.1f} s of processor time", "dim")
+        if one.different == 1 and one.account.get("ok", 0) >= _SAME:
+            yield Text("  every answer is the same", "yellow")
         if one.classes:
             yield Text("  without an answer: " + ", ".join(f"{neutral(code)} {n:,}" for code, n in one.classes.items()), "dim")
         if one.known:

@@ -42,11 +42,15 @@ _STATUS = {"budget": 402, "unknown_operation": 404, "bad_arguments": 400, "too_l
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation: its handler, what it does, and the JSON Schema of its arguments (a flat object)."""
+    """One operation: its handler, what it does, and the JSON Schema of its arguments (a flat object).
+
+    A `tied` one is cancelled when the program that asks is gone; the others go on to their end.
+    """
 
     handler: Handler
     summary: str
     parameters: Mapping[str, Any]
+    tied: bool = False
 
 
 class GearDoor:
@@ -63,6 +67,11 @@ class GearDoor:
             return await self._handle(agent, request)
 
         return handle
+
+    def tied(self, request: HttpRequest) -> bool:
+        """Whether this request ends with its connection."""
+        operation = self._operations.get(request.path.removeprefix("/v1/"))
+        return operation is not None and operation.tied
 
     def openapi(self) -> bytes:
         """The OpenAPI 3.1 document of this door."""

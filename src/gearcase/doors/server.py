@@ -67,6 +67,8 @@ _LINGER, _LINGER_BYTES = 5.0, 1024 * 1024
 """Seconds and bytes for which an unread body is read before its refusal is sent."""
 
 Handler = Callable[[HttpRequest], Awaitable[Reply]]
+Tied = bool | Callable[[HttpRequest], bool]
+"""Whether a handler ends with the connection of who asked."""
 Gate = Callable[[HttpRequest], Reply | None]
 """Sees a request without its body: None lets it in, a whole reply refuses it, and then nothing of the body is kept."""
 
@@ -93,12 +95,12 @@ class Server:
         handler: Handler,
         *,
         limits: ServerLimits | None = None,
-        cancel: bool = False,
+        cancel: Tied = False,
         gate: Gate | None = None,
         streaming: bool = False,
     ) -> None:
-        """With `cancel` a handler is cancelled once its client has gone; without, it goes on to its reply, which nobody reads. A
-        stream always ends with its client. What the `gate` refuses never reaches the handler."""
+        """With `cancel` a handler is cancelled once its client has gone; without, it goes on to its reply, which nobody reads. It may
+        depend on the request. A stream always ends with its client. What the `gate` refuses never reaches the handler."""
         self._bounds = limits or ServerLimits()
         app = _App(handler, self._bounds, cancel, gate, streaming)
         self._config = Config(
@@ -154,7 +156,7 @@ async def serve(
     handler: Handler,
     *,
     limits: ServerLimits | None = None,
-    cancel: bool = False,
+    cancel: Tied = False,
     gate: Gate | None = None,
     streaming: bool = False,
 ) -> Server:
@@ -249,7 +251,7 @@ class _Connection(HttpToolsProtocol):
 class _App:
     """The ASGI side: gather the body within bounds, call the handler, send its reply."""
 
-    def __init__(self, handler: Handler, bounds: ServerLimits, cancel: bool, gate: Gate | None, streaming: bool) -> None:
+    def __init__(self, handler: Handler, bounds: ServerLimits, cancel: Tied, gate: Gate | None, streaming: bool) -> None:
         self._handler = handler
         self._bounds = bounds
         self._cancel = cancel
@@ -300,9 +302,12 @@ class _App:
             return
         connection.flow.resume_reading()  # a large body paused it, and whoever does not read does not see that the client left
         request = replace(head, body=body)
-        with connection.watched(self._cancel):
+        with connection.watched(self._tied(request)):
             reply = await self._handler(request)
         await self._reply(send, connection, reply)
+
+    def _tied(self, request: HttpRequest) -> bool:
+        return self._cancel if isinstance(self._cancel, bool) else self._cancel(request)
 
     async def _answer_stream(
         self,
@@ -314,7 +319,7 @@ class _App:
         """The handler has the head at once. A body that it leaves unread is read a little further, so that its sender hears the reply,
         and then the connection is closed."""
         body = StreamedBody(receive, self._bounds.body_within, self._bounds.least_rate, ended=not head.has_body)
-        with connection.watched(self._cancel):
+        with connection.watched(self._tied(head)):
             reply = await self._handler(replace(head, chunks=body.chunks()))
         if not body.ended:
             reply = replace(reply, headers={**reply.headers, "connection": "close"})

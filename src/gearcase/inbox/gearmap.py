@@ -319,7 +319,7 @@ def account_of(begun: dict[str, Any], answer: dict[str, Any], expected: int) -> 
 def work_of(options: Any, schema: Any) -> dict[str, Any]:
     """What is done with each item, as the door is told it. Raises Unusable."""
     asked = {"model": options.model, "schema": schema, "max_output": options.max_output, "validator": options.validator}
-    asked |= {"concurrency": options.concurrency, "allow_failed": options.allow_failed, "deadline": options.deadline}
+    asked.update(concurrency=options.concurrency, allow_failed=options.allow_failed, deadline=options.deadline)
     if options.prompt is not None:
         asked["prompt"] = read_prompt(options.prompt)
     else:
@@ -455,8 +455,8 @@ def show(account: dict[str, Any]) -> str:
     cost = account["nano_usd"] / 1e9
     what = f"calls of {account['model']}" if account["model"] else "commands"
     text.append(f"${cost:.6f} for {account['calls']:,} {what}, {account['retries']:,} of them tried again")
-    for told in (account.get("warnings") or {}).values():
-        text.append(f"warning: {told}")
+    warnings: dict[str, str] = account.get("warnings") or {}
+    text += [f"warning: {told}" for told in warnings.values()]
     if repair := account.get("repair"):
         text.append(
             f"prompt repair: {repair['accepted']} of {repair['tries']} rewrites accepted, {repair['mended']:,} items mended, "
@@ -467,6 +467,8 @@ def show(account: dict[str, Any]) -> str:
     for cluster in account["clusters"][:5]:
         place = " ".join(str(cluster[key]) for key in ("stage", "code", "path", "keyword", "message") if key in cluster)
         text.append(f"  {cluster['count']:,} of {place}, the first {cluster['first']}")
+    if account["different"] == 1 and counts["ok"] >= CANARY:
+        text.append(f"all {counts['ok']:,} answers are the same: does the prompt say what is asked of each item?")
     if account["stopped"]:
         text.append(f"stopped: {account['stopped']['class']}: {account['stopped']['why']}")
     if "changed" in account:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import importlib
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -15,8 +16,15 @@ from typing import Any, cast
 
 TOGETHER = 1024
 """Rows that are held at a time."""
-COLUMNS = {"item": "BIGINT", "shard": "VARCHAR", "prompt": "VARCHAR", "attempts": "BIGINT", "nano_usd": "BIGINT"}
-COLUMNS |= {"found": "BOOLEAN", "answer": "VARCHAR"}
+COLUMNS = {
+    "item": "BIGINT",
+    "shard": "VARCHAR",
+    "prompt": "VARCHAR",
+    "attempts": "BIGINT",
+    "nano_usd": "BIGINT",
+    "found": "BOOLEAN",
+    "answer": "VARCHAR",
+}
 """Of a map's results; `answer` is JSON text."""
 MISSING = (
     "pyarrow or duckdb must be in the box's Python: install one on the host below /usr (Debian: python3-pyarrow), or let the operator \
@@ -98,7 +106,7 @@ def _read_duck(path: str) -> tuple[list[int], Iterator[dict[str, Any]]]:
         answer = connection.execute("SELECT * FROM read_parquet(?)", [path])
         names = [column[0] for column in answer.description]
         while some := answer.fetchmany(TOGETHER):
-            yield from (dict(zip(names, row, strict=True)) for row in some)
+            yield from (dict(zip(names, row)) for row in some)  # noqa: B905 (the box's Python may be 3.8)
 
     return sizes, rows()
 
@@ -140,9 +148,7 @@ def _write_arrow(lines: Path, target: Path) -> None:
     schema = arrow.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
     with parquet.ParquetWriter(target, schema) as writer:
         for rows in _some(_results(lines)):
-            columns = [
-                arrow.array(list(column), type=one.type) for column, one in zip(zip(*rows, strict=True), schema, strict=True)
-            ]
+            columns = [arrow.array([row[at] for row in rows], type=one.type) for at, one in enumerate(schema)]
             writer.write_table(arrow.table(columns, schema=schema))
 
 
@@ -157,8 +163,5 @@ def _write_duck(lines: Path, target: Path) -> None:
 
 
 def _some(rows: Iterator[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
-    while True:
-        together = [row for _, row in zip(range(TOGETHER), rows, strict=False)]
-        if not together:
-            return
+    while together := list(itertools.islice(rows, TOGETHER)):
         yield together

@@ -93,7 +93,10 @@ class Operations:
                 self._maps.begin, "Begin a map: a prompt or a command over many items. `gear map` does it whole.", _object(mapped)
             ),
             "map-items": Operation(
-                self._maps.items, "Give a map items, as many as it has room for; take what has ended.", _object(fed, "map")
+                self._maps.items,
+                "Give a map items, as many as it has room for; take what has ended. Who breaks off gives the map up.",
+                _object(fed, "map"),
+                tied=True,
             ),
             "check": Operation(self.check, "Run acceptance checks now, on a copy of the deliverables.", _object({"name": text})),
             "snapshot": Operation(self.snapshot, "Keep the present state of /workspace.", _object({"note": text})),

@@ -207,8 +207,9 @@ def _recover(folder: RunFolder) -> bool:
         journal.append(RunEnded(record.status, record.as_json()))
     finally:
         journal.close()
-    if (folder.path / "asked").exists():
-        discard(folder.path / "asked")
+    for left in (folder.path / "asked", folder.path / "shards"):
+        if left.exists():
+            discard(left)
     (folder.path / "control.sock").unlink(missing_ok=True)
     return True
 

@@ -187,7 +187,7 @@ class Room:
         await doors.serve(LEAD, self.sandbox, meter)
         sockets = self.sandbox.sockets
         self._servers.append(await serve(sockets[MODEL], model.handler(Caller(LEAD, LEAD), self._fail), cancel=True))
-        self._servers.append(await serve(sockets[GEAR], gear.handler(LEAD)))
+        self._servers.append(await serve(sockets[GEAR], gear.handler(LEAD), cancel=gear.tied))
         if PROXY in sockets:
             self._seat.serve_proxy(sockets[PROXY])
         own = {listener.name: listener.address for listener in (MODEL, GEAR, PROXY) if listener in sockets}

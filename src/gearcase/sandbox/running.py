@@ -202,7 +202,8 @@ class Running:
         status = os.waitstatus_to_exitcode(ended.status) if ended else -signal.SIGKILL
         kind = "deadline" if late else "lost" if lost else "signalled" if status < 0 else "exited"
         code = status if status >= 0 else 128 - status
-        limits = self._limits(late, code, outputs[0])
+        said = outputs[:1] if command.merge_stderr else outputs[:2]
+        limits = self._limits(late, code, b"".join(one.head[-4096:] + one.tail[-4096:] for one in said))
         cpu = ended.cpu if ended else 0.0
         live.cpu_ended += cpu
         separate = not command.merge_stderr
@@ -213,11 +214,10 @@ class Running:
         result = CommandResult(kind, code, outputs[0], stderr, told, seconds, cpu, limits)  # type: ignore[arg-type]
         return result, not lost and (code >= 125 or bool(limits))
 
-    def _limits(self, late: bool, code: int, output: Output) -> tuple[str, ...]:
+    def _limits(self, late: bool, code: int, text: bytes) -> tuple[str, ...]:
         live = self._live
         now = live.parts.groups.counters()
         struck = ["memory"] * (now.memory > self._before.memory) + ["processes"] * (now.processes > self._before.processes)
-        text = output.head[-4096:] + output.tail[-4096:]
         if self._crowded or (code != 0 and "processes" not in struck and b"Resource temporarily unavailable" in text):
             struck.append("processes")
         if live.full() or (code != 0 and b"No space left on device" in text):

@@ -5,7 +5,8 @@ bounded, and so is their time. Nothing that they do is an error of ours: it is a
 same for every item.
 
 A validator lives as long as its map, in one sandbox with a process for each answer, because it is one program and a process costs a
-fraction of a sandbox. Where it breaks that sandbox (it is full, its first process is gone), the next answer gets a new one.
+fraction of a sandbox. Where it breaks that sandbox (it is full, its first process is gone), the next answer gets a new one; an answer
+during which a limit struck is judged again in one of its own.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import itertools
 import json
 import re
 import signal
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Literal
 
@@ -37,6 +41,7 @@ HANGS = 3
 """Answers in a row that a validator does not judge in time before the map stops."""
 JUDGED_AT_ONCE = 8
 _PARTS = 4  # of the box that a validator's sandbox gets
+_ENOUGH_MEMORY, _ENOUGH_PROCESSES = 32 << 20, 4  # of them for one answer
 _TRIES = 3
 _FRAME = re.compile(r'^ *File "([^"\n]{1,300})", line \d+, in ([^\n]{1,200})$', re.MULTILINE)
 _RAISED = re.compile(r"^([A-Za-z_][\w.]{0,100})(?::|$)")
@@ -85,9 +90,12 @@ class Validator:
         self._command = command
         self._deadline = deadline
         self._use = use
+        self._share = sandboxes.share(_PARTS)
         self._housed: Housed | None = None
+        self._judging: Counter[Housed] = Counter()
         self._opening = asyncio.Lock()
-        self._turns = asyncio.Semaphore(JUDGED_AT_ONCE)
+        at_once = min(JUDGED_AT_ONCE, self._share.memory // _ENOUGH_MEMORY, self._share.processes // _ENOUGH_PROCESSES)
+        self._turns = asyncio.Semaphore(max(1, at_once))
         self._numbers = itertools.count(1)
         self._hung = 0
 
@@ -99,7 +107,6 @@ class Validator:
                 try:
                     return await self._judge(item, answer)
                 except GearcaseError as error:
-                    await self._replace(self._housed)
                     if tried == _TRIES:
                         told = f"the validator has no sandbox: {error.message}; {error.remedy}"
                         return Fault("terminal", "validator", told, stage="validator")
@@ -107,11 +114,33 @@ class Validator:
                 tried += 1
 
     async def close(self) -> None:
-        """End its sandbox. Idempotent."""
-        await self._replace(self._housed)
+        """End its sandbox, in which nobody is judged any more. Idempotent."""
+        housed, self._housed = self._housed, None
+        if housed is not None:
+            await self._sandboxes.close(housed)
 
     async def _judge(self, item: str, answer: str) -> Fault | None:
-        housed = await self._sandbox()
+        async with self._shared() as housed:
+            fault, broken = await self._run(housed, item, answer)
+            if broken:
+                self._retire(housed)
+        if fault is not None and fault.code in ("limit", "lost"):
+            # The limit may have struck because of another answer that was judged beside it: what counts is how it ends alone.
+            alone = await self._sandboxes.open(self._view, _PARTS, self._use)
+            try:
+                fault, _ = await self._run(alone, item, answer)
+            finally:
+                await self._sandboxes.close(alone)
+        self._hung = self._hung + 1 if fault is not None and fault.code == "time" else 0
+        if self._hung >= HANGS:
+            told = (
+                f"the validator did not end within {self._deadline:g} s for {self._hung} answers in a row: {self._command[:200]}"
+            )
+            return Fault("terminal", "validator_hangs", told, stage="validator", answer=answer[:KEPT])
+        return replace(fault, answer=answer[:KEPT]) if fault is not None else None
+
+    async def _run(self, housed: Housed, item: str, answer: str) -> tuple[Fault | None, bool]:
+        """Its verdict in a sandbox, and whether that is broken now."""
         name = b"items/%d" % next(self._numbers)
         write_file(housed.sandbox.box, name, item.encode())
         try:
@@ -121,28 +150,32 @@ class Validator:
             with contextlib.suppress(GearcaseError):  # its sandbox may be gone, with the file
                 remove_tree(housed.sandbox.box, name)
         self._sandboxes.took(result.cpu, self._use)
-        fault = failure(result, "validator", self._deadline, self._sandboxes.share(_PARTS).memory)
-        if result.ended == "lost" or result.health or (fault is not None and fault.code == "limit"):
-            await self._replace(housed)
-        self._hung = self._hung + 1 if result.ended == "deadline" else 0
-        if self._hung >= HANGS:
-            told = (
-                f"the validator did not end within {self._deadline:g} s for {self._hung} answers in a row: {self._command[:200]}"
-            )
-            return Fault("terminal", "validator_hangs", told, stage="validator", answer=answer[:KEPT])
-        return replace(fault, answer=answer[:KEPT]) if fault is not None else None
+        fault = failure(result, "validator", self._deadline, self._share.memory)
+        return fault, result.ended == "lost" or bool(result.health) or (fault is not None and fault.code == "limit")
 
-    async def _sandbox(self) -> Housed:
+    @asynccontextmanager
+    async def _shared(self) -> AsyncGenerator[Housed]:
+        """The sandbox of this moment. One that is retired ends with the last who is judged in it."""
         async with self._opening:
             if self._housed is None:
                 self._housed = await self._sandboxes.open(self._view, _PARTS, self._use)
-            return self._housed
+            housed = self._housed
+            self._judging[housed] += 1
+        try:
+            yield housed
+        except GearcaseError:
+            self._retire(housed)
+            raise
+        finally:
+            self._judging[housed] -= 1
+            if not self._judging[housed]:
+                del self._judging[housed]
+                if housed is not self._housed:
+                    await self._sandboxes.close(housed)
 
-    async def _replace(self, broken: Housed | None) -> None:
-        async with self._opening:
-            if broken is not None and self._housed is broken:
-                self._housed = None
-                await self._sandboxes.close(broken)
+    def _retire(self, housed: Housed) -> None:
+        if self._housed is housed:
+            self._housed = None
 
 
 def _command(text: str, item: str, view: View, stdin: str, deadline: float, cap: int) -> Command:

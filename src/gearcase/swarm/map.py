@@ -36,6 +36,7 @@ from gearcase.units import format_money
 
 QUEUED_BYTES = 8 * 1024 * 1024
 """Of items that wait, and of endings that nobody has taken yet: above it there is no room."""
+DIFFERENT = 1000
 _ON_RECORD = 100
 _UNGATED = 40  # items, after which a map without a gate is held against known answers
 _TELL = 1.0
@@ -77,6 +78,7 @@ class Map:
         self.found = 0
         self.classes: Counter[str] = Counter()
         self.clusters = Clusters()
+        self._different: set[int] = set()
         self.canary: Canary | None = None
         self._ask = ask
         self._results = results
@@ -320,6 +322,7 @@ class Map:
                 known=self._known_as_json(),
                 warnings=dict(self._spread.warnings),
                 repair=self.repair.as_json() if self.repair is not None and self.repair.tries else {},
+                different=self.different,
             ),
             self._agent,
         )
@@ -340,6 +343,11 @@ class Map:
         """Nano-dollars of the whole map, from what its items have cost so far."""
         asked = self.account.done - self.account.skipped + (self.repair.held if self.repair is not None else 0)
         return self.spent * max(self.spec.expected, self.account.items) // asked if asked else 0
+
+    @property
+    def different(self) -> int:
+        """How many different answers there are; DIFFERENT of them and more are not told apart."""
+        return len(self._different)
 
     def tell(self) -> None:
         """Put on record how far it is, where that has changed and a second has passed."""
@@ -521,6 +529,8 @@ class Map:
         self._remember(ended)
         self.account = self.account.ended(ended.state)
         self.found += ended.found
+        if ended.state == "ok" and len(self._different) < DIFFERENT:
+            self._different.add(hash(ended.answer))
         if ended.fault is not None:
             self.classes[ended.fault.code] += 1
             if ended.state != "skipped":

@@ -6,8 +6,8 @@ decodes a file that an agent chose. What arrives is length-capped JSON, in batch
 Where a command answers or judges (`run`, `validator`), it sees the files of /workspace that the program names, as they were when the map
 began, in sandboxes of its own (`sandboxes.py`, `commands.py`).
 
-A map that nobody asks after for LEASE seconds of box time is abandoned: the program that began it was killed. Its calls in flight end
-and are kept, so the same command finds them.
+A map is abandoned when the program that gives it items breaks off, or does not ask after it for LEASE seconds of box time: it was killed.
+Calls in flight end and are kept, so the same command finds them.
 
 Threat: arguments are the agent's. Sizes, counts and the schema are bounded before anything is kept.
 """
@@ -221,6 +221,9 @@ class Maps:
             if gate:
                 one.judge(self._free())
             one.tell()
+        except asyncio.CancelledError:  # who asked was killed
+            self._give_up(name, one)
+            raise
         finally:
             self._asking[name] -= 1
             self._seen[name] = self._now()
@@ -236,6 +239,7 @@ class Maps:
             "waiting": one.waiting,
             "account": asdict(one.account),
             "passed": one.finished and one.account.passes(one.spec.allow_failed),
+            "different": one.different,
             "found": one.found,
             "calls": one.calls,
             "retries": one.retries,
@@ -293,10 +297,13 @@ class Maps:
             for name, one in list(self._maps.items()):
                 one.tell()
                 if not self._asking.get(name) and now - self._seen[name] > LEASE:
-                    del self._maps[name]
-                    task = asyncio.create_task(self._abandon(name, one))
-                    self._leaving.add(task)
-                    task.add_done_callback(self._leaving.discard)
+                    self._give_up(name, one)
+
+    def _give_up(self, name: str, one: Map) -> None:
+        if self._maps.pop(name, None) is not None:
+            task = asyncio.create_task(self._abandon(name, one))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
 
     async def _abandon(self, name: str, one: Map) -> None:
         try:

@@ -103,10 +103,11 @@ class Sandboxes:
     async def leave(self, view: View) -> None:
         """The view is not used any more by this map, which has ended."""
         self._settle()
-        self._views[view.folder] -= 1
-        if not self._views[view.folder]:
-            del self._views[view.folder]
-            await in_thread(remove_view, view.folder)
+        async with self._making:
+            self._views[view.folder] -= 1
+            if not self._views[view.folder]:
+                del self._views[view.folder]
+                await in_thread(remove_view, view.folder)
 
     @asynccontextmanager
     async def fresh(self, view: View, parts: int, use: Use) -> AsyncGenerator[Housed]:

@@ -153,7 +153,7 @@ class Carrier:
         answered: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
         call.task = asyncio.create_task(self._carry(call, outgoing, answered))
         try:
-            return await asyncio.shield(answered)
+            return await answered  # cancelled with who waits for it: the call itself has a task of its own
         except asyncio.CancelledError:
             if call.passage is not None:
                 await call.passage.aclose()
