@@ -108,24 +108,23 @@ def _be_first(
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans are reaped by the kernel
         syscalls.set_hostname("box")
         expected = mounts.begin(start, sources, seen)
-        asked, _ = wire.await_request("plan")
-        plan = {**start, **asked}
+        handed = [_folder("/workspace"), _writable_box(sources.box)]
+        joined: list[int] = []
+        if not start["ranged"]:  # the host may not look into a process of ours that is not dumpable
+            joined = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in _namespaces(start)]
+        handed += [*joined, os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)]
+        rules = -1
+        if start["landlock"]:
+            rules = landlock.ruleset(start["landlock"], _WRITABLE, _WRITABLE_FILES)
+            handed.append(rules)
+        plan, _ = wire.await_request("plan")
         listeners = network.listen(plan["listeners"])
         wire.send({"kind": "listening"}, [one.fileno() for one in listeners])
         for one in listeners:
             one.close()
         mounts.finish(plan["names"], plan["authority"], expected)
-        handed = [_folder("/workspace"), _writable_box(sources.box)]
-        joined: list[int] = []
-        if not plan["ranged"]:  # the host may not look into a process of ours that is not dumpable
-            joined = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in _namespaces(plan)]
-        handed += [*joined, os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)]
-        rules = -1
-        if plan["landlock"]:
-            rules = landlock.ruleset(plan["landlock"], _WRITABLE, _WRITABLE_FILES)
-            handed.append(rules)
-        _give_up(plan, rules, program)
-        wire.send({"kind": "ready", "namespaces": _namespaces(plan), "joined": len(joined)}, handed)
+        _give_up(start, rules, program)
+        wire.send({"kind": "ready", "namespaces": _namespaces(start), "joined": len(joined)}, handed)
         wire.receive("arm")
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     except BaseException as error:
@@ -144,8 +143,8 @@ def failure(error: BaseException) -> dict[str, Any]:
     return {"kind": "error", "message": f"{type(error).__name__}: {error}", "errno": errno}
 
 
-def _namespaces(plan: Mapping[str, Any]) -> list[str]:
-    return [name for name in syscalls.NAMESPACES if not (name == "net" and "netns" in plan["without"])]
+def _namespaces(start: Mapping[str, Any]) -> list[str]:
+    return [name for name in syscalls.NAMESPACES if not (name == "net" and "netns" in start["without"])]
 
 
 def _folder(path: str) -> int:
@@ -157,10 +156,10 @@ def _writable_box(mounted: int) -> int:
     return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mounted)
 
 
-def _give_up(plan: Mapping[str, Any], rules: int, program: bytes) -> None:
-    without = plan["without"]
-    uid = 0 if plan["ranged"] else AGENT_ID
-    joiner.become_nobody_special(uid, plan["ranged"], plan["rlimits"], "capabilities" not in without)
+def _give_up(start: Mapping[str, Any], rules: int, program: bytes) -> None:
+    without = start["without"]
+    uid = 0 if start["ranged"] else AGENT_ID
+    joiner.become_nobody_special(uid, start["ranged"], start["rlimits"], "capabilities" not in without)
     syscalls.prctl(PR_SET_DUMPABLE, 0)
     syscalls.new_session_keyring()
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)

@@ -43,7 +43,7 @@ class Making:
         start = await self._starter.take(plan.start_kind(spec))
         self._wire, self._parts = start.wire, start.parts
         parts = start.parts
-        asked = plan.box(spec, self._found.landlock)
+        asked = plan.box(spec)
         request = {**start.request, **asked}
         self._wire.send_request("plan", asked)
         assert parts.owner is not None

@@ -47,12 +47,13 @@ STANDBY = {"oom_score_adj": 700}
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What decides sizes on this machine: does a cgroup count processes and memory, is there a range of ids, a real disk."""
+    """What this machine has: does a cgroup count processes and memory, is there a range of ids, a real disk, which Landlock (0: none)."""
 
     pids_cgroup: bool
     memory_cgroup: bool
     ranged: bool
     disk: bool
+    landlock: int
 
 
 def check(spec: SandboxSpec) -> None:
@@ -158,17 +159,17 @@ def start(kind: StartKind, means: Means, ids: Mapping[str, Any], without: frozen
             "max_inotify_watches": 65_536,
         },
         "oom_score_adj": 0 if "oom" in without else 200,
+        "landlock": means.landlock,
         "without": sorted(without),
     }
 
 
-def box(spec: SandboxSpec, landlock: int) -> dict[str, Any]:
+def box(spec: SandboxSpec) -> dict[str, Any]:
     """The plan by which a box that was begun becomes that of `spec`."""
     return {
         "listeners": [{"address": one.address, "port": one.port, "kind": one.kind} for one in spec.listeners],
         "names": dict(spec.names),
         "authority": spec.authority,
-        "landlock": landlock,
     }
 
 

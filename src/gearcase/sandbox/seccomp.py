@@ -40,6 +40,9 @@ _TCP_ULP = 31
 _FLAG_NEW_LISTENER = 8
 _PERSONALITIES = (0, 0xFFFFFFFF, 0x0040000)  # Linux, a question, without address randomisation (debuggers)
 
+_TOGETHER = 8
+"""Rules that are looked at together: the kernel walks through the filter for every call there is when it is put in place."""
+
 Instruction = tuple[int, int, int, int]
 
 
@@ -54,12 +57,6 @@ def _fail(error: int) -> Instruction:
 def _argument(index: int, high: bool = False) -> Instruction:
     """Load 32 bits of an argument (both machines are little-endian)."""
     return _do(_LOAD, 16 + 8 * index + (4 if high else 0))
-
-
-def _rule(name: str, body: Sequence[Instruction]) -> list[Instruction]:
-    """`body` runs for this call alone and always returns. The accumulator holds the call's number before and after."""
-    number = syscalls.number(name)
-    return [] if number < 0 else [_do(_JEQ, number, 0, len(body)), *body]
 
 
 def _any_of(values: Sequence[int], then: Instruction, otherwise: Instruction) -> list[Instruction]:
@@ -124,7 +121,7 @@ def _limits_read(resources: Sequence[int]) -> list[Instruction]:
 
 def build(pin_processors: bool) -> bytes:
     """The filter. With `pin_processors` a process cannot change its processor affinity (where no cgroup limits it)."""
-    allow, refuse = _do(_RET, _ALLOW), _fail(errno.EPERM)
+    allow = _do(_RET, _ALLOW)
     program: list[Instruction] = [
         _do(_LOAD, 4),
         _do(_JEQ, _AUDIT_ARCH[syscalls.MACHINE], 1, 0),
@@ -133,21 +130,32 @@ def build(pin_processors: bool) -> bytes:
         _do(_JGT, NEWEST_KNOWN, 0, 1),  # x32 numbers have bit 30 set: they are above too
         _fail(errno.ENOSYS),
     ]
-    for name in _REFUSED + (["sched_setaffinity"] if pin_processors else []):
-        program += _rule(name, [refuse])
-    for name in _ABSENT:
-        program += _rule(name, [_fail(errno.ENOSYS)])
-    program += _rule("clone", [_argument(0), _do(_JSET, _NEW_NAMESPACES, 0, 1), refuse, allow])
-    program += _rule("socket", _socket())
-    program += _rule("socketpair", [_argument(0), *_any_of((_UNIX,), allow, _fail(errno.EAFNOSUPPORT))])
-    program += _rule("setsockopt", _setsockopt())
-    program += _rule("ioctl", [_argument(1), *_any_of((_TIOCSTI, _TIOCLINUX), refuse, allow)])
-    program += _rule("setrlimit", _limits_kept((_RLIMIT_CORE, _RLIMIT_MSGQUEUE)))
-    program += _rule("prlimit64", _limits_read((_RLIMIT_CORE, _RLIMIT_MSGQUEUE)))
-    program += _rule("personality", [_argument(0), *_any_of(_PERSONALITIES, allow, refuse)])
-    program += _rule("seccomp", [_argument(1), _do(_JSET, _FLAG_NEW_LISTENER, 0, 1), refuse, allow])
+    numbered = ((syscalls.number(name), body) for name, body in _bodies(pin_processors).items())
+    rules = sorted(rule for rule in numbered if rule[0] >= 0)
+    for first in range(0, len(rules), _TOGETHER):
+        group = rules[first : first + _TOGETHER]
+        block = [*(one for number, body in group for one in (_do(_JEQ, number, 0, len(body)), *body)), allow]
+        program += [_do(_JGT, group[-1][0], len(block), 0), *block]
     program.append(allow)
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+
+
+def _bodies(pin_processors: bool) -> dict[str, list[Instruction]]:
+    """What runs for a call alone, and always returns. The accumulator holds the call's number before."""
+    allow, refuse = _do(_RET, _ALLOW), _fail(errno.EPERM)
+    return {
+        **{name: [refuse] for name in (*_REFUSED, *(["sched_setaffinity"] if pin_processors else []))},
+        **{name: [_fail(errno.ENOSYS)] for name in _ABSENT},
+        "clone": [_argument(0), _do(_JSET, _NEW_NAMESPACES, 0, 1), refuse, allow],
+        "socket": _socket(),
+        "socketpair": [_argument(0), *_any_of((_UNIX,), allow, _fail(errno.EAFNOSUPPORT))],
+        "setsockopt": _setsockopt(),
+        "ioctl": [_argument(1), *_any_of((_TIOCSTI, _TIOCLINUX), refuse, allow)],
+        "setrlimit": _limits_kept((_RLIMIT_CORE, _RLIMIT_MSGQUEUE)),
+        "prlimit64": _limits_read((_RLIMIT_CORE, _RLIMIT_MSGQUEUE)),
+        "personality": [_argument(0), *_any_of(_PERSONALITIES, allow, refuse)],
+        "seccomp": [_argument(1), _do(_JSET, _FLAG_NEW_LISTENER, 0, 1), refuse, allow],
+    }
 
 
 def apply(program: bytes) -> None:

@@ -52,7 +52,8 @@ class Starter:
         self._ready: Start | None = None
         self._refill: asyncio.Task[None] | None = None
         groups = found.groups
-        self.means = plan.Means(bool(groups.means("pids")), bool(groups.means("memory")), found.root, found.disk)
+        counts, limits = bool(groups.means("pids")), bool(groups.means("memory"))
+        self.means = plan.Means(counts, limits, found.root, found.disk, found.landlock)
 
     async def take(self, kind: plan.StartKind) -> Start:
         """A start of this kind, the prepared one where it fits. Raises what stopped it."""
