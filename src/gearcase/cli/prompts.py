@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 import typer
+from rich.padding import Padding
 from rich.text import Text
 
 from gearcase import events
@@ -76,7 +77,7 @@ def _as_json(one: _Prompts) -> dict[str, Any]:
     return {"map": started.map, "model": started.model, "first": first, "tried": tried, "ended": ended}
 
 
-def _shown(one: _Prompts) -> Iterator[Text]:
+def _shown(one: _Prompts) -> Iterator[Text | Padding]:
     started = one.started
     yield Text.assemble(
         (f"{neutral(started.map)} ", "bold"), f"{started.prompt[:_SHORT]}  the first prompt, on {neutral(started.model)}"
@@ -90,7 +91,9 @@ def _shown(one: _Prompts) -> Iterator[Text]:
     yield Text("")
 
 
-def _branch(one: _Prompts, parent: str, below: dict[str, list[events.PromptTried]], lead: str, seen: set[str]) -> Iterator[Text]:
+def _branch(
+    one: _Prompts, parent: str, below: dict[str, list[events.PromptTried]], lead: str, seen: set[str]
+) -> Iterator[Text | Padding]:
     if parent in seen:
         return
     seen.add(parent)
@@ -100,10 +103,10 @@ def _branch(one: _Prompts, parent: str, below: dict[str, list[events.PromptTried
         yield Text.assemble(lead, (named, "bold"), "  ", (_MEANS.get(event.decision, neutral(event.decision)), style))
         more = f"{lead}  "
         for line in _facts(event):
-            yield Text(f"{more}{line}", "dim")
+            yield Padding(Text(line, "dim"), (0, 0, 0, len(more)))
         for line in _difference(one, event):
             color = "green" if line.startswith("+") else "red" if line.startswith("-") else "dim"
-            yield Text(f"{more}{neutral(line, limit=2000)}", color)
+            yield Padding(Text(neutral(line, limit=2000), color), (0, 0, 0, len(more)))
         if event.decision != "refused":
             yield from _branch(one, event.prompt, below, more, seen)
 
