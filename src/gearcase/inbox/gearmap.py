@@ -252,11 +252,11 @@ class Output:
         if ending["state"] == "ok":
             answer = json.loads(ending.pop("answer"))
             del ending["state"]
-            self.results.add(number, {"prompt": prompt, **ending, "answer": answer})
+            self.results.add(number, {**ending, "prompt": ending.get("prompt", prompt), "answer": answer})
         elif ending["state"] == "skipped":
             self.skipped.add(number, {"item": number, "shard": ending["shard"]})
         else:
-            self.failed.add(number, {"prompt": prompt, **ending})
+            self.failed.add(number, {**ending, "prompt": ending.get("prompt", prompt)})
 
     def finish(self, account: dict[str, Any], tables: Any = None) -> None:
         """Put everything in its place; the account is the last. With `tables` the results are a Parquet file."""
