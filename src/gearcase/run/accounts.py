@@ -12,7 +12,7 @@ from typing import Literal
 from gearcase.box import Box
 from gearcase.brake import BoxClock
 from gearcase.events import Amounts, LimitReached
-from gearcase.ledger import Ledger
+from gearcase.ledger import RESOURCES, Ledger
 from gearcase.seams import Recorder
 
 RUN, LEAD, RESERVE = "run", "lead", "reserve"
@@ -85,6 +85,19 @@ def open_accounts(ledger: Ledger, box: Box) -> None:
     ledger.open(RUN, whole)
     ledger.open(RESERVE, reserve, parent=RUN)
     ledger.open(LEAD, {name: amount - reserve[name] for name, amount in whole.items()}, parent=RUN, agent=LEAD)
+
+
+def carve(ledger: Ledger, account: str, agent: str, usd: int) -> None:
+    """An account below the lead's with so many nano-dollars, for model calls alone; of tokens and calls a quarter of what is left.
+
+    Raises Refused `budget` when the lead has not so much.
+    """
+    limits: Amounts = {}
+    for resource in RESOURCES:
+        free = ledger.balance(LEAD, resource).free
+        if free is not None:
+            limits[resource] = usd if resource == "usd" else free // 4 if resource in ("tokens", "calls") else 0
+    ledger.open(account, {"usd": usd, **limits}, parent=LEAD, agent=agent)
 
 
 def charge_time(ledger: Ledger, seconds: float) -> None:

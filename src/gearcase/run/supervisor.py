@@ -31,7 +31,7 @@ from gearcase.doors.repositories import remember
 from gearcase.errors import GearcaseError, RunError, UsageError
 from gearcase.events import Failure, Giving
 from gearcase.ledger import Ledger
-from gearcase.run.accounts import LEAD, Pace
+from gearcase.run.accounts import LEAD, Pace, carve
 from gearcase.run.books import Books, open_books
 from gearcase.run.doors import Doors, declared
 from gearcase.run.ending import End
@@ -192,6 +192,9 @@ class Supervisor:
                 ready=lambda: brake.wait_for(lambda level: level is Level.RUNNING),
                 now=clock.now,
                 shelter=lambda: _shelter(box, housing, workspace, store, ledger, pace),
+                box=box.maps,
+                carve=lambda account, agent, usd: carve(ledger, account, agent, usd),
+                close=ledger.close,
             )
             operations = Operations(
                 box=box,
