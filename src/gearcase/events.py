@@ -600,6 +600,43 @@ class CanaryEnded(Event):
     projected: int
     why: str
     clusters: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    first_failed: int = 0  # under the first prompt, before a repair
+
+
+@dataclass(frozen=True, slots=True)
+class SpreadWarned(Event):
+    """The answers of a map differ from its canary's: alike | nothing | short | degenerate (then the map stops)."""
+
+    map: str
+    kind: str
+    found: str
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTried(Event):
+    """A prompt of a map was rewritten because items failed in the same way (`signature`), and tested on them.
+
+    `prompt` and `parent` are SHA-256 of texts. `failing` items were waiting, `evidence` are the numbers of those that the repair model was
+    shown; before, none of them passed. `looks` are pairs of how many passed of how many that were asked, for each sample; `kept` is the
+    same for items that had passed before. `decision`: default (for all that is to come) | cluster (for those that fail like this) |
+    refused, and `why`. `spent` in nano-dollars, of the repair's own account.
+    """
+
+    map: str
+    parent: str
+    prompt: str
+    text: str
+    model: str
+    signature: dict[str, str]
+    failing: int
+    evidence: list[int]
+    attempt: int
+    diagnosis: str = ""
+    looks: list[list[int]] = field(default_factory=list[list[int]])
+    kept: list[int] = field(default_factory=list[int])
+    decision: str = ""
+    why: str = ""
+    spent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -623,6 +660,9 @@ class MapEnded(Event):
     clusters: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     sandboxes: int = 0
     cpu: float = 0.0
+    repair: dict[str, Any] = field(default_factory=dict[str, Any])
+    known: dict[str, int] = field(default_factory=dict[str, int])  # answers that the box's owner knows: asked, right
+    warnings: dict[str, str] = field(default_factory=dict[str, str])  # of the spread of the answers
     different: int = 0  # answers, at most 1,000
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from gearcase.events import MapEnded, MapItemFailed, MapProgressed
 from gearcase.swarm.items import Item, MapSpec
-from gearcase.swarm.map import ATTEMPTS, Map
+from gearcase.swarm.map import Map
+from gearcase.swarm.questions import ATTEMPTS
 from gearcase.swarm.results import Results
 from gearcase.swarm.worker import Answered, Fault
 

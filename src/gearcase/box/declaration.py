@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -27,6 +27,7 @@ from gearcase.box.fields import (
     Pattern,
     Program,
     Rate,
+    Share,
     Size,
     Table,
     Url,
@@ -164,6 +165,23 @@ class Swarm(Table):
     live: Count = Field(default=8, description="sub-agents at work at once; one more waits in line")
 
 
+class KnownAnswer(Table):
+    """An item whose answer you know, planted among those of a map."""
+
+    map: Annotated[str, Field(min_length=1)] = Field(
+        default="*", description="which maps: a pattern for the name of their prompt or of a file of their input"
+    )
+    item: Annotated[str, Field(min_length=1, pattern=r"\S")] = Field(description="its text, as the map would find it")
+    answer: Mapping[str, Any] | str = Field(description="the part of its answer that must be there; a text without a schema")
+
+
+class Maps(Table):
+    """What you know of the answers of maps (`gear map --prompt`), and nobody inside does."""
+
+    known: tuple[KnownAnswer, ...] = Field(default=(), description="items with known answers")
+    known_at_least: Share = written(0.8, "80%", "share of them that must be right, or the map stops")
+
+
 class JournalTable(Table):
     """The record."""
 
@@ -187,4 +205,5 @@ class Box(Table):
     checks: tuple[Check, ...] = Field(default=(), alias="check", description="acceptance checks")
     sandbox: Sandbox = Sandbox()
     swarm: Swarm = Swarm()
+    maps: Maps = Maps()
     journal: JournalTable = JournalTable()

@@ -111,6 +111,13 @@ Fraction = Annotated[
 ]
 """Written as `"5%"` or 0.05, held as 0.05."""
 
+Share = Annotated[
+    float,
+    _declared(_fraction, _between(0, 1, 'must be from 0 to "100%"')),
+    _number_or_text(r"^[0-9]+(\.[0-9]+)?%?$"),
+]
+"""Written as `"80%"` or 0.8, held as 0.8."""
+
 Cores = Annotated[
     float,
     _declared(_cores, _between(0.01, 4096, "must be from 0.01 to 4096 cores")),

@@ -39,6 +39,7 @@ COMMANDS: dict[str, _Entry] = {
     "ps": _Entry("ps", "ps"),
     "logs": _Entry("logs", "logs"),
     "report": _Entry("report", "report"),
+    "prompts": _Entry("prompts", "prompts"),
     "spend": _Entry("spend", "spend"),
     "limits": _Entry("limits", "app"),
     "attach": _Entry("attach", "attach"),

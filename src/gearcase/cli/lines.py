@@ -164,6 +164,8 @@ _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
         "yellow",
         f"{neutral(e.map)} {neutral(e.shard, limit=100)} {neutral(e.state)}: {neutral(e.code)}: {neutral(e.message, limit=200)}",
     ),
+    events.SpreadWarned: lambda e: ("map", "yellow", maps.warned(e)),
+    events.PromptTried: lambda e: ("prompt", "yellow" if e.decision == "refused" else "green", maps.tried(e)),
     events.CanaryEnded: lambda e: ("canary", "yellow" if e.why else "blue", maps.canary(e)),
     events.MapEnded: lambda e: ("map", "green" if e.ended == "done" and not e.classes else "yellow", maps.ending(e)),
     events.AgentStarted: lambda e: ("agent", "cyan", neutral(e.model)),

@@ -34,6 +34,9 @@ class MapView:
     ended: str = ""
     why: str = ""
     classes: Mapping[str, int] = field(default_factory=dict[str, int])
+    repair: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    known: Mapping[str, int] = field(default_factory=dict[str, int])
+    warnings: Mapping[str, str] = field(default_factory=dict[str, str])
     sandboxes: int = 0
     cpu: float = 0.0
     different: int = 0
@@ -47,6 +50,9 @@ class MapView:
             "ended": self.ended,
             "why": self.why,
             "classes": dict(self.classes),
+            "repair": dict(self.repair),
+            "known": dict(self.known),
+            "warnings": dict(self.warnings),
             **self._used(),
         }
 
@@ -74,7 +80,8 @@ def ended(maps: Maps, event: events.MapEnded) -> Maps:
     """Its ending."""
     before = maps.get(event.map) or MapView("", 0)
     now = replace(before, account=event.account, found=event.found, calls=event.calls, retries=event.retries, spent=event.spent)
-    how = replace(now, ended=event.ended, why=event.why, classes=event.classes, seconds=event.seconds)
+    how = replace(now, ended=event.ended, why=event.why, classes=event.classes, seconds=event.seconds, repair=event.repair)
+    how = replace(how, known=event.known, warnings=event.warnings)
     how = replace(how, sandboxes=event.sandboxes, cpu=event.cpu, different=event.different)
     return {**maps, event.map: replace(how, rate=round(event.account.get("items", 0) / max(event.seconds, 0.001), 1))}
 
@@ -101,8 +108,9 @@ def ending(event: events.MapEnded) -> str:
     """One line on how a map ended."""
     found = f", {event.found:,} found" if event.found else ""
     why = f"  {neutral(event.why, limit=200)}" if event.why else ""
+    known = f", known answers {_known(event.known)}" if event.known else ""
     took = f"{format_money(event.spent)} in {format_duration(event.seconds)}"
-    return f"{neutral(event.map)} {neutral(event.ended)}  {counts(event.account)}{found}, {took}{why}"
+    return f"{neutral(event.map)} {neutral(event.ended)}  {counts(event.account)}{found}{known}, {took}{why}"
 
 
 def report(maps: Maps) -> Iterator[Text]:
@@ -120,8 +128,41 @@ def report(maps: Maps) -> Iterator[Text]:
             yield Text("  every answer is the same", "yellow")
         if one.classes:
             yield Text("  without an answer: " + ", ".join(f"{neutral(code)} {n:,}" for code, n in one.classes.items()), "dim")
+        if one.known:
+            right = one.known.get("right", 0) == one.known.get("asked", 0)
+            yield Text(f"  known answers: {_known(one.known)}", "dim" if right else "yellow")
+        for told in one.warnings.values():
+            yield Text(f"  {neutral(told, limit=200)}", "yellow")
+        if one.repair:
+            yield Text(f"  {_repairs(one.repair)}", "dim")
         if one.why:
             yield Text(f"  {neutral(one.why, limit=300)}", "yellow")
+
+
+def _known(known: Mapping[str, int]) -> str:
+    return f"{known.get('right', 0)} of {known.get('asked', 0)} right"
+
+
+def warned(event: events.SpreadWarned) -> str:
+    """One line on answers that are odd."""
+    return f"{neutral(event.map)}  {neutral(event.found, limit=200)}"
+
+
+def _repairs(repair: Mapping[str, Any]) -> str:
+    """What the repair of a map's prompt came to."""
+    tries = f"{repair.get('accepted', 0)} of {repair.get('tries', 0)} rewrites of the prompt accepted"
+    spent = f"{repair.get('mended', 0):,} items mended, {format_money(int(repair.get('nano_usd', 0)))} for it"
+    over = f"; {neutral(str(repair['over']), limit=200)}" if repair.get("over") else ""
+    return f"{tries}, {spent}{over}; see gearcase prompts"
+
+
+def tried(event: events.PromptTried) -> str:
+    """One line on a rewrite of a prompt."""
+    looks = ", ".join(f"{passed} of {asked}" for passed, asked in event.looks)
+    test = f", {looks} pass" if looks else ""
+    why = f": {neutral(event.why, limit=160)}" if event.why else ""
+    name = event.prompt[:8] or "no prompt"
+    return f"{neutral(event.map)}  {event.failing} failed alike, {name}{test}, {neutral(event.decision)}{why}"
 
 
 def live(maps: Maps) -> Iterator[Text]:

@@ -121,6 +121,8 @@ def parser() -> argparse.ArgumentParser:
     over.add_argument("--split", required=True)
     over.add_argument("--max-failure-rate", type=float, dest="max_failure_rate")
     over.add_argument("--no-canary", action="store_false", dest="canary")
+    over.add_argument("--repair-model", dest="repair_model")
+    over.add_argument("--no-repair", action="store_false", dest="repair", default=None)
     over.add_argument("--format", choices=["jsonl", "parquet"], default="jsonl")
     reduce.add_argument("--split", default="lines:1")
     reduce.add_argument("--fan-in", type=int, default=8, dest="fan_in")

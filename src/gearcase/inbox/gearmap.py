@@ -252,11 +252,11 @@ class Output:
         if ending["state"] == "ok":
             answer = json.loads(ending.pop("answer"))
             del ending["state"]
-            self.results.add(number, {**ending, "prompt": prompt, "answer": answer})
+            self.results.add(number, {**ending, "prompt": ending.get("prompt", prompt), "answer": answer})
         elif ending["state"] == "skipped":
             self.skipped.add(number, {"item": number, "shard": ending["shard"]})
         else:
-            self.failed.add(number, {**ending, "prompt": prompt})
+            self.failed.add(number, {**ending, "prompt": ending.get("prompt", prompt)})
 
     def finish(self, account: dict[str, Any], tables: Any = None) -> None:
         """Put everything in its place; the account is the last. With `tables` the results are a Parquet file."""
@@ -291,6 +291,8 @@ def run(options: Any, schema: Any, call: Callable[[str, dict[str, Any]], dict[st
     expected = len(sizes)
     canary = choose(sizes) if options.canary else cast("set[int]", set())
     bounds = {"expected": expected, "max_failure_rate": options.max_failure_rate, "split": options.split}
+    bounds |= {"repair": options.repair, "repair_model": options.repair_model}
+    bounds["named"] = [name for name in (options.prompt, *options.over) if name][:100]
     begun = call("map", {**asked, **bounds})
     reader.most = int(begun["most_item"])
     output = Output(options.out)
@@ -407,7 +409,7 @@ def feed(
         for ending in answer["endings"]:
             output.add(ending, begun["prompt"])
         room = int(answer["room"])
-        if answer["ended"] or (gate and not more and not answer["account"]["pending"] and not answer["waiting"]):
+        if answer["ended"] or (gate and not more and answer["gate"] and not answer["waiting"]):
             return answer
 
 
@@ -453,6 +455,13 @@ def show(account: dict[str, Any]) -> str:
     cost = account["nano_usd"] / 1e9
     what = f"calls of {account['model']}" if account["model"] else "commands"
     text.append(f"${cost:.6f} for {account['calls']:,} {what}, {account['retries']:,} of them tried again")
+    warnings: dict[str, str] = account.get("warnings") or {}
+    text += [f"warning: {told}" for told in warnings.values()]
+    if repair := account.get("repair"):
+        text.append(
+            f"prompt repair: {repair['accepted']} of {repair['tries']} rewrites accepted, {repair['mended']:,} items mended, "
+            f"${repair['nano_usd'] / 1e9:.6f} more; gearcase prompts shows them"
+        )
     if account["classes"]:
         text.append("without an answer: " + ", ".join(f"{name} {count:,}" for name, count in account["classes"].items()))
     for cluster in account["clusters"][:5]:

@@ -12,7 +12,7 @@ from typing import Literal
 from gearcase.box import Box
 from gearcase.brake import BoxClock
 from gearcase.events import Amounts, LimitReached
-from gearcase.ledger import Ledger
+from gearcase.ledger import RESOURCES, Ledger
 from gearcase.seams import Recorder
 
 RUN, LEAD, RESERVE = "run", "lead", "reserve"
@@ -135,6 +135,19 @@ def open_purse(ledger: Ledger, agent: str, parent: Purse, limits: Amounts, share
     purse = Purse(agent, agent, f"{agent}.reserve", agent)
     ledger.open(purse.reserve, reserve, parent=agent, agent=agent)
     return purse
+
+
+def carve(ledger: Ledger, parent: str, account: str, agent: str, usd: int) -> None:
+    """An account below an agent's with so many nano-dollars, for model calls alone; of tokens and calls a quarter of what is left.
+
+    Raises Refused `budget` when the agent has not so much.
+    """
+    limits: Amounts = {}
+    for resource in RESOURCES:
+        free = ledger.balance(parent, resource).free
+        if free is not None:
+            limits[resource] = usd if resource == "usd" else free // 4 if resource in ("tokens", "calls") else 0
+    ledger.open(account, {"usd": usd, **limits}, parent=parent, agent=agent)
 
 
 def charge_time(ledger: Ledger, seconds: float) -> None:

@@ -23,7 +23,7 @@ from gearcase.doors.metering import EgressMeter
 from gearcase.doors.model.door import ModelDoor
 from gearcase.doors.model.routing import Route
 from gearcase.ledger import Ledger
-from gearcase.run.accounts import LEAD_PURSE, Pace, Purse
+from gearcase.run.accounts import LEAD_PURSE, Pace, Purse, carve
 from gearcase.run.driving import Driving
 from gearcase.run.forks import Forks
 from gearcase.run.handover import Acceptance
@@ -155,6 +155,9 @@ class Member:
             ready=lambda: shared.brake.wait_for(lambda level: level is Level.RUNNING),
             now=shared.clock.now,
             shelter=self._shelter,
+            box=self.box.maps,
+            carve=lambda account, agent, usd: carve(shared.ledger, self.purse.work, account, agent, usd),
+            close=shared.ledger.close,
             numbers=shared.maps,
         )
         self.driving.questions = questions

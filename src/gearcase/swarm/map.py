@@ -5,50 +5,43 @@ it has an ending: an answer that fits, a failure of its own, or the end of the m
 that grows and is counted apart; it keeps its place among the calls at a time, so that a storm of refusals slows the map down by itself.
 One terminal fault (a key, a quota, the budget, a model that is unknown) stops the map: what waits is skipped, what is in flight ends.
 
-Invariants: an item ends once; the account adds up whenever it is looked at; a question that has been answered is never asked again, by
-this map or another of its run; a question that is being asked is not asked at the same time by anybody else.
+An item whose answer does not fit may wait for a repair of the prompt (`repair.py`); it is pending until then.
+
+Invariants: an item ends once; the account adds up whenever it is looked at; what `questions.py` says of questions.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-import random
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal, cast
 
 from gearcase.errors import GearcaseError
-from gearcase.events import CanaryEnded, MapEnded, MapItemFailed, MapProgressed, MapStarted
+from gearcase.events import CanaryEnded, MapEnded, MapItemFailed, MapProgressed, MapStarted, PromptTried, SpreadWarned
 from gearcase.seams import Recorder
 from gearcase.swarm.account import ItemAccount
-from gearcase.swarm.items import Canary, Ended, Item, MapSpec, Use
+from gearcase.swarm.items import Canary, Ended, Item, Known, MapSpec, Use, Waiting
+from gearcase.swarm.known import KnownAnswers
+from gearcase.swarm.questions import HALTED, Ask, Flights, Judge, Questions, Reply, Tally
+from gearcase.swarm.repair import Desk, Learned, Repair
 from gearcase.swarm.results import Kept, Results
 from gearcase.swarm.signature import Clusters
-from gearcase.swarm.worker import Answered, Fault, Outcome
+from gearcase.swarm.spread import Spread
+from gearcase.swarm.worker import Answered, Fault
 from gearcase.units import format_money
 
-ATTEMPTS = 8
-"""Of one item, before a transient fault counts as its failure."""
-LONGEST_PAUSE = 60.0
-"""Seconds between two of them, unless the other side asks for longer; then at most LONGEST_TOLD_PAUSE."""
-LONGEST_TOLD_PAUSE = 300.0
 QUEUED_BYTES = 8 * 1024 * 1024
 """Of items that wait, and of endings that nobody has taken yet: above it there is no room."""
 DIFFERENT = 1000
 _ON_RECORD = 100
+_UNGATED = 40  # items, after which a map without a gate is held against known answers
 _TELL = 1.0
-_REMEMBERED = 10_000  # failures whose like is not asked about again by the same map
 _log = logging.getLogger(__name__)
 
-Ask = Callable[[str], Awaitable[Outcome]]
-Judge = Callable[[str, str], Awaitable[Fault | None]]
-"""Whether the answer (JSON text) to an item's text is accepted: None, or why not."""
-Flights = dict[bytes, asyncio.Event]
-"""Questions of a run that are being asked now, with what tells when each has ended."""
 End = Literal["done", "stopped", "abandoned", "cut"]
 
 
@@ -68,38 +61,47 @@ class Map:
         ready: Callable[[], Awaitable[Any]],
         judge: Judge | None = None,
         use: Use | None = None,
+        desk: Desk | None = None,
+        learned: Learned | None = None,
+        known: KnownAnswers | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`ready` is waited for before each call: it returns once the run may spend. `judge` accepts answers; `use`: what commands took."""
+        """`ready` is waited for before each call: it returns once the run may spend. `judge` accepts answers; `use`: what commands took.
+
+        `desk`: what a repair of the prompt works with, None for no repair; `learned` by an earlier map; `known`: answers that
+        the box's owner knows.
+        """
         self.name = name
         self.spec = spec
         self.account = ItemAccount()
         self.stopped: Fault | None = None
-        self.found = self.calls = self.retries = self.spent = 0
+        self.found = 0
         self.classes: Counter[str] = Counter()
         self.clusters = Clusters()
         self._different: set[int] = set()
         self.canary: Canary | None = None
         self._ask = ask
         self._results = results
-        self._flights = flights
         self._recorder = recorder
         self._agent = agent
-        self._ready = ready
-        self._judge = judge
+        self._tally = Tally()
+        self._questions = Questions(results, flights, ready, judge, sleep)
+        self._halt = self._questions.halt
         self.use = use or Use()
-        self._sleep = sleep
-        self._digest = spec.digest()
-        self._queue: deque[Item] = deque()
+        self.repair = Repair(spec, desk, self._questions, self, learned) if desk is not None else None
+        self._asked = self._first_failed = self._planted = 0
+        self._known = known or KnownAnswers((), 0.0)
+        self._known_tally = Tally()
+        self._spread = Spread()
+        self._gated = False
+        self._queue: deque[Waiting] = deque()
         self._queued_bytes = 0
         self._endings: deque[Ended] = deque()
         self._ending_bytes = 0
         self._news = asyncio.Event()
-        self._halt = asyncio.Event()
         self._workers: set[asyncio.Task[None]] = set()
         self._input_open = True
         self._told: ItemAccount = self.account
-        self._hopeless: dict[bytes, Fault] = {}
         self._began = time.monotonic()
         self._spoke = self._began
         self._over = False
@@ -123,33 +125,66 @@ class Map:
     @property
     def room(self) -> int:
         """How many items are wanted now: none while there is much to hold."""
-        return 0 if self._queued_bytes > QUEUED_BYTES or self._ending_bytes > QUEUED_BYTES else self.most_room
+        full = self._queued_bytes > QUEUED_BYTES or self._ending_bytes > QUEUED_BYTES
+        return 0 if full or (self.repair is not None and self.repair.full) else self.most_room
 
     @property
     def most_room(self) -> int:
         """How many may be fed. It shrinks by what is fed alone, so whoever was told of room has it."""
         if not self._input_open:
             return 0
-        return max(0, 3 * self.spec.concurrency + 64 - self.account.pending - len(self._endings))
+        beside = self.repair.beside if self.repair is not None else 0
+        return max(0, 3 * self.spec.concurrency + 64 - self.account.pending - len(self._endings) + beside)
+
+    @property
+    def calls(self) -> int:
+        """Calls that were made for items; not those of a repair."""
+        return self._tally.calls
+
+    @property
+    def retries(self) -> int:
+        """Those among them that were tried again."""
+        return self._tally.retries
+
+    @property
+    def spent(self) -> int:
+        """Nano-dollars that they cost."""
+        return self._tally.spent
 
     def feed(self, items: Sequence[Item]) -> None:
         """More items. They are pending from now on."""
         self.account = self.account.grown(len(items))
+        asked: list[Waiting] = []
         for item in items:
             if item.unreadable:
                 self._end(Ended(item, "quarantined", fault=Fault("content", "unreadable", item.unreadable)))
             elif self.stopped is not None:
                 self._end(Ended(item, "skipped", fault=self.stopped))
             else:
-                self._queue.append(item)
-                self._queued_bytes += len(item.text)
+                asked.append(Waiting(item))
+        self._plant(self._known.mix(asked, self.spec.expected - self.account.items))
+
+    def _plant(self, waiting: Sequence[Waiting]) -> None:
+        """Put into the line what came, and what the box's owner has planted among it."""
+        for one in waiting:
+            self._planted += one.known is not None
+            self._queue.append(one)
+            self._queued_bytes += len(one.item.text)
+        self._put_to_work()
+
+    def _put_to_work(self) -> None:
         for _ in range(min(self.spec.concurrency - len(self._workers), len(self._queue))):
             self._workers.add(asyncio.create_task(self._work()))
 
     def close_input(self) -> None:
         """There is nothing more to come."""
         self._input_open = False
-        self._news.set()
+        self._plant_rest()
+        self._look_after_repair()
+
+    def _plant_rest(self) -> None:
+        if self.stopped is None and not self._halt.is_set():
+            self._plant(self._known.rest())
 
     @property
     def waiting(self) -> int:
@@ -159,7 +194,16 @@ class Map:
     @property
     def finished(self) -> bool:
         """Whether every item has ended and was taken."""
-        return not self._input_open and self.account.pending == 0 and not self._endings
+        repairs = self.repair is not None and self.repair.going_on
+        busy = repairs or self._planted > 0
+        return not self._input_open and self.account.pending == 0 and not self._endings and not busy
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that came has ended, or waits for more that fail like it."""
+        if self.repair is None or self._planted:
+            return self.account.pending == 0 == self._planted
+        return self.account.pending == self.repair.held and not self.repair.going_on
 
     async def take(self, most_bytes: int, linger: float, *, gate: bool = False) -> list[Ended]:
         """Endings, in the order in which they happened: as many as fit, after at most `linger` seconds.
@@ -167,6 +211,8 @@ class Map:
         It returns sooner when more items are wanted, but not at a `gate`, where there are none until all that came have ended.
         """
         with_deadline = time.monotonic() + linger
+        self._gated = gate
+        self._look_after_repair()
         while not self._enough(most_bytes, gate) and (left := with_deadline - time.monotonic()) > 0:
             self._news.clear()
             try:
@@ -181,32 +227,38 @@ class Map:
             ended = self._endings.popleft()
             self._ending_bytes -= ended.size
             size += ended.size
+            if ended.parked and self.repair is not None:
+                self.repair.beside -= 1
             taken.append(ended)
         return taken
 
     def _enough(self, most_bytes: int, gate: bool) -> bool:
-        runs_low = (
-            self._input_open and not gate and len(self._queue) < self.spec.concurrency and self._queued_bytes <= QUEUED_BYTES
-        )
-        return self.account.pending == 0 or runs_low or self._ending_bytes >= most_bytes
+        runs_low = self._input_open and not gate and len(self._queue) < self.spec.concurrency and self.room > 0
+        repairs = self.repair is not None and self.repair.going_on
+        ended = self.settled if gate else self.account.pending == 0 and not repairs and not self._planted
+        return ended or runs_low or self._ending_bytes >= most_bytes
 
     def judge(self, free: int | None) -> None:
         """What came so far was the canary, and all of it has ended: go on, or stop. `free`: nano-dollars left, None for no limit."""
-        if self.canary is not None or self.account.pending or self.stopped is not None:
+        if self.canary is not None or not self.settled or self.stopped is not None:
             return
         account, why = self.account, ""
-        to_come = self.projected - self.spent
-        if account.failure_rate > self.spec.max_failure_rate:
-            why = f"{account.failure_rate:.0%} of the first {account.done} items failed: mend the prompt, or --max-failure-rate"
+        held = self.repair.held if self.repair is not None else 0
+        failed, looked_at = account.failed + account.quarantined + held, account.done + held
+        rate = failed / looked_at if looked_at else 0.0
+        _, to_come = self.costs()
+        if rate > self.spec.max_failure_rate:
+            why = f"{rate:.0%} of the first {looked_at} items failed: mend the prompt, or --max-failure-rate"
         elif free is not None and to_come > free:
             why = f"the rest would cost about {format_money(to_come)}, and {format_money(free)} is left: --no-canary asks all the same"
-        failed = account.failed + account.quarantined
-        self.canary = Canary(account.done, failed, round(account.failure_rate, 4), self.projected, why)
+        self.canary = Canary(looked_at, failed, round(rate, 4), self.projected, why, self._first_failed)
         clusters = [cluster.as_json() for cluster in self.clusters.largest(5)]
-        event = CanaryEnded(self.name, account.done, failed, self.canary.rate, self.projected, why, clusters)
+        event = CanaryEnded(self.name, looked_at, failed, self.canary.rate, self.projected, why, clusters, self._first_failed)
         self._recorder.append(event, self._agent)
+        self._spread.roll_out()
         if why:
             self.stop(Fault("terminal", "canary", why))
+        self._judge_known()
 
     # --- its end ----------------------------------------------------------------------------------------------------------------
 
@@ -216,8 +268,9 @@ class Map:
             self.stopped = fault
             self._halt.set()
             while self._queue:
-                self._end(Ended(self._queue.popleft(), "skipped", fault=fault))
+                self._unasked(self._queue.popleft(), fault)
             self._queued_bytes = 0
+            self._look_after_repair()
 
     async def abandon(self) -> None:
         """Nobody takes endings any more: calls in flight end and are kept for whoever asks again, what waits stays pending."""
@@ -225,6 +278,8 @@ class Map:
         self._input_open = False
         self._halt.set()
         await asyncio.gather(*self._workers, return_exceptions=True)
+        if self.repair is not None:
+            await self.repair.close()
         self.finish("abandoned")
 
     async def cut(self) -> None:
@@ -234,6 +289,8 @@ class Map:
         for worker in list(self._workers):
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
+        if self.repair is not None:
+            await self.repair.close(cut=True)
         self.finish("cut")
 
     def finish(self, how: End) -> None:
@@ -244,6 +301,8 @@ class Map:
         self._halt.set()
         if how in ("abandoned", "cut"):
             self.account = self.account.grown(max(0, self.spec.expected - self.account.items))
+        elif self.repair is not None:
+            self.repair.settle()
         self._results.flush()
         self._recorder.append(
             MapEnded(
@@ -260,15 +319,29 @@ class Map:
                 clusters=[cluster.as_json() for cluster in self.clusters.largest()],
                 sandboxes=self.use.sandboxes,
                 cpu=round(self.use.cpu, 3),
+                known=self._known_as_json(),
+                warnings=dict(self._spread.warnings),
+                repair=self.repair.as_json() if self.repair is not None and self.repair.tries else {},
                 different=self.different,
             ),
             self._agent,
         )
 
+    def _known_as_json(self) -> dict[str, int]:
+        known = self._known
+        if not known.known:
+            return {}
+        return {"asked": known.asked, "right": known.right, "nano_usd": self._known_tally.spent}
+
+    @property
+    def warnings(self) -> dict[str, str]:
+        """What is odd about the spread of the answers."""
+        return self._spread.warnings
+
     @property
     def projected(self) -> int:
         """Nano-dollars of the whole map, from what its items have cost so far."""
-        asked = self.account.done - self.account.skipped
+        asked = self.account.done - self.account.skipped + (self.repair.held if self.repair is not None else 0)
         return self.spent * max(self.spec.expected, self.account.items) // asked if asked else 0
 
     @property
@@ -295,92 +368,165 @@ class Map:
     async def _work(self) -> None:
         try:
             while self._queue:
-                item = self._queue.popleft()
-                self._queued_bytes -= len(item.text)
-                self._end(await self._surely(item))
+                one = self._queue.popleft()
+                self._queued_bytes -= len(one.item.text)
+                self._asked += 1
+                await self._surely(one)
+                self._asked -= 1
+                self._look_after_repair()
                 self.tell()
         finally:
             self._workers.discard(cast("asyncio.Task[None]", asyncio.current_task()))  # before anybody counts who works
 
-    async def _surely(self, item: Item) -> Ended:
-        """An ending, also where something of ours fails: that ends the map."""
+    async def _surely(self, one: Waiting) -> None:
+        """Ask about it, also where something of ours fails: that ends the map."""
+        spec = one.spec or (self.repair.default if self.repair else self.spec)
         try:
-            return await self._one(item)
+            # What was answered to the first prompt is not asked of a later one.
+            known = self._questions.found(self.spec, one.item.text) if spec is not self.spec else None
+            tally = self._known_tally if one.known is not None else self._tally
+            reply = known or await self._questions.reply(self._ask, spec, one.item.text, tally)
         except GearcaseError as error:  # the store or the journal refuses
-            fault = Fault("terminal", error.code, f"{error.message}; {error.remedy}")
+            reply = Reply(Fault("terminal", error.code, f"{error.message}; {error.remedy}"))
         except Exception:
             _log.exception("an item of %s failed", self.name)
             fault = Fault("terminal", "internal", "Gearcase itself failed; the operator finds the cause in the run's log")
-        self.stop(fault)
-        return Ended(item, "skipped", fault=fault)
+            reply = Reply(fault)
+        self._sort(one, spec, reply)
 
-    async def _one(self, item: Item) -> Ended:
-        """Its answer: kept, on its way for somebody else, or asked for."""
-        key = hashlib.sha256(self._digest + item.text.encode()).digest()
-        while (flight := self._flights.get(key)) is not None:
-            await flight.wait()
-        if (kept := self._results.get(key)) is not None:
-            return Ended(item, "ok", kept.answer, attempts=kept.attempts, found=True)
-        if (fault := self._hopeless.get(key)) is not None:
-            return Ended(item, "failed" if fault.kind == "transient" else "quarantined", fault=fault)
-        if self._halt.is_set():
-            return self._skipped(item, 0, 0)
-        flight = self._flights[key] = asyncio.Event()
-        try:
-            ended = await self._until_it_ends(item)
-            if ended.state == "ok":
-                self._results.put(key, Kept(ended.answer, ended.attempts, ended.cost))
-            elif ended.state != "skipped" and ended.fault is not None and len(self._hopeless) < _REMEMBERED:
-                self._hopeless[key] = ended.fault
-            return ended
-        finally:
-            del self._flights[key]
-            flight.set()
-
-    async def _until_it_ends(self, item: Item) -> Ended:
-        question = self.spec.question(item.text)
-        attempts = cost = 0
-        while True:
-            await self._ready()
-            if self._halt.is_set():
-                return self._skipped(item, attempts, cost)
-            outcome = await self._ask(question)
-            cost += outcome.cost
-            self.spent += outcome.cost
-            waiting = isinstance(outcome, Fault) and outcome.kind == "waiting"
-            self.calls += not waiting
-            attempts += not waiting
-            if isinstance(outcome, Answered) and self._judge is not None:
-                outcome = await self._judge(item.text, outcome.answer) or outcome
-            if isinstance(outcome, Answered):
-                return Ended(item, "ok", outcome.answer, attempts=attempts, cost=cost)
-            if outcome.kind == "content":
-                return Ended(item, "quarantined", fault=outcome, attempts=attempts, cost=cost)
-            if outcome.kind == "terminal":
+    def _sort(self, one: Waiting, spec: MapSpec, reply: Reply) -> None:
+        """What becomes of an item after it was asked about."""
+        outcome, prompt = reply.outcome, spec.prompt_hash
+        if one.known is not None:
+            self._sort_known(one, one.known, prompt, reply)
+            return
+        if isinstance(outcome, Answered):
+            if self.repair is not None:
+                if one.tries:
+                    self.repair.mended += 1
+                self.repair.passed(one.item.text, outcome.answer)
+            self._end(one.answered(outcome.answer, reply.prompt or prompt, reply.attempts, reply.cost, found=reply.found))
+            return
+        if outcome.kind == "terminal":
+            if outcome.code != HALTED:
                 self.stop(outcome)
-                return Ended(item, "skipped", fault=outcome, attempts=attempts, cost=cost)
-            if attempts == ATTEMPTS:
-                return Ended(item, "failed", fault=outcome, attempts=attempts, cost=cost)
-            self.retries += not waiting
-            await self._pause(_seconds(outcome, attempts))
+            self._unasked(replace(one, attempts=one.attempts + reply.attempts, cost=one.cost + reply.cost), outcome)
+            return
+        one = one.failed(prompt, outcome, reply.attempts, reply.cost)
+        self._first_failed += len(one.tries) == 1
+        if self.repair is not None and self.repair.takes(one):
+            return
+        self._end(one.ended("failed" if outcome.kind == "transient" else "quarantined"))
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait, but not beyond the stop of the map."""
-        pause = asyncio.ensure_future(self._sleep(seconds))
-        halt = asyncio.ensure_future(self._halt.wait())
-        try:
-            await asyncio.wait({pause, halt}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            pause.cancel()
-            halt.cancel()
+    def _sort_known(self, one: Waiting, known: Known, prompt: str, reply: Reply) -> None:
+        """What a planted item came to: counted, and told to nobody inside."""
+        outcome = reply.outcome
+        if isinstance(outcome, Fault) and outcome.kind == "content" and self.repair is not None:
+            one = one.failed(prompt, outcome, reply.attempts, reply.cost)
+            if (cure := self.repair.cure(one)) is not None:
+                self.again([replace(one, spec=cure)])
+                return
+        self._planted -= 1
+        if isinstance(outcome, Answered):
+            self._known.count(known, outcome.answer)
+        elif outcome.kind == "content":
+            self._known.count(known, None)
+        elif outcome.kind == "terminal" and outcome.code != HALTED:
+            self.stop(outcome)
+        if self.canary is not None or self.account.done > _UNGATED:  # before its gate the prompt may still be repaired
+            self._judge_known()
+        self._news.set()
 
-    def _skipped(self, item: Item, attempts: int, cost: int) -> Ended:
-        fault = self.stopped or Fault("terminal", "abandoned", "the program that asked is gone")
-        return Ended(item, "skipped", fault=fault, attempts=attempts, cost=cost)
+    def _unasked(self, one: Waiting, fault: Fault) -> None:
+        """It is not asked about any more: skipped, unless it has failed before."""
+        if one.known is not None:
+            self._planted -= 1
+            return
+        if self.stopped is not None and one.tries:
+            self._end(one.ended("quarantined"))
+        else:
+            self._end(one.ended("skipped", self.stopped or fault))
+
+    # --- what a repair needs (`repair.Host`) ------------------------------------------------------------------------------------
+
+    def outlook(self) -> tuple[int, int]:
+        """How many items were looked at, and how many are to come."""
+        in_line = sum(not one.tries for one in self._queue)
+        held = self.repair.held if self.repair is not None else 0
+        to_come = max(0, self.spec.expected - self.account.items) + in_line
+        return self.account.done - self.account.skipped + held, to_come
+
+    def _judge_known(self) -> None:
+        if fault := self._known.verdict():
+            self.stop(fault)
+
+    def costs(self) -> tuple[int, int]:
+        """Nano-dollars: of the whole map as projected, and of what is to come."""
+        return self.projected, max(0, self.projected - self.spent)
+
+    def end(self, ended: Ended) -> None:
+        """An item has ended."""
+        self._end(ended)
+
+    def learned(self) -> Learned | None:
+        """What a later map of the same question need not find out again."""
+        return self.repair.learned() if self.repair is not None else None
+
+    def again(self, waiting: Sequence[Waiting]) -> None:
+        """Items to be asked about once more, each with the prompt that it names. They come before those that were never asked about."""
+        for one in waiting:
+            if self.stopped is not None:
+                self._unasked(one, self.stopped)
+            else:
+                self._queue.appendleft(one)
+                self._queued_bytes += len(one.item.text)
+        self._put_to_work()
+
+    def record(self, event: PromptTried) -> None:
+        """Put it on record."""
+        self._recorder.append(event, self._agent)
+        if event.decision != "refused" and self._known.known:
+            self._known.again()
+            if not self._input_open:
+                self._plant_rest()
+
+    def repaired(self) -> None:
+        """A repair has ended: there may be something to do."""
+        self._look_after_repair()
+
+    def _look_after_repair(self) -> None:
+        if self.repair is None or self._over:
+            return
+        if self.stopped is not None:
+            self.repair.give_up()
+        else:
+            idle = not self._queue and not self._asked
+            gate = idle and (self._gated or not self._input_open)
+            self.repair.consider(idle=gate, last=idle and not self._input_open)
+        self._news.set()
+
+    # --- an ending --------------------------------------------------------------------------------------------------------------
+
+    def _remember(self, ended: Ended) -> None:
+        """An answer to a rewritten prompt is the answer to the first one, too: the same map begun again asks nothing that is finished."""
+        if ended.state == "ok" and not ended.found and ended.prompt != self.spec.prompt_hash:
+            try:
+                self._questions.keep(self.spec, ended.item.text, Kept(ended.answer, ended.attempts, ended.cost, ended.prompt))
+            except GearcaseError as error:
+                self.stop(Fault("terminal", error.code, f"{error.message}; {error.remedy}"))
+
+    def _look_at_spread(self, number: int, answer: str) -> None:
+        if (found := self._spread.add(number, answer)) is None:
+            return
+        kind, told = found
+        self._recorder.append(SpreadWarned(self.name, kind, told), self._agent)
+        if kind == "degenerate":
+            self.stop(Fault("terminal", "spread", f"{told}: see results.jsonl, and try it with another model or prompt"))
 
     def _end(self, ended: Ended) -> None:
         if self.stopped is None and self._halt.is_set() and ended.state == "skipped":
             return  # abandoned, not stopped: it stays pending
+        self._remember(ended)
         self.account = self.account.ended(ended.state)
         self.found += ended.found
         if ended.state == "ok" and len(self._different) < DIFFERENT:
@@ -389,6 +535,8 @@ class Map:
             self.classes[ended.fault.code] += 1
             if ended.state != "skipped":
                 self.clusters.add(ended.fault, ended.item.shard)
+        if ended.state == "ok" and not self.spec.run:
+            self._look_at_spread(ended.item.number, ended.answer)
         self._endings.append(ended)
         self._ending_bytes += ended.size
         self._news.set()
@@ -398,9 +546,3 @@ class Map:
             code, message = fault.code, fault.message[:500]
             event = MapItemFailed(self.name, item.number, item.shard[:300], ended.state, code, message, ended.attempts)
             self._recorder.append(event, self._agent)
-
-
-def _seconds(fault: Fault, attempts: int) -> float:
-    if fault.wait is not None:
-        return min(fault.wait, LONGEST_TOLD_PAUSE)
-    return min(LONGEST_PAUSE, 2.0 ** max(0, attempts - 1)) * random.uniform(0.75, 1.25)

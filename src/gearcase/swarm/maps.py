@@ -15,21 +15,28 @@ Threat: arguments are the agent's. Sizes, counts and the schema are bounded befo
 from __future__ import annotations
 
 import asyncio
+import fnmatch
 import itertools
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
+from gearcase.box.declaration import Maps as MapsTable
 from gearcase.doors.model.door import Caller, ModelDoor
 from gearcase.doors.model.routing import Route
 from gearcase.errors import Refused, UsageError
 from gearcase.seams import Recorder
 from gearcase.swarm.asking import MAX_OUTPUT
-from gearcase.swarm.items import Item, MapSpec, Use
-from gearcase.swarm.map import Ask, Flights, Judge, Map
+from gearcase.swarm.items import Item, Known, MapSpec, Use
+from gearcase.swarm.known import KnownAnswers
+from gearcase.swarm.map import Map
+from gearcase.swarm.questions import Ask, Flights, Judge
+from gearcase.swarm.repair import Desk, Learned
 from gearcase.swarm.results import Results
+from gearcase.swarm.rewriting import REPLY, REPLY_OUTPUT
 from gearcase.swarm.schema import Schema
 from gearcase.swarm.worker import Worker
+from gearcase.units import NANO
 
 if TYPE_CHECKING:
     from gearcase.swarm.commands import Validator
@@ -66,9 +73,13 @@ class _Commands:
 
 
 class Maps:
-    """The maps of one run. `free`: nano-dollars of the account that are left, None where it has no limit; `ready` is waited for before each
-    call; `now` is box time in seconds; `shelter` makes what gives commands their sandboxes, when the first map has one; `numbers` names
-    maps where several agents of the run have some."""
+    """The maps of one run.
+
+    `free`: nano-dollars of the account that are left, None where it has no limit; `ready` is waited for before each call; `now` is box
+    time in seconds; `shelter` makes what gives commands their sandboxes, when the first map has one; `carve` opens an account, for an
+    agent, with so many nano-dollars of the maps' own, and `close` gives back what is left of it;
+    `numbers` names maps where several agents of the run have some.
+    """
 
     def __init__(
         self,
@@ -81,8 +92,15 @@ class Maps:
         ready: Callable[[], Awaitable[Any]],
         now: Callable[[], float],
         shelter: Callable[[], Sandboxes],
+        box: MapsTable,
+        carve: Callable[[str, str, int], None],
+        close: Callable[[str], None],
         numbers: Iterator[int] | None = None,
     ) -> None:
+        self._learned: dict[bytes, Learned] = {}
+        self._box = box
+        self._carve = carve
+        self._close_account = close
         self._shelter = shelter
         self._sandboxes: Sandboxes | None = None
         self._commands: dict[str, _Commands] = {}
@@ -146,7 +164,38 @@ class Maps:
                 commands.validator = Validator(sandboxes, view, spec.validator, deadline, use)
                 judge = commands.validator.judge
         assert ask is not None
-        return Map(name, spec, ask, self._results, self._flights, self._recorder, agent, ready=self._ready, judge=judge, use=use)
+        desk = self._desk(name, agent, spec, route, arguments.get("repair_model")) if route is not None and spec.repair else None
+        shared = (self._results, self._flights, self._recorder, agent)
+        known, learned = self._known_of(arguments), self._learned.get(spec.digest())
+        return Map(name, spec, ask, *shared, ready=self._ready, judge=judge, use=use, desk=desk, learned=learned, known=known)
+
+    def _known_of(self, arguments: Mapping[str, Any]) -> KnownAnswers | None:
+        """The answers that are known for a map with these names."""
+        named = [str(name) for name in cast("list[Any]", arguments.get("named") or [])][:1000] or [""]
+        fits = [one for one in self._box.known if any(fnmatch.fnmatchcase(name, one.map) for name in named)]
+        if not fits or arguments.get("run"):
+            return None
+        return KnownAnswers([Known(one.item, one.answer) for one in fits], self._box.known_at_least)
+
+    def _desk(self, name: str, agent: str, spec: MapSpec, route: Route, named: Any) -> Desk:
+        """What a repair of the prompt works with. Its money is carved out when the first rewrite is asked for."""
+        routing = self._door.routing
+        lead = routing.inside(str(named)) if named else routing.lead() or route
+        account = f"{self._account} repair {name}"
+        caller = Caller(agent, account, label=f"map {name} repair")
+
+        def open_account(projected: int, to_come: int) -> int | None:
+            budget = repair_budget(self._free(), projected, to_come)
+            self._carve(account, agent, budget)
+            return budget
+
+        return Desk(
+            model=lead.name,
+            rewrite=Worker(self._door, caller, lead, REPLY, REPLY_OUTPUT),
+            ask=Worker(self._door, caller, route, spec.schema, spec.max_output),
+            open=open_account,
+            close=lambda: self._close_account(account),
+        )
 
     async def items(self, agent: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Give items, take endings. Answers at once when more items are wanted, else within LINGER seconds."""
@@ -182,6 +231,7 @@ class Maps:
             self._seen[name] = self._now()
         if one.finished:
             self._maps.pop(name, None)
+            self._learn(one)
             await self._end_commands(name)
             one.finish("stopped" if one.stopped else "done")
         return {
@@ -200,6 +250,9 @@ class Maps:
             "classes": dict(one.classes),
             "clusters": [cluster.as_json() for cluster in one.clusters.largest()],
             "canary": asdict(one.canary) if one.canary else None,
+            "gate": one.canary is not None or one.account.pending == 0,
+            "warnings": dict(one.warnings),
+            "repair": one.repair.as_json() if one.repair is not None and one.repair.tries else None,
             "stopped": {"class": one.stopped.code, "why": one.stopped.message} if one.stopped else None,
         }
 
@@ -217,6 +270,12 @@ class Maps:
         if self._sandboxes is not None:
             await self._sandboxes.forget()
         self._results.close()
+
+    def _learn(self, one: Map) -> None:
+        """The same map, begun again, goes on with the prompts that were found."""
+        learned = one.learned()
+        if learned is not None and learned.variants:
+            self._learned[one.spec.digest()] = learned
 
     async def _end_commands(self, name: str) -> None:
         """A map has ended: no sandbox of its commands is left."""
@@ -251,6 +310,7 @@ class Maps:
     async def _abandon(self, name: str, one: Map) -> None:
         try:
             await one.abandon()
+            self._learn(one)
             await self._end_commands(name)
         except asyncio.CancelledError:
             await one.cut()
@@ -285,6 +345,8 @@ def _spec(arguments: Mapping[str, Any], route: Route | None) -> MapSpec:
     if not 0 <= rate <= 1:
         raise UsageError("bad_count", f"max_failure_rate is {rate:g}", remedy="give 0 to 1")
     schema = arguments.get("schema")
+    wanted = arguments.get("repair")
+    judged = schema is not None or bool(validator) or bool(arguments.get("repair_model"))
     return MapSpec(
         prompt=prompt,
         model=route.name if route else "",
@@ -298,7 +360,17 @@ def _spec(arguments: Mapping[str, Any], route: Route | None) -> MapSpec:
         max_failure_rate=rate,
         run=run,
         validator=validator,
+        repair=not run and (judged if wanted is None else bool(wanted)),
     )
+
+
+def repair_budget(free: int | None, projected: int, to_come: int) -> int:
+    """Nano-dollars that a repair may spend: half of what the map costs, or a dollar, for a dear model's few calls on a small map.
+
+    Never more than half of what is left beside what the rest of the map will cost: the repair cannot eat the money of the items.
+    """
+    wanted = max(projected // 2, NANO)
+    return wanted if free is None else max(0, min(wanted, (free - to_come) // 2))
 
 
 def _paths(arguments: Mapping[str, Any], name: str) -> list[str]:

@@ -18,11 +18,15 @@ _TOGETHER = 256
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An answer that fits, as JSON text; how often it was asked for, and what that cost in nano-dollars."""
+    """An answer that fits, as JSON text; how often it was asked for, and what that cost in nano-dollars.
+
+    `prompt`: the hash of the prompt that it was given to, where that is not the one of the question.
+    """
 
     answer: str
     attempts: int
     cost: int
+    prompt: str = ""
 
 
 class Results:
@@ -36,7 +40,7 @@ class Results:
     def get(self, key: bytes) -> Kept | None:
         """What is kept under a key."""
         try:
-            row = self._database().execute("SELECT answer, attempts, cost FROM results WHERE key = ?", (key,)).fetchone()
+            row = self._database().execute("SELECT answer, attempts, cost, prompt FROM results WHERE key = ?", (key,)).fetchone()
         except sqlite3.Error as error:
             raise self._failed(error) from error
         return Kept(*row) if row else None
@@ -47,7 +51,9 @@ class Results:
             database = self._database()
             if not self._open:
                 database.execute("BEGIN")
-            database.execute("INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?)", (key, kept.answer, kept.attempts, kept.cost))
+            database.execute(
+                "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?)", (key, kept.answer, kept.attempts, kept.cost, kept.prompt)
+            )
         except sqlite3.Error as error:
             raise self._failed(error) from error
         self._open += 1
@@ -78,7 +84,8 @@ class Results:
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS results "
-                "(key BLOB PRIMARY KEY, answer TEXT NOT NULL, attempts INTEGER NOT NULL, cost INTEGER NOT NULL) WITHOUT ROWID"
+                "(key BLOB PRIMARY KEY, answer TEXT NOT NULL, attempts INTEGER NOT NULL, cost INTEGER NOT NULL, "
+                "prompt TEXT NOT NULL) WITHOUT ROWID"
             )
             self._connection = connection
         return self._connection

@@ -38,11 +38,22 @@ class Numbering:
         return None
 
 
-def call(messages, *, lead=True, ordinal=0, agent="lead", protocol="anthropic", model="anthropic/m", cap=100, stream=False):
+def call(
+    messages,
+    *,
+    lead=True,
+    ordinal=0,
+    agent="lead",
+    protocol="anthropic",
+    model="anthropic/m",
+    cap=100,
+    stream=False,
+    system="Be brief.",
+):
     key = {"anthropic": "messages", "chat": "messages", "responses": "input"}[protocol]
     path = {"anthropic": "/v1/messages", "chat": "/v1/chat/completions", "responses": "/v1/responses"}[protocol]
     turns = [{"role": "user" if at % 2 == 0 else "assistant", "content": text} for at, text in enumerate(messages)]
-    parsed = {"model": model, "max_tokens": cap, "system": "Be brief.", key: turns}
+    parsed = {"model": model, "max_tokens": cap, "system": system, key: turns}
     headers = {"authorization": f"Bearer {SECRET}"}
     return UpstreamRequest(protocol, path, model, headers, json.dumps(parsed).encode(), parsed, stream, agent, lead, ordinal)
 
@@ -100,6 +111,15 @@ def test_times_and_money_may_differ_even_strictly(tmp_path):
     ]
     assert exchange(cassette, *later) == answers
     assert cassette.mismatched == 0
+
+
+def test_the_instructions_of_another_version_are_no_difference(tmp_path):
+    answers = record(tmp_path / "a.cassette", call(["a", "b"]))
+    other = call(["a", "b"], system="Be brief, and know one more command.")
+    cassette = Cassette(tmp_path / "a.cassette", strict=True)
+    assert exchange(cassette, other) == answers and cassette.mismatched == 0
+    with pytest.raises(RunError):
+        exchange(Cassette(tmp_path / "a.cassette", strict=True), call(["a", "c"], system="Be brief, and know one more command."))
 
 
 def test_strict_ends_the_run_and_names_the_first_differing_message(tmp_path):

@@ -1,9 +1,9 @@
 """Model traffic on file: `Recording` writes down what another upstream answers, `Cassette` plays it back.
 
 A lead's calls are matched by (agent, ordinal): its conversation differs a little from run to run, so each message is compared
-masked, and a difference is an error (`strict`) or counted (`loose`, the default). Every other call is matched by the digest of
-its exact content, the model's name excepted (a replay names the cassette instead); equal calls get their answers in the order in
-which they were asked.
+masked, and a difference is an error (`strict`) or counted (`loose`, the default). What it is told first, our own instructions, is not
+compared: they change with our versions. Every other call is matched by the digest of its exact content, the model's name excepted (a
+replay names the cassette instead); equal calls get their answers in the order in which they were asked.
 
 Invariants: a call that is not on the cassette is an error and never reaches another upstream. A cassette holds no credential:
 request headers are not written, response headers by allow-list. What an answer may cost, which depends on the budget that was
@@ -298,6 +298,9 @@ class Cassette:
     def _first_difference(self, request: UpstreamRequest, take: _Take) -> Mismatch | None:
         now = pieces(request)
         digests = self._digests(request)
+        if request.lead and now and now[0].role == "system":
+            # What an agent is told first are our own words, of the version that plays: they are no part of what was recorded.
+            digests[:1] = take.messages[:1]
         if digests == take.messages:
             return None
         at = _common(take.messages, digests)
