@@ -48,13 +48,14 @@ def test_the_page_works_as_it_is_and_each_line_is_asked_about_once_over_a_kill(u
     assert account["account"] == {"items": 400, "ok": 400, "failed": 0, "quarantined": 0, "skipped": 0, "pending": 0}
     assert account["found"] == 399
     told = user.types("report", "--json", code=0).record["maps"]
-    assert [told[name]["ended"] for name in ("m2", "m3")] == ["done", "done"]
+    first, second = list(told)[-2:]  # a machine under load may kill the very first before it has begun
+    assert [told[name]["ended"] for name in (first, second)] == ["done", "done"]
     assert all(sum(one["items"].values()) == 2 * one["items"]["items"] for one in told.values())
-    assert told["m2"]["classes"] == {"not_json": 1}
+    assert told[first]["classes"] == {"not_json": 1}
     shown = user.types("report", code=0).out
     assert "Maps" in shown and "400 items = 400 ok" in shown
     logged = user.types("logs", code=0).out
-    assert "m2 done" in logged and "app.log:394 quarantined" in logged
+    assert f"{first} done" in logged and "app.log:394 quarantined" in logged
 
 
 def test_a_run_that_is_frozen_in_the_middle_of_a_map_goes_on_and_loses_nothing(user):

@@ -186,6 +186,14 @@ def test_at_the_gate_it_becomes_the_prompt_of_the_rest_if_nothing_that_passed_fa
     assert sum(bench.model.calls.values()) == 300 + 10 + 10, "each item once, the failed ones again, the kept ones as a test"
 
 
+def test_what_waits_in_other_clusters_meets_a_new_default_before_a_rewrite_of_its_own(tmp_path):
+    texts = items(ok=100, a=120, b=80)
+    bench = Bench(tmp_path, ["p +a +b"], expected=len(texts), max_failure_rate=0.2)
+    canary(bench, texts, 30)
+    assert [one.decision for one in bench.tried()] == ["default"]
+    assert bench.map.account.ok == 300 and bench.map.canary.failed == 0
+
+
 def test_one_that_breaks_what_passed_serves_its_cluster_alone(tmp_path):
     texts = items(ok=150, a=150)
     bench = Bench(tmp_path, ["p +a -ok"], expected=len(texts))

@@ -359,6 +359,7 @@ class Repair:
             event = replace(event, kept=kept.as_json())
         if decision == "default":
             self.default = candidate
+            self._meet_default(cluster)
         cluster.variant = candidate
         self.accepted += 1
         self._tell(event, decision, why, began)
@@ -367,6 +368,17 @@ class Repair:
         mine.clear()
         self._host.again([replace(one, spec=candidate) for one in rest if _untried(one, candidate)])
         self._sort(failed, cluster)
+
+    def _meet_default(self, but: _Cluster) -> None:
+        """Ask again about what other clusters hold: it failed under the prompt that was the default before, and may not under this."""
+        for cluster in self._clusters.values():
+            if cluster is but or cluster.variant is not None:
+                continue
+            waiting = self._unpark(cluster)
+            self._host.again([replace(one, spec=self.default) for one in waiting if _untried(one, self.default)])
+            for one in waiting:
+                if not _untried(one, self.default):
+                    self._park(cluster, one)
 
     def _sort(self, failed: Sequence[Waiting], cluster: _Cluster) -> None:
         """What failed in a test too: there may be another prompt for it, or one more try."""
