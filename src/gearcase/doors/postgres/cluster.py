@@ -172,9 +172,9 @@ class Cluster:
             raise failed(f"the database {self.database} does not answer", done)
         return done.stdout.text()
 
-    async def facts(self, sql: str) -> Any:
+    async def facts(self, sql: str, database: str = "") -> Any:
         """The one JSON value that a query answers with. Raises RunError `door_failed`."""
-        text = await self.ask(sql)
+        text = await self.ask(sql, database)
         try:
             return orjson.loads(text or "null")
         except orjson.JSONDecodeError as error:

@@ -35,10 +35,11 @@ _STATES = {
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """Who a program inside is, and where."""
+    """Who a program inside is, and where; `behind` is what that database is called by the server."""
 
     user: str
     database: str
+    behind: str
 
 
 class Session:
@@ -102,7 +103,7 @@ class Session:
         if "replication" in values:
             remedy = "connect without the setting replication"
             raise Refused("wrong_database", "this door is not for replication", remedy=remedy)
-        return {**values, "user": role.user, "database": role.database}
+        return {**values, "user": role.user, "database": role.behind}
 
     async def pass_on(self) -> str:
         """Pass on what is said, both ways, until one side ends it; returns why."""
