@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -33,7 +34,10 @@ def made(top, files):
         ({"pyproject.toml": "[tool.pytest.ini_options]\n"}, "tests", "python3 -m pytest -q"),
         ({"setup.cfg": "[tool:pytest]\n"}, "tests", "python3 -m pytest -q"),
         ({"tox.ini": "[testenv]\ncommands = pytest {posargs}\n"}, "tests", "python3 -m pytest -q"),
-        ({"tests/test_a.py": "import unittest\n"}, "tests", "python3 -m unittest discover"),
+        ({"tests/test_a.py": "import unittest\n"}, "tests", "python3 -m unittest discover -s tests >"),
+        ({"tests/test_a.py": "", "tests/__init__.py": ""}, "tests", "python3 -m unittest discover -s tests -t . >"),
+        ({"test_a.py": ""}, "tests", "python3 -m unittest discover >"),
+        ({"tests/test_a.py": "def test_it():\n    assert True\n"}, "tests", "python3 -m pytest -q"),
         ({"package.json": '{"scripts": {"test": "node --test"}}'}, "npm-test", "npm test"),
         ({"go.mod": "module x\n"}, "go-test", "go test ./..."),
         ({"Cargo.toml": "[package]\n"}, "cargo-test", "cargo test --offline"),
@@ -44,6 +48,31 @@ def made(top, files):
 def test_how_tests_are_run_becomes_a_check(tmp_path, files, name, part):
     (check,) = made(tmp_path, files).checks
     assert check.name == name and part in check.run and "$DELIVERED" in check.run
+
+
+FAILS = "import unittest\nclass A(unittest.TestCase):\n    def test_it(self): self.assertEqual({}, 2)\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "passes"),
+    [
+        ({"tests/test_a.py": FAILS.format(1)}, False),
+        ({"tests/test_a.py": FAILS.format(2)}, True),
+        ({"tests/test_a.py": FAILS.format(1), "tests/__init__.py": ""}, False),
+        ({"tests/test_a.py": "", "src/a.py": ""}, False),
+        ({"test_a.py": FAILS.format(1)}, False),
+        ({"test_a.py": FAILS.format(2)}, True),
+    ],
+)
+def test_a_check_by_unittest_finds_the_tests_and_none_at_all_are_no_success(tmp_path, files, passes):
+    top, here = tmp_path / "project", tmp_path / "check"
+    (check,) = made(top, files).checks
+    here.mkdir()
+    for path in check.files:
+        shutil.copytree(path, here / path.name)
+    around = {**os.environ, "DELIVERED": str(tmp_path)}
+    done = subprocess.run(["sh", "-c", check.run], cwd=here, env=around, capture_output=True, text=True)
+    assert (done.returncode == 0) == passes, done.stdout + done.stderr
 
 
 def test_two_languages_are_two_checks_and_make_is_for_when_there_is_none(tmp_path):
