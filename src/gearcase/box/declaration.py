@@ -130,7 +130,8 @@ class Check(Table):
 
     name: Name = Field(description="unique among the checks")
     run: Annotated[str, Field(min_length=1, pattern=r"\S")] = Field(
-        description="shell command, in a folder that holds `files`; exit 0 passes; a score goes to descriptor 3"
+        description="shell command, in a folder that holds `files`; what is delivered lies under $DELIVERED; exit 0 passes; "
+        "a score goes to descriptor 3"
     )
     files: tuple[Path, ...] = Field(
         default=(), description="what it needs, each by its name in the check's folder; default: the words of `run` that exist"

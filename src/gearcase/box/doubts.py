@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from gearcase.box.declaration import Box, Check
 from gearcase.box.mistakes import nearest
 
+_WHERE = "DELIVERED"
+_MOST_FILES, _MOST_BYTES = 200, 1 << 20
 _SCRIPT = re.compile(r"[\w.@+-]+(/[\w.@+-]+)*\.(py|sh|js|mjs|cjs|ts|rb|pl|R|jl|sql)")
 
 
@@ -19,7 +21,10 @@ def doubts(box: Box, folder: Path) -> list[str]:
 
 
 def _of_check(check: Check, box: Box, folder: Path) -> Iterator[str]:
-    """A script that is nowhere: an agent that does not write it fails for ever."""
+    """A check that looks elsewhere; a script that is nowhere. An agent that cannot know of it fails for ever."""
+    if not _looks_at_deliverables(check, folder):
+        told = "what is delivered lies there, and not in the folder that the check runs in"
+        yield f"check {check.name} does not mention $DELIVERED: {told}"
     try:
         words = shlex.split(check.run)
     except ValueError:
@@ -38,3 +43,29 @@ def _of_check(check: Check, box: Box, folder: Path) -> Iterator[str]:
         near = nearest(name, (one.name for one in above.iterdir())) if above.is_dir() else ""
         mended = f": did you mean `{Path(word).parent / near}`?" if near else ", unless the agent writes it"
         yield f"check {check.name} runs {word}, which is not there{mended}"
+
+
+def _looks_at_deliverables(check: Check, folder: Path) -> bool:
+    """Whether the command, or a file that it has, names them; what cannot be read, or is too much to read, is taken to do so."""
+    if _WHERE in check.run:
+        return True
+    try:
+        words = shlex.split(check.run)
+    except ValueError:
+        return True
+    named = [folder / word for word in words if _SCRIPT.fullmatch(word) and (folder / word).is_file()]
+    for count, file in enumerate(_files([*check.files, *named])):
+        try:
+            if count > _MOST_FILES or file.stat().st_size > _MOST_BYTES or _WHERE.encode() in file.read_bytes():
+                return True
+        except OSError:
+            return True
+    return False
+
+
+def _files(paths: Iterable[Path]) -> Iterator[Path]:
+    for path in paths:
+        if path.is_dir():
+            yield from (one for one in path.rglob("*") if one.is_file())
+        else:
+            yield path

@@ -19,7 +19,10 @@ Give = Annotated[list[str] | None, typer.Option("--give", help="Copy this into /
 See = Annotated[list[str] | None, typer.Option("--see", help="Show this read-only under /given (repeat).", metavar="PATH")]
 Take = Annotated[list[str] | None, typer.Option("--take", help="What may leave, such as 'out/**' (repeat).", metavar="PATTERN")]
 CheckOption = Annotated[
-    list[str] | None, typer.Option("--check", help="Acceptance check; exit 0 passes (repeat).", metavar="COMMAND")
+    list[str] | None,
+    typer.Option(
+        "--check", help="Acceptance check: finds what is delivered under $DELIVERED; exit 0 passes (repeat).", metavar="COMMAND"
+    ),
 ]
 Usd = Annotated[str | None, typer.Option("--usd", help="Most dollars for model calls.", metavar="DOLLARS")]
 UsdPerMinute = Annotated[str | None, typer.Option("--usd-per-minute", help="Most dollars in any minute.", metavar="DOLLARS")]
