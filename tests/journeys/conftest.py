@@ -63,11 +63,11 @@ class User:
             "XDG_STATE_HOME": str(home / "state"),
         }
 
-    def types(self, *arguments, code=None, timeout=90, **environment):
+    def types(self, *arguments, code=None, timeout=90, cwd=None, **environment):
         """Run `gearcase ARGUMENTS` to its end."""
         done = subprocess.run(
             [COMMAND, *map(str, arguments)],
-            cwd=self.folder,
+            cwd=cwd or self.folder,
             env={**self.environment, **environment},
             capture_output=True,
             text=True,

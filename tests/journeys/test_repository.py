@@ -241,3 +241,5 @@ def test_any_program_changes_a_repository_that_is_given(user):
     assert "nothing is known to have changed" in user.types("diff").err, ended.err
     told = user.types("exec", "--give", "proj/calc.py", "--", "true", code=0)
     assert "nothing may leave this box" in told.err
+    assert "no git repository was given" in user.types("diff").err
+    assert "nothing is known to have changed" in user.types("diff", cwd=folder).err, "in a repository its own latest run is meant"

@@ -19,8 +19,7 @@ from gearcase.cli.text import first_line, neutral
 from gearcase.doors.branches import Branch, commits_since, make_branch
 from gearcase.doors.patches import Patch, as_patch
 from gearcase.errors import UsageError
-from gearcase.run.change import DELIVERED, Change, change_of
-from gearcase.runs import find
+from gearcase.run.change import DELIVERED, Change, change_of, run_with_change
 from gearcase.sandbox.beneath import explaining, printable
 from gearcase.sandbox.copying import Refusal
 
@@ -35,7 +34,7 @@ def apply(
 
     Your files, what is staged and what is checked out stay as they are; no hook, filter or other program of the repository runs.
     """
-    change = change_of(find(run))
+    change = change_of(run_with_change(run, Path.cwd()))
     _demand(change, branch, patch)
     if patch is not None:
         _write_patch(change, patch, as_json)

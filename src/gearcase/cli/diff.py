@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,8 +16,7 @@ from gearcase.cli.shapes import counted
 from gearcase.cli.text import neutral
 from gearcase.doors.changes import Changed, contents
 from gearcase.doors.patches import MOST_FILE
-from gearcase.run.change import Change, change_of
-from gearcase.runs import find
+from gearcase.run.change import Change, change_of, run_with_change
 from gearcase.sandbox.beneath import printable
 from gearcase.sandbox.textdiff import unified
 
@@ -32,7 +32,7 @@ def diff(
 
     Control characters of the files are shown escaped; `gearcase apply --patch FILE` writes the exact patch.
     """
-    change = change_of(find(run))
+    change = change_of(run_with_change(run, Path.cwd()))
     staged = os.open(change.folder.delivered, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if as_json:

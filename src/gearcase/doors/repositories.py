@@ -110,6 +110,14 @@ def recall(folder: Path) -> list[Repository]:
     ]
 
 
+def where_given(folder: Path) -> list[Path]:
+    """Where the repositories that were given to a run are; nothing is said of what they held."""
+    try:
+        return [Path(row["path"]) for row in json.loads((folder / _FACTS).read_bytes())["repositories"]]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return []  # whoever looks at the change itself hears what is damaged
+
+
 def has_change(folder: Path) -> bool:
     """Whether a repository was given to a run, so that there may be a change to look at."""
     return (folder / _FACTS).exists()

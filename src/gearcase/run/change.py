@@ -14,12 +14,12 @@ from gearcase.doors.changes import Changed, changed, stayed, told_by_rules
 from gearcase.doors.files import Delivery
 from gearcase.doors.flags import REASONS, flags
 from gearcase.doors.patterns import Patterns
-from gearcase.doors.repositories import Repository, recall
+from gearcase.doors.repositories import Repository, recall, where_given
 from gearcase.errors import GearcaseError, RunError, UsageError
 from gearcase.journal import read
 from gearcase.run.process import ending
 from gearcase.run.record import EndRecord
-from gearcase.runs import RunFolder, write_atomically
+from gearcase.runs import RunFolder, all_runs, find, write_atomically
 from gearcase.sandbox.beneath import printable
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.copying import Refusal
@@ -60,6 +60,15 @@ class Change:
 def note_delivery(folder: RunFolder, delivery: Delivery) -> None:
     """Keep what was staged, with exact paths."""
     write_atomically(folder.path / _DELIVERY, delivery.to_json(""))
+
+
+def run_with_change(reference: str, here: Path) -> RunFolder:
+    """The run that is meant where a change is looked for: without a name the latest one of the repository that `here` is in."""
+    if not reference:
+        of_this = (run for run in all_runs() if any(here.is_relative_to(path) for path in where_given(run.path)))
+        if (latest := next(of_this, None)) is not None:
+            return latest
+    return find(reference)
 
 
 def change_of(folder: RunFolder) -> Change:
