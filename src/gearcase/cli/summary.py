@@ -124,18 +124,38 @@ def report(run: History, record: EndRecord | None) -> RenderableType:
     if warnings:
         parts.append(section("Warnings", *warnings))
     parts.append(section("Record", _record(run, record)))
+    parts += [Text(), _in_short(run, record)]
     return Group(*parts)
 
 
-def _verdict(run: History, record: EndRecord | None) -> RenderableType:
-    state, view = run.state, run.view
+def _in_short(run: History, record: EndRecord | None) -> Text:
+    """What a reader of a long report has on the screen in the end."""
+    where = f"  → {neutral(record.out)}" if record and record.out and record.delivered and not _is_kept(record) else ""
+    return Text.assemble(_badge(run), "  ", (neutral(run.view.name), "bold"), f"  {_said(run, record)}{where}")
+
+
+def _badge(run: History) -> Text:
+    word = state_word(run.state, run.view.kind)
+    return Text(f" {word.upper()} ", f"{STATE_STYLE.get(word, 'bold')} reverse")
+
+
+def _said(run: History, record: EndRecord | None) -> str:
     limit = record.limit if record else ""
-    word = state_word(state, view.kind)
-    meaning = f"{_meaning(word, view.kind, record)}{f' ({neutral(limit)})' if limit else ''}"
-    badge = Text(f" {word.upper()} ", f"{STATE_STYLE.get(word, 'bold')} reverse")
+    meaning = _meaning(state_word(run.state, run.view.kind), run.view.kind, record)
+    return f"{meaning}{f' ({neutral(limit)})' if limit else ''}"
+
+
+def _is_kept(record: EndRecord) -> bool:
+    """Whether what was taken stays in the run's folder, because a check did not pass."""
+    return record.status == "rejected"
+
+
+def _verdict(run: History, record: EndRecord | None) -> RenderableType:
+    view = run.view
+    name, key = (neutral(view.name), "bold"), (f"  {neutral(view.run)}", "dim")
     parts: list[RenderableType] = [
         Text(),
-        Text.assemble(badge, "  ", (neutral(view.name), "bold"), (f"  {neutral(view.run)}", "dim"), f"  {meaning}"),
+        Text.assemble(_badge(run), "  ", name, key, f"  {_said(run, record)}"),
         Text(f"{_goal(view.goal)}\n", "italic"),
     ]
     note = record.note if record else ""
@@ -192,7 +212,7 @@ def _delivered(record: EndRecord) -> RenderableType:
         name, why = neutral(refused.get("path", "")), neutral(refused.get("reason", refused.get("why", "")))
         body.append(Text.assemble(("refused  ", "yellow"), name, (f"  {why}", "dim")))
     where = f" → {neutral(record.out)}" if record.out and record.delivered else ""
-    return section(f"Delivered{where}", *body)
+    return section(f"{'Kept, not delivered' if _is_kept(record) and record.delivered else 'Delivered'}{where}", *body)
 
 
 def _checks(checks: Mapping[str, CheckView]) -> RenderableType:
