@@ -37,6 +37,7 @@ def test_the_demo_says_how_often_the_recorded_worker_was_right(user):
     assert "the worker told 10 of 11 licenses rightly, wrong: uvloop (MIT)" in told
 
 
+@pytest.mark.local
 def test_the_demo_asks_the_real_local_model_and_says_what_it_got_wrong(user):
     user.environment["GEARCASE_MODEL"] = str(small())
     told = json.loads(user.types("demo", "--local", "--json", code=0).out)

@@ -1,8 +1,11 @@
 """`gearcase run --model local`: the real small model drives an agent. It is no good at that; the run is whole all the same."""
 
+import pytest
+
 from tests.local_model import small
 
 
+@pytest.mark.local
 def test_a_small_model_leads_a_run_that_ends_cleanly_and_is_paid_for(user):
     user.environment["GEARCASE_MODEL"] = str(small())
     limits = ("--usd", "0.50", "--steps", "2", "--wall", "60s")

@@ -154,8 +154,6 @@ def test_a_disk_that_fills_while_it_is_copied_is_told_and_nothing_stays(user, sh
         error = ended.record["error"]
         assert (error["code"], ended.record["residue"]) == ("too_large", []), error
         assert "does not fit" in error["message"] and "disk" in error["remedy"]
-        arrived = [one["bytes"] for one in facts(user, "database_copying") if one["door"] == "postgres.shop"]
-        assert arrived == sorted(arrived) and 0 < arrived[-1] < 104 << 20
     finally:
         shop.sql("SELECT count(lo_unlink(oid)) FROM pg_largeobject_metadata")
 
