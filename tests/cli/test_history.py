@@ -149,8 +149,9 @@ def test_an_altered_record_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("verb", ["freeze", "resume"])
 def test_the_brake_of_a_run_that_ended_says_so(tmp_path: Path, verb: str) -> None:
     run_on_disk(tmp_path, *HAPPENED)
-    told = ask(tmp_path, verb, "--json")
+    told = ask(tmp_path, verb, "amber-fox", "--json")
     assert json.loads(told.stdout)["error"]["code"] == "not_running"
+    assert json.loads(ask(tmp_path, verb, "--json").stdout)["error"]["code"] == "nothing_lives", "without a name: whatever lives"
 
 
 def test_kill_without_a_terminal_wants_the_whole_name(tmp_path: Path) -> None:

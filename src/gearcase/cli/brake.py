@@ -74,7 +74,12 @@ def kill(
 def _meant(run: str, everything: bool) -> list[RunFolder]:
     if everything and run:
         raise UsageError("both_named", f"{run!r} and --all are named", remedy="name a run, or every one with --all")
-    return _living() if everything else [find(run)]
+    if run:
+        return [find(run)]
+    living = _living()
+    if not living and not everything:
+        raise UsageError("nothing_lives", "no run lives", remedy="see how the last ones ended: gearcase ps")
+    return living if everything else living[:1]
 
 
 def _living() -> list[RunFolder]:

@@ -174,7 +174,7 @@ def _ended(folder: RunFolder) -> EndRecord:
     if driven and not ended:
         raise UsageError(
             "not_ended",
-            f"run {folder.name} goes on: its change is handed over at its end",
+            f"run {folder.name} has not ended: its change is handed over at its end",
             remedy=f"watch it with `gearcase logs -f {folder.name}`, or end it with `gearcase kill {folder.name}`",
         )
     return ending(folder)
