@@ -78,9 +78,9 @@ def test_a_deadline_ends_everything_that_a_command_started(means):
 @every
 def test_what_a_command_leaves_in_the_background_goes_on_and_is_not_waited_for(means):
     async def work(opened):
-        first = await shell(opened, "(while :; do date +%N > beat; sleep 0.05; done) & echo started")
+        first = await shell(opened, "(while :; do date +%N > next; mv next beat; sleep 0.05; done) & echo started")
         assert first.ended == "exited" and first.seconds < 5
-        one = await shell(opened, "cat beat; sleep 0.3; cat beat")
+        one = await shell(opened, "until [ -e beat ]; do sleep 0.05; done; cat beat; sleep 0.5; cat beat")
         assert len(set(one.stdout.text().split())) == 2
 
     in_box(means, work)
