@@ -74,7 +74,7 @@ def kill(
 def _meant(run: str, everything: bool) -> list[RunFolder]:
     if everything and run:
         raise UsageError("both_named", f"{run!r} and --all are named", remedy="name a run, or every one with --all")
-    if run:
+    if run or not all_runs():
         return [find(run)]
     living = _living()
     if not living and not everything:
