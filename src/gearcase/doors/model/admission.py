@@ -79,12 +79,11 @@ class Admission:
             output, day = self._of_day(request, price, bound, output, floor) if billed_by else (output, "")
             return self._hold(account, request, price, bound, output, purpose, billed_by, day)
 
-        turn = self._turns.setdefault(account, asyncio.Lock())
         self._waiting[account] += 1
         try:
-            if not turn.locked() and (admitted := now()) is not None:  # nobody stands in line
+            if self._waiting[account] == 1 and (admitted := now()) is not None:  # nobody stands in line
                 return admitted
-            async with asyncio.timeout(self._patience.line), turn:
+            async with asyncio.timeout(self._patience.line), self._turns.setdefault(account, asyncio.Lock()):
                 while True:
                     if (admitted := now()) is not None:
                         return admitted
