@@ -56,6 +56,26 @@ def test_a_branch_of_a_branch_and_of_a_database_that_is_in_use(stage):
     assert told == {"a1": ("lead", "dump"), "a2": ("a1", "template")}
 
 
+def test_what_an_agent_defined_is_never_run_by_a_superuser_while_it_is_copied(stage):
+    """The function of a CHECK runs while rows are restored, and would make whoever restores give the agent all rights."""
+    takes = (
+        "CREATE FUNCTION takes(x int) RETURNS boolean LANGUAGE plpgsql AS \\$f\\$ BEGIN "
+        "IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN ALTER ROLE agent SUPERUSER; END IF; RETURN true; END \\$f\\$"
+    )
+    make = f'mkdir out; psql -XqAt -c "{takes}" -c "CREATE TABLE t (x int CHECK (takes(x)))" -c "INSERT INTO t VALUES (1)"'
+    hold = f"({SQL} 'SELECT pg_sleep(60)' &) ; sleep 1"
+    ask = f"{SQL} 'SELECT rolsuper FROM pg_roles WHERE rolname = current_user; SELECT count(*) FROM t' > a1"
+    played = stage.play(
+        {"commands": [f"{make}; {hold}; {SPAWN} --branch --wall 1m work; cp a1 out"]},
+        {"commands": ["gear done"]},
+        by("a1", ask, "gear done"),
+        more=database(),
+        wall="3m",
+    )
+    assert [one.event.how for one in played.records("database_branched")] == ["dump"]
+    assert said(played, "a1") == ["f", "1"]
+
+
 def test_where_there_is_nothing_to_branch_it_is_refused(stage):
     played = stage.play(
         {"commands": ["mkdir out; gear spawn --usd 0.05 --branch work > out/said 2>&1; gear done"]}, by("a1", "gear done")

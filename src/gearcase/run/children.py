@@ -251,7 +251,8 @@ class Children:
             else:
                 end, returned, verdict, reason = await self._work(life)
         except GearcaseError as error:
-            end = End("failed", f"{error.message}. {error.remedy}", error=error)
+            cause = f" ({error.cause.strip()[-500:]})" if error.cause else ""
+            end = End("failed", f"{error.message}{cause}. {error.remedy}", error=error)
         except Exception as error:
             _log.exception("the sub-agent %s failed", kin.id)
             end = End("failed", f"Gearcase itself failed: {type(error).__name__}")

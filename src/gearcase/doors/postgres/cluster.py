@@ -184,12 +184,12 @@ class Cluster:
     async def run(
         self, program: str, *arguments: str, user: str = _SUPERUSER, stdin: bytes = b"", stdin_from: str = ""
     ) -> CommandResult:
-        """Run one of PostgreSQL's programs beside the server, as a superuser of it. It reads `stdin`, or a file of the sandbox."""
+        """Run one of PostgreSQL's programs beside the server, as a superuser or the agent. It reads `stdin`, or a file of the sandbox."""
         environment = {
             "PGHOST": "/workspace",
             "PGUSER": user,
             "PGPASSWORD": self._password,
-            "PGOPTIONS": _QUIETLY,
+            "PGOPTIONS": _QUIETLY if user != AGENT else "",  # an agent may not switch its counts off
             "PATH": "/usr/bin:/bin",
         }
         argv = (self._program(program), *arguments)
