@@ -348,16 +348,6 @@ class DatabaseCopying(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class DatabaseBranched(Event):
-    """A sub-agent has a copy of its own of what `of` finds behind a door. `how`: from its files (`template`), or by a `dump`."""
-
-    door: str
-    of: str
-    how: str
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class DatabaseOpened(Event):
     """A database door is open. `nonce` is the SHA-256 of what `SHOW gearcase.contact` answers there: who knows it was in contact."""
 

@@ -134,7 +134,6 @@ _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
     events.CommandEnded: _ended,
     events.TestsClaimed: lambda e: ("tests", "cyan", f"{neutral(e.runner)} says {e.passed} passed, {e.failed} failed"),
     events.Giving: lambda e: ("give", "cyan", giving(e)),
-    events.DatabaseBranched: lambda e: ("database", "cyan", f"a branch of {neutral(e.door)} as {neutral(e.of)} has it"),
     events.DatabaseCopying: lambda e: ("database", "cyan", arriving(e)),
     events.FilesChanged: lambda e: ("files", "cyan", f"+{e.added} ~{e.changed} -{e.removed}"),
     events.SnapshotTaken: lambda e: ("snapshot", "cyan", f"{neutral(e.snapshot)}  {neutral(e.note)}"),

@@ -13,8 +13,7 @@ gear map --over FILE... --split lines:N|records:N|rowgroups|file|bytes:N (--prom
 gear reduce --over FILE... (--prompt FILE | --run CMD) --out DIR [--fan-in N] [--split lines:1] [and as for map]
                                            groups of N inputs to one, again and again, until one is left
 gear spawn [--name N] [--model M] [--usd X] [--tokens N] [--calls N] [--steps N] [--wall 10m] [--egress 1MiB]
-           [--give PATH]... [--take PATTERN]... [--into DIR] [--doors a,b|none] [--branch] [--check CMD]
-           [--background] GOAL                 (--branch: databases of its own, copies of yours, gone when it ends)
+           [--give PATH]... [--take PATTERN]... [--into DIR] [--doors a,b|none] [--check CMD] [--background] GOAL
 gear spawn --again ID [...] GOAL           a sub-agent on a copy of your files, paid from your budget; waits and prints its result
 gear wait [ID...] [--any]                  wait for sub-agents; exit 0 when all are done and their checks passed
 gear agents                                the sub-agents below you
@@ -134,7 +133,6 @@ def parser() -> argparse.ArgumentParser:
         spawn.add_argument(name, type=int)
     spawn.add_argument("--give", action="append")
     spawn.add_argument("--take", action="append")
-    spawn.add_argument("--branch", action="store_true")
     spawn.add_argument("--background", action="store_true")
     spawn.add_argument("goal", nargs="+")
     wait = add("wait")

@@ -316,7 +316,6 @@ class Children:
             def put(check: Check, sandbox: Sandbox) -> None:
                 restore(sandbox.workspace, life.files, shared.store, sandbox.owner, known=Manifest())
 
-            await life.reach.doors.branch(kin.id, kin.parent, own=life.order.branch)
             acceptance = member.equip(life.route, self._operations, about=about, put=put)
             await member.serve()
             assert member.agent is not None

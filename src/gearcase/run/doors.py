@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from gearcase.box import Box
 from gearcase.doors.metering import EgressMeter
-from gearcase.errors import Refused, UsageError
+from gearcase.errors import UsageError
 from gearcase.runs import RunFolder, state_folder
 from gearcase.seams import Door, Housing, Listener, Sandbox
 
@@ -71,15 +71,6 @@ class HoldsSecrets(Protocol):
         ...
 
 
-@runtime_checkable
-class Branches(Protocol):
-    """A door behind which an agent can have a copy of its own of what another one finds."""
-
-    async def branch(self, agent: str, of: str, *, own: bool) -> None:
-        """From now on `agent` finds what `of` finds, or a copy of it. Raises Refused `no_branch`, RunError `door_failed`."""
-        ...
-
-
 class Doors:
     """The declared doors of one run. Raises UsageError `two_doors` where two want the same place."""
 
@@ -121,15 +112,6 @@ class Doors:
     def only(self, names: Collection[str]) -> Doors:
         """Those of these names (`api.github`): what an agent's box has that may have no more. Opening and closing stays with the run."""
         return Doors([door for door in self.doors if door.id in names])
-
-    async def branch(self, agent: str, of: str, *, own: bool) -> None:
-        """What a sub-agent finds behind them: what its parent finds, or with `own` copies. Raises Refused `no_branch`, RunError."""
-        able = [door for door in self.doors if isinstance(door, Branches)]
-        if own and not able:
-            remedy = "leave --branch out; only a postgres door has branches"
-            raise Refused("no_branch", "there is no database that could be branched", remedy=remedy)
-        for door in able:
-            await door.branch(agent, of, own=own)
 
     async def leave(self, agent: str) -> None:
         """Serve an agent no longer, whose box is about to be closed."""

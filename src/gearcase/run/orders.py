@@ -42,7 +42,6 @@ class Order:
     into: str = ""
     doors: tuple[str, ...] | None = None
     check: str = ""
-    branch: bool = False  # databases of its own: copies of its parent's
     usd: int | None = None
     tokens: int | None = None
     calls: int | None = None
@@ -90,7 +89,7 @@ def read_order(arguments: Mapping[str, Any], again: Order | None = None) -> Orde
     if not goal or len(goal.encode("utf-8", "replace")) > MOST_GOAL:
         raise UsageError("bad_goal", f"a goal has 1 to {MOST_GOAL} bytes", remedy="put long material into a file and name it")
     order = replace(again, goal=goal, name="") if again is not None else Order(goal)
-    changed: dict[str, Any] = {"branch": order.branch or bool(arguments.get("branch"))}
+    changed: dict[str, Any] = {}
     for key in ("name", "model", "into", "check"):
         if arguments.get(key):
             changed[key] = str(arguments[key]).strip()

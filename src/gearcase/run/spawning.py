@@ -18,7 +18,6 @@ _SPAWN = {
     **dict.fromkeys(("goal", "name", "model", "usd", "wall", "egress", "into", "check", "again"), _TEXT),
     **dict.fromkeys(("tokens", "calls", "steps"), _COUNT),
     **dict.fromkeys(("give", "take", "doors"), _TEXTS),
-    "branch": _FLAG,
 }
 _OPERATIONS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "spawn": (

@@ -172,9 +172,9 @@ class Cluster:
             raise failed(f"the database {self.database} does not answer", done)
         return done.stdout.text()
 
-    async def facts(self, sql: str, database: str = "") -> Any:
+    async def facts(self, sql: str) -> Any:
         """The one JSON value that a query answers with. Raises RunError `door_failed`."""
-        text = await self.ask(sql, database)
+        text = await self.ask(sql)
         try:
             return orjson.loads(text or "null")
         except orjson.JSONDecodeError as error:
@@ -184,12 +184,12 @@ class Cluster:
     async def run(
         self, program: str, *arguments: str, user: str = _SUPERUSER, stdin: bytes = b"", stdin_from: str = ""
     ) -> CommandResult:
-        """Run one of PostgreSQL's programs beside the server, as a superuser or the agent. It reads `stdin`, or a file of the sandbox."""
+        """Run one of PostgreSQL's programs beside the server, as a superuser of it. It reads `stdin`, or a file of the sandbox."""
         environment = {
             "PGHOST": "/workspace",
             "PGUSER": user,
             "PGPASSWORD": self._password,
-            "PGOPTIONS": _QUIETLY if user != AGENT else "",  # an agent may not switch its counts off
+            "PGOPTIONS": _QUIETLY,
             "PATH": "/usr/bin:/bin",
         }
         argv = (self._program(program), *arguments)

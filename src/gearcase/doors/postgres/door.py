@@ -27,24 +27,14 @@ from gearcase.doors.postgres import facts
 from gearcase.doors.postgres.binaries import choose, newest
 from gearcase.doors.postgres.branching import Part, open_branch, open_copy
 from gearcase.doors.postgres.cluster import AGENT, Cluster, quoted
-from gearcase.doors.postgres.copies import copy_database, drop_database
 from gearcase.doors.postgres.difference import DATABASES, keep
 from gearcase.doors.postgres.gate import Gate
 from gearcase.doors.postgres.live import Live, password_from_file
 from gearcase.doors.postgres.record import Record
 from gearcase.doors.postgres.session import Role, Session
 from gearcase.doors.postgres.source import Source, password_of
-from gearcase.errors import GearcaseError, Refused, RunError
-from gearcase.events import (
-    Amounts,
-    ConnectionClosed,
-    ConnectionOpened,
-    Contact,
-    DatabaseBranched,
-    DatabaseOpened,
-    DoorRefused,
-    Failure,
-)
+from gearcase.errors import GearcaseError, RunError
+from gearcase.events import Amounts, ConnectionClosed, ConnectionOpened, Contact, DatabaseOpened, DoorRefused, Failure
 from gearcase.seams import Housing, Place
 
 PORT = 5432
@@ -76,13 +66,9 @@ class PostgresDoor:
         self._serving: list[asyncio.Task[None]] = []
         self._numbers = itertools.count(1)
         self._touched: dict[str, Amounts] = {}
-        self._in_own: dict[str, Amounts] = {}
-        self._in_branches: dict[str, Amounts] = {}
         self._told: Contact | None = None
         self._latched = False
         self._refused: dict[str, int] = {}
-        self._databases: dict[str, str] = {}  # of agents that do not find the run's own
-        self._branched: set[str] = set()
         self.secrets: Sequence[str] = ()
         """What nothing that leaves may hold."""
 
@@ -183,30 +169,6 @@ class PostgresDoor:
         """See `Door`."""
         await end_tasks_of(agent, [*self._serving, *self._tasks])
         self._serving = [task for task in self._serving if not task.done()]
-        name = self._databases.pop(agent, self._name)
-        if agent in self._branched and self._cluster is not None and not self._cluster.housed.sandbox.frozen:
-            self._branched.discard(agent)
-            assert self._housing is not None
-            try:
-                await self._look(self._cluster, name)
-                await drop_database(self._cluster, name)
-            except GearcaseError as error:  # the server has ended, and the branch with it
-                self._housing.recorder.append(Failure(error.envelope()))
-
-    async def branch(self, agent: str, of: str, *, own: bool) -> None:
-        """See `run.doors.Branches`. A branch is gone when its agent leaves; what was touched in it counts as touched."""
-        name = self._databases.get(of, self._name)
-        if own:
-            if self._cluster is None or self._housing is None:
-                remedy = "leave --branch out, or pick the other doors with --doors: it only reads"
-                raise Refused("no_branch", f"{self._name} is a live database", remedy=remedy)
-            began, own_name = time.monotonic(), f"{self._name[:40]}_{agent}"  # a name has 63 bytes
-            how = await copy_database(self._cluster, name, own_name)
-            seconds = round(time.monotonic() - began, 3)
-            self._housing.recorder.append(DatabaseBranched(self.id, of, how, seconds), agent)
-            self._branched.add(agent)
-            name = own_name
-        self._databases[agent] = name
 
     async def _accept(self, agent: str, listening: socket.socket, pay: Callable[[int], None]) -> None:
         loop = asyncio.get_running_loop()
@@ -223,9 +185,8 @@ class PostgresDoor:
     async def _serve(self, agent: str, inner: socket.socket, pay: Callable[[int], None]) -> None:
         behind = self._cluster or self._live
         assert behind is not None and self._record is not None
-        database, number = self._databases.get(agent, self._name), next(self._numbers)
-        role, gate = Role(AGENT, self._name, database), self._gate if database == self._name else None
-        session = Session(number, agent, inner, role, self._record, behind.reach, pay, gate)
+        role, number = Role(AGENT, self._name), next(self._numbers)
+        session = Session(number, agent, inner, role, self._record, behind.reach, pay, self._gate)
         self._sessions.add(session)
         try:
             if key := await session.begin():
@@ -277,21 +238,11 @@ class PostgresDoor:
                 seen = self._record.statements
                 await self._look(self._cluster)
 
-    async def _look(self, cluster: Cluster, branch: str = "") -> None:
-        """What was touched; of a `branch` that is about to go it is added, once."""
+    async def _look(self, cluster: Cluster) -> None:
         assert self._housing is not None
-        if branch:
-            for name, amounts in (await facts.touched(cluster, branch)).items():
-                before = self._in_branches.get(name, {"read": 0, "written": 0})
-                self._in_branches[name] = {key: amounts[key] + before[key] for key in before}
         for name, amounts in (await facts.touched(cluster)).items():
-            before = self._in_own.get(name, {"read": 0, "written": 0})
-            self._in_own[name] = {key: max(amounts[key], before[key]) for key in before}
-        both = [self._in_own, self._in_branches]
-        self._touched = {
-            name: {key: sum(one.get(name, {}).get(key, 0) for one in both) for key in ("read", "written")}
-            for name in {**self._in_own, **self._in_branches}
-        }
+            before = self._touched.get(name, {"read": 0, "written": 0})
+            self._touched[name] = {key: max(amounts[key], before[key]) for key in before}
         missing = [name for name in self._declared.must_touch if not any(self._touched.get(name, {}).values())]
         contact = Contact(self.id, self._touched.copy(), missing)
         if contact != self._told:

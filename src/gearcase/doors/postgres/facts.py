@@ -23,9 +23,9 @@ SELECT coalesce(json_object_agg(name, json_build_object('read', read, 'written',
 """
 
 
-async def touched(cluster: Cluster, database: str = "") -> dict[str, Amounts]:
+async def touched(cluster: Cluster) -> dict[str, Amounts]:
     """Relations and the rows of them that were read and written since the statistics were reset."""
-    found = cast(dict[str, Any], await cluster.facts(_TOUCHED, database))
+    found = cast(dict[str, Any], await cluster.facts(_TOUCHED))
     return {name: {"read": int(one["read"]), "written": int(one["written"])} for name, one in found.items()}
 
 

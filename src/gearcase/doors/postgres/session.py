@@ -35,11 +35,10 @@ _STATES = {
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """Who a program inside is, and where; `behind` is what that database is called by the server."""
+    """Who a program inside is, and where."""
 
     user: str
     database: str
-    behind: str
 
 
 class Session:
@@ -103,7 +102,7 @@ class Session:
         if "replication" in values:
             remedy = "connect without the setting replication"
             raise Refused("wrong_database", "this door is not for replication", remedy=remedy)
-        return {**values, "user": role.user, "database": role.behind}
+        return {**values, "user": role.user, "database": role.database}
 
     async def pass_on(self) -> str:
         """Pass on what is said, both ways, until one side ends it; returns why."""
