@@ -144,6 +144,23 @@ class Slow:
         self.frozen = False
 
 
+class Resisting:
+    async def freeze(self):
+        raise RunError("not_frozen", "some processes could not be stopped", remedy="kill the run")
+
+
+def test_what_cannot_be_stopped_fails_a_freeze_and_not_a_kill(folder, journal):
+    async def scenario():
+        brake = Brake(folder, journal, BoxClock())
+        await brake.add_sandbox(Resisting())
+        with pytest.raises(RunError, match="could not be stopped"):
+            await brake.pull(Level.FROZEN, "operator")
+        await brake.pull(Level.KILLED, "operator")
+        assert brake.level is Level.KILLED
+
+    asyncio.run(scenario())
+
+
 def test_a_freeze_holds_where_its_level_cannot_be_written_and_says_so(folder, journal):
     async def scenario():
         door, sandbox, brake = Door(), Slow(), Brake(folder, journal, BoxClock())

@@ -154,9 +154,9 @@ class Brake:
                 door.latch()
         if after >= Level.FROZEN:
             self._clock.stop()
-            await asyncio.gather(*(_freeze(sandbox) for sandbox in self._sandboxes))
+            await asyncio.gather(*(_braked(sandbox.freeze(), after is Level.KILLED) for sandbox in self._sandboxes))
         elif before >= Level.FROZEN:
-            await asyncio.gather(*(sandbox.thaw() for sandbox in self._sandboxes))
+            await asyncio.gather(*(_braked(sandbox.thaw()) for sandbox in self._sandboxes))
             self._clock.go()
         if after is Level.RUNNING:
             for door in self._doors:
@@ -172,11 +172,12 @@ class Brake:
         return None
 
 
-async def _freeze(sandbox: Sandbox) -> None:
+async def _braked(braking: Awaitable[Any], killed: bool = False) -> None:
     try:
-        await sandbox.freeze()
+        await braking
     except RunError as error:
-        if error.code != "sandbox_lost":  # one that is being torn down at this moment moves no more
+        # One that is being torn down at this moment moves no more; what cannot be stopped before a kill is ended by it.
+        if error.code != "sandbox_lost" and not (killed and error.code == "not_frozen"):
             raise
 
 
