@@ -111,8 +111,18 @@ def test_no_more_than_its_budget_is_spent_however_it_asks(stage):
         assert sum(one.amounts["usd"] for one in paid) <= limit and not any(one.over for one in paid)
 
 
-def test_the_limits_of_depth_and_number_hold_whoever_asks(stage):
-    """A child that asks the API itself, with arguments of its own making."""
+def test_depth_and_number_hold_for_whoever_asks_the_api_itself(stage):
+    """Control: what is within the limits is begun."""
+    post = 'curl -s http://gear.box/v1/spawn -d \'{"goal": "x", "usd": "0.01"}\' >> said; echo >> said'
+    lead = ["gear spawn --usd 0.10 --take said one; cp said out", f"cd out; {post}"]
+    run = played(stage, by("a1", post, "gear done"), lead=lead, swarm={"depth": 1, "agents": 1})
+    codes = [json.loads(line)["error"]["code"] for line in got(run, "said").splitlines() if line]
+    assert codes == ["too_deep", "too_many_agents"]
+    assert [one.agent for one in run.records("agent_spawned")] == ["a1"]
+
+
+def test_arguments_of_a_childs_own_making_open_nothing(stage):
+    """It asks the API itself."""
     post = "curl -s http://gear.box/v1/{} -d '{}' >> said; echo >> said"
     tries = [
         post.format("spawn", json.dumps({"goal": "x", "usd": "1e9"})),

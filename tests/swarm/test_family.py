@@ -27,7 +27,7 @@ def test_depth_and_number_are_refused_with_what_is_left():
         adopt(family)
 
 
-@pytest.mark.parametrize("name", ["a1", "lead", "parent", "two words", "x" * 41, "new\nline"])
+@pytest.mark.parametrize("name", ["a1", "a7", "lead", "parent", "two words", "x" * 41, "new\nline"])
 def test_a_name_that_is_taken_or_none_is_refused(name):
     family = Family("lead", 3, 64, 8)
     adopt(family)

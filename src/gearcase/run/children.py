@@ -96,6 +96,7 @@ class Children:
         self._halts: dict[str, asyncio.Future[End]] = {}
         self._notes = Notes()
         self._changed = asyncio.Event()
+        self._closing = False
         self.residue: list[str] = []
 
     # --- operations --------------------------------------------------------------------------------------------------------
@@ -112,6 +113,8 @@ class Children:
         before = await parent.workspace.state()
         files = chosen(before, order.give) if order.give else before
         family.may_spawn(agent, order.name)  # others were spawned meanwhile, perhaps
+        if self._closing:
+            raise Refused("agent_ended", "the run is ending", remedy="nothing is spawned any more")
         carved, key = order.limits(ledger, parent.purse), family.next_id()
         purse = open_purse(ledger, key, parent.purse, carved, parent.box.limits.wind_down_reserve)
         ledger.charge(purse.work, {"agents": 1}, "spawn")
@@ -224,6 +227,7 @@ class Children:
 
     async def close(self) -> None:
         """The lead is over: all below it end. Idempotent."""
+        self._closing = True
         await self._end_below(LEAD)
         await self._spares.close()
 

@@ -7,6 +7,7 @@ agent ends once. An agent sees, stops and hears of those below it, and nobody el
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -86,6 +87,8 @@ class Family:
         taken = {one.name for one in self._kin.values()} | set(self._kin) | {self._root, "parent"}
         if name in taken:
             raise UsageError("name_taken", f"there is an agent {name!r} already", remedy="give another --name, or none")
+        if re.fullmatch(r"a\d+", name):
+            raise UsageError("bad_name", f"{name[:60]!r} looks like an id", remedy="give one that is no a and a number")
         if name and not (name.isprintable() and len(name) <= 40 and name == name.strip() and " " not in name):
             raise UsageError(
                 "bad_name", f"{name[:60]!r} is no name", remedy="give at most 40 printable characters without spaces"
