@@ -12,7 +12,7 @@ from gearcase.swarm.map import Map
 from gearcase.swarm.results import Results
 from gearcase.swarm.spread import WINDOW, Spread
 from gearcase.swarm.worker import Answered
-from tests.swarm.test_map import at_once, ready, spec
+from tests.swarm.test_map import at_once, ready, serve, spec
 from tests.swarm.test_repair import Bench, canary, items
 
 
@@ -34,13 +34,14 @@ def test_what_is_known_must_stand_in_the_answer(wanted, answer, is_there):
 
 
 def planted(folder, wrong=(), count=200, *, gate=True):
-    """A map of `count` items with ten planted; `wrong` are those that are answered wrongly."""
+    """A map of `count` items with ten planted, with a canary if there is a `gate`; `wrong` are those that are answered wrongly."""
     known = KnownAnswers([Known(f"ok{9000 + n}", "no" if n in wrong else f"ok{9000 + n}") for n in range(10)], 0.8)
     bench = Bench(folder, expected=count)
     results = Results(folder / "r.sqlite")
     asked = spec(count, concurrency=1)
     bench.map = Map("m1", asked, bench.model, results, {}, bench.record, "lead", ready=ready, sleep=at_once, known=known)
-    endings = canary(bench, items(ok=count), 20 if gate else 0)
+    texts = items(ok=count)
+    endings = canary(bench, texts, 20) if gate else asyncio.run(serve(bench.map, texts))
     results.close()
     return bench, endings
 
@@ -53,6 +54,23 @@ def test_known_items_are_mixed_in_and_seen_nowhere(tmp_path):
     places = [order.index(f"ok{9000 + n}") for n in range(10)]
     assert sum(place < 26 for place in places) == 5 and max(places) > 60, "half with the canary, the rest among the others"
     assert not any("900" in ended.item.text for ended in endings)
+
+
+def test_of_a_map_without_a_gate_they_decide_at_its_end(tmp_path):
+    bench, _ = planted(tmp_path, wrong=range(10), count=30, gate=False)
+    bench.map.conclude()
+    assert bench.map.account.ok == 30 and bench.map.stopped.code == "known_answers"
+
+
+def test_one_that_was_right_is_asked_anew_of_a_rewritten_prompt(tmp_path):
+    """What was answered to the first prompt says nothing of the new one."""
+    known = KnownAnswers([Known(f"ok{9000 + n}", f"ok{9000 + n}") for n in range(10)], 0.8)
+    bench = Bench(tmp_path, ["p +a"], expected=300, max_failure_rate=0.2)
+    bench.map._known = known
+    canary(bench, items(ok=150, a=150), 20)
+    assert [one.decision for one in bench.tried()] == ["default"]
+    again = [item for prompt, item in bench.model.calls if prompt == "p +a" and item.startswith("ok900")]
+    assert len(again) == 10, "each of them, under the prompt that is used from then on"
 
 
 def test_too_many_wrong_ones_stop_the_map(tmp_path):

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from gearcase.errors import Refused
+from gearcase.errors import Refused, RunError
 from gearcase.events import MapEnded, PromptTried
 from gearcase.swarm.items import Item, Waiting
 from gearcase.swarm.map import Map
@@ -272,6 +272,22 @@ def test_a_budget_that_is_used_up_ends_the_repair_and_not_the_map(tmp_path):
     assert bench.map.account.ok == 22 and bench.map.account.quarantined == 10 and bench.map.stopped is None
     assert bench.paid == 3 * COST == bench.map.repair.tally.spent and "budget" in bench.map.repair.over
     assert bench.tried()[0].decision == "refused"
+
+
+def test_a_store_that_refuses_in_the_middle_of_a_test_loses_no_item(tmp_path, monkeypatch):
+    put, kept = Results.put, []
+
+    def refusing(self, key, value):
+        kept.append(key)
+        if len(kept) > 12:
+            raise RunError("results_unwritable", "the disk is full", remedy="make room")
+        put(self, key, value)
+
+    monkeypatch.setattr(Results, "put", refusing)
+    bench, endings = play(tmp_path, items(ok=10, a=12), ["p +a"] * 3)
+    account = bench.map.account
+    assert account.pending == 0 and len(endings) == 22 == account.items
+    assert "the disk is full" in (bench.map.repair.over or bench.map.stopped.message)
 
 
 def test_without_money_for_it_nothing_is_repaired(tmp_path):

@@ -6,6 +6,8 @@ purse that pays, and by what it may reach. A member is opened, equipped, served,
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from gearcase.doors.http import HttpDoor
 from gearcase.doors.metering import EgressMeter
 from gearcase.doors.model.door import ModelDoor
 from gearcase.doors.model.routing import Route
+from gearcase.errors import GearcaseError
 from gearcase.ledger import Ledger
 from gearcase.run.accounts import LEAD_PURSE, Pace, Purse, carve
 from gearcase.run.driving import Driving
@@ -37,6 +40,7 @@ from gearcase.runs import RunFolder
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.seams import Driver, Housing, Mount, Recorder, Sandbox, SandboxSpec
 from gearcase.swarm.maps import Maps
+from gearcase.swarm.questions import Flights
 from gearcase.swarm.results import Results
 
 if TYPE_CHECKING:
@@ -66,6 +70,7 @@ class Shared:
     sleep: Sleep
     commands: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     maps: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    flights: Flights = field(default_factory=dict[bytes, asyncio.Event])
 
 
 class Member:
@@ -159,6 +164,7 @@ class Member:
             carve=lambda account, agent, usd: carve(shared.ledger, self.purse.work, account, agent, usd),
             close=shared.ledger.close,
             numbers=shared.maps,
+            flights=shared.flights,
         )
         self.driving.questions = questions
         self.route = route
@@ -213,5 +219,9 @@ class Member:
     async def close(self) -> tuple[str, ...]:
         """Shut its doors and tear its sandbox down; returns the residue."""
         await self.end_maps()
-        self.shared.brake.remove_sandbox(self.sandbox)
-        return await self.room.close()
+        with contextlib.suppress(GearcaseError):  # a box that died has told what it used up to the last tick
+            self.pace.tell_cpu((await self.sandbox.usage()).cpu)
+        try:
+            return await self.room.close()
+        finally:
+            self.shared.brake.remove_sandbox(self.sandbox)

@@ -293,6 +293,11 @@ class Map:
             await self.repair.close(cut=True)
         self.finish("cut")
 
+    def conclude(self) -> None:
+        """All has ended: where no gate did, the known answers decide now."""
+        if self.stopped is None:
+            self.stopped = self._known.verdict()
+
     def finish(self, how: End) -> None:
         """Put its end on record, once. What never came counts as pending, unless the input was closed."""
         if self._over:
@@ -383,7 +388,7 @@ class Map:
         spec = one.spec or (self.repair.default if self.repair else self.spec)
         try:
             # What was answered to the first prompt is not asked of a later one.
-            known = self._questions.found(self.spec, one.item.text) if spec is not self.spec else None
+            known = self._questions.found(self.spec, one.item.text) if spec is not self.spec and one.known is None else None
             tally = self._known_tally if one.known is not None else self._tally
             reply = known or await self._questions.reply(self._ask, spec, one.item.text, tally)
         except GearcaseError as error:  # the store or the journal refuses

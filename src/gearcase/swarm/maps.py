@@ -96,6 +96,7 @@ class Maps:
         carve: Callable[[str, str, int], None],
         close: Callable[[str], None],
         numbers: Iterator[int] | None = None,
+        flights: Flights | None = None,
     ) -> None:
         self._learned: dict[bytes, Learned] = {}
         self._box = box
@@ -113,7 +114,7 @@ class Maps:
         self._recorder = recorder
         self._ready = ready
         self._now = now
-        self._flights: Flights = {}
+        self._flights: Flights = {} if flights is None else flights
         self._maps: dict[str, Map] = {}
         self._seen: dict[str, float] = {}
         self._asking: dict[str, int] = {}
@@ -154,7 +155,7 @@ class Maps:
             sandboxes = self._sandboxes = self._sandboxes or self._shelter()
             view = await sandboxes.view(_paths(arguments, "give"), str(arguments.get("cwd") or "."), _paths(arguments, "without"))
             commands = self._commands[name] = _Commands(view, use)
-            spec = replace(spec, files=view.digest)
+            spec = replace(spec, files=f"{view.digest} {view.cwd}")
             deadline = float(arguments.get("deadline") or DEADLINE)
             if ask is None:
                 parts = sandboxes.most(arguments.get("concurrency"))
@@ -209,9 +210,9 @@ class Maps:
             )
         most = MOST_SHARD if one.spec.run else MOST_ITEM
         items = [_item(given, most) for given in cast("list[Any]", arguments.get("items") or [])]
-        if len(items) > one.room:
+        if len(items) > one.most_room:
             raise Refused(
-                "map_full", f"{name} has room for {one.room} items now", remedy="send no more than the last answer allows"
+                "map_full", f"{name} has room for {one.most_room} items now", remedy="send no more than the last answer allows"
             )
         self._asking[name] = self._asking.get(name, 0) + 1
         try:
@@ -232,15 +233,19 @@ class Maps:
         if one.finished:
             self._maps.pop(name, None)
             self._learn(one)
-            await self._end_commands(name)
+            one.conclude()
             one.finish("stopped" if one.stopped else "done")
+            ending = asyncio.create_task(self._end_commands(name))
+            self._leaving.add(ending)
+            ending.add_done_callback(self._leaving.discard)
+            await asyncio.shield(ending)  # who asked may be killed meanwhile
         return {
             "endings": [ended.as_json() for ended in taken],
             "room": one.room,
             "ended": one.finished,
             "waiting": one.waiting,
             "account": asdict(one.account),
-            "passed": one.finished and one.account.passes(one.spec.allow_failed),
+            "passed": one.finished and one.stopped is None and one.account.passes(one.spec.allow_failed),
             "different": one.different,
             "found": one.found,
             "calls": one.calls,

@@ -79,7 +79,9 @@ class Questions:
         """The answer to one question: kept, on its way for somebody else, or asked for and paid into `tally`."""
         key = self._key(spec, text)
         while (flight := self._flights.get(key)) is not None:
-            await flight.wait()
+            await self._unless_halted(flight.wait())
+            if self.halt.is_set() and not flight.is_set():
+                return Reply(Fault("terminal", HALTED, "the map has ended"))
         if (found := self._found(key)) is not None:
             return found
         if (fault := self._hopeless.get(key)) is not None:
@@ -139,8 +141,11 @@ class Questions:
             await self._pause(_seconds(outcome, attempts))
 
     async def _pause(self, seconds: float) -> None:
+        await self._unless_halted(self._sleep(seconds))
+
+    async def _unless_halted(self, waiting: Awaitable[Any]) -> None:
         """Wait, but not beyond the halt of the map."""
-        pause = asyncio.ensure_future(self._sleep(seconds))
+        pause = asyncio.ensure_future(waiting)
         halt = asyncio.ensure_future(self.halt.wait())
         try:
             await asyncio.wait({pause, halt}, return_when=asyncio.FIRST_COMPLETED)

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from gearcase.errors import GearcaseError
 from gearcase.events import PromptTried
 from gearcase.swarm.items import Ended, MapSpec, Waiting, hash_of
-from gearcase.swarm.questions import HALTED, Ask, Questions, Tally
+from gearcase.swarm.questions import HALTED, Ask, Questions, Reply, Tally
 from gearcase.swarm.rewriting import FAILING, PASSING, Evidence, Rewrite, read, request
 from gearcase.swarm.signature import Signature, signature_of
 from gearcase.swarm.worker import Answered, Fault
@@ -395,9 +395,7 @@ class Repair:
         kept = _Look()
         for at in range(0, len(self._keepers), _AT_ONCE):
             some = self._keepers[at : at + _AT_ONCE]
-            replies = await asyncio.gather(
-                *(self._questions.reply(self._desk.ask, candidate, text, self.tally) for text, _ in some)
-            )
+            replies = await asyncio.gather(*(self._reply(candidate, text) for text, _ in some))
             kept.seen += len(replies)
             kept.passed += sum(isinstance(reply.outcome, Answered) for reply in replies)
             if kept.passed < kept.seen:
@@ -413,7 +411,7 @@ class Repair:
         return look
 
     async def _one(self, one: Waiting, candidate: MapSpec, look: _Look, mine: dict[int, Waiting], failed: list[Waiting]) -> None:
-        reply = await self._questions.reply(self._desk.ask, candidate, one.item.text, self.tally)
+        reply = await self._reply(candidate, one.item.text)
         outcome, key = reply.outcome, id(one)
         if isinstance(outcome, Answered):
             look.seen += 1
@@ -429,6 +427,13 @@ class Repair:
         else:
             look.stopped = outcome
             mine[key] = replace(one, attempts=one.attempts + reply.attempts, cost=one.cost + reply.cost)
+
+    async def _reply(self, candidate: MapSpec, text: str) -> Reply:
+        """What a test's question came to, also where something of ours fails: that ends the test, and loses no item."""
+        try:
+            return await self._questions.reply(self._desk.ask, candidate, text, self.tally)
+        except GearcaseError as error:  # the store or the journal refuses
+            return Reply(Fault("terminal", error.code, f"{error.message}; {error.remedy}"))
 
     def _tell(self, event: PromptTried, decision: str, why: str, began: int) -> None:
         self._host.record(replace(event, decision=decision, why=why, spent=self.tally.spent - began))

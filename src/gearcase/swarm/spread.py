@@ -22,6 +22,8 @@ DEGENERATE = 0.95
 SHORT = 0.25
 """Of the canary's median length."""
 NEAREST = 5
+MOST = 1000
+"""Answers of a canary that are kept; a map without one keeps no more."""
 LEAST = 10
 """Answers of a canary that can be compared with."""
 
@@ -42,7 +44,8 @@ class Spread:
     def add(self, number: int, answer: str) -> tuple[str, str] | None:
         """One more answer (JSON text). Returns a new warning, if there is one: its kind and what was found."""
         if not self._rolling:
-            self._canary.append((number, answer[:2000]))
+            if len(self._canary) < MOST:
+                self._canary.append((number, answer[:2000]))
             return None
         if len(self._canary) < LEAST:
             return None
