@@ -70,8 +70,10 @@ class CommandWorker:
                 write_file(housed.sandbox.box, b"item", text.encode())
                 command = _command(self._command, "/box/item", self._view, text, self._deadline, MOST_ANSWER // 2)
                 result = await housed.run(command)
+                seconds = result.cpu
                 with contextlib.suppress(GearcaseError):  # it is gone: what its first process took is known
-                    self._sandboxes.took(max(result.cpu, (await housed.sandbox.usage()).cpu), self._use)
+                    seconds = max(seconds, (await housed.sandbox.usage()).cpu)
+                self._sandboxes.took(seconds, self._use)
         except GearcaseError as error:
             # Another moment may have memory for it; what cannot be meant stays so.
             kind = "transient" if isinstance(error, RunError) else "terminal"

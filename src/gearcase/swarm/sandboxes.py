@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ class Sandboxes:
         self._store = store
         self._pay = pay
         self._seen = tuple(seen)
+        self._own = housing.folder / "shards" / secrets.token_hex(4)  # another agent may have the same files
         self._views: dict[Path, int] = {}
         self._making = asyncio.Lock()
         self._owed = 0.0  # seconds that are not booked yet, fewer than one
@@ -90,10 +92,10 @@ class Sandboxes:
         folder = _inside(cwd)
         async with self._making:
             manifest = chosen(await self._state(), wanted, folder, hidden)
-            place = self._housing.folder / "shards" / manifest.digest
+            place = self._own / manifest.digest
             if not self._views.get(place):
                 await in_thread(remove_view, place) if place.exists() else None
-                place.parent.mkdir(mode=0o700, exist_ok=True)
+                self._own.mkdir(mode=0o700, parents=True, exist_ok=True)
                 await in_thread(make_view, manifest, self._store, place)
             self._views[place] = self._views.get(place, 0) + 1
         names = tuple(entry.name for entry in manifest.entries if entry.parent is None)
@@ -168,8 +170,9 @@ class Sandboxes:
         for folder in list(self._views):
             del self._views[folder]
             await in_thread(remove_view, folder)
-        with contextlib.suppress(OSError):
-            (self._housing.folder / "shards").rmdir()
+        for folder in (self._own, self._own.parent):  # the one above is shared with other agents
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def _inside(path: str) -> bytes:
