@@ -57,7 +57,7 @@ def test_a_box_that_asks_for_more_than_a_run_may_have_does_not_start(user):
 
 def test_the_day_holds_over_ten_runs_at_once_three_of_which_are_killed(user):
     user.types("limits", "set", "--usd-per-day", "0.60", code=0)
-    with user.provides({**CALL, "delay": 0.05}) as provider:
+    with user.provides({**CALL, "delay": 0.4}) as provider:
         running = [
             user.starts(*calls(user, provider, 200, "--usd", "0.50", "--name", f"run-{n}"), **user.keys) for n in range(10)
         ]
