@@ -49,7 +49,15 @@ def passed(data, pause=0.0, judge=None, meter=lambda count: None):
     async def scenario():
         with pair() as (client, inner), pair() as (outer, server):
             relay = Relay(inner, outer, meter, None, judge)
-            running = asyncio.ensure_future(relay.run())
+
+            async def run():
+                try:
+                    return await relay.run()
+                finally:  # sockets are closed by whoever made them
+                    inner.close()
+                    outer.close()
+
+            running = asyncio.ensure_future(run())
             answering = asyncio.ensure_future(given(server, data))
             (digest, most), _ = await asyncio.gather(taken(client, pause), given(client, b"please"))
             answering.cancel()
