@@ -122,6 +122,7 @@ class Tick(Event):
     memory: int
     processes: int
     disk: int
+    of_disk: int = 0  # the box's limit
 
 
 class Failure(Event):
@@ -275,6 +276,32 @@ class FilesChanged(Event):
     paths: list[str] = field(default_factory=list[str])
 
 
+class FilesSeen(Event):
+    """What changed in an agent's files since the last look, which is taken after its commands. Paths as text, the first of each list.
+
+    `lost` are files that it began with whose content is nowhere any more, by its hash: a move is no loss, a rewritten file is an edit;
+    folders that programs make again by themselves do not count. `lost_bytes` of theirs, both as of now. `written`: path and first digits
+    of the content's digest. `tests`: test files that it began with and that changed: path, then assertions and skips before and after.
+    """
+
+    files: int
+    bytes: int
+    added: int
+    changed: int
+    removed: int
+    changed_bytes: int
+    lost: int
+    lost_bytes: int
+    of_files: int  # that it began with
+    of_bytes: int
+    written: list[list[str]] = field(default_factory=list[list[str]])
+    gone: list[str] = field(default_factory=list[str])
+    kept_gone: list[str] = field(default_factory=list[str])  # of those that the box says must stay
+    protected: list[str] = field(default_factory=list[str])  # of those that the box says must not change: they did
+    tests: list[list[Any]] = field(default_factory=list[list[Any]])
+    seconds: float = 0.0
+
+
 class SnapshotTaken(Event):
     """A state of the workspace that can be returned to."""
 
@@ -313,6 +340,7 @@ class ModelCalled(Event):
     thread: str = ""  # of the program that asked, by its own word: its main agent, or a sub-agent below `parent`
     parent: str = ""
     why: str = ""  # the upstream gave no whole answer
+    request: str = ""  # of a call that failed: first digits of its body's SHA-256
 
 
 class DoorRefused(Event):
@@ -384,6 +412,7 @@ class DatabaseOpened(Event):
     seconds: float = 0.0
     nonce: str = ""
     left_out: list[str] = field(default_factory=list[str])
+    must_touch: list[str] = field(default_factory=list[str])
 
 
 class StatementRan(Event):
@@ -813,3 +842,38 @@ class LimitReached(Event):
 
     limit: str
     detail: str = ""
+
+
+# --- monitors --------------------------------------------------------------------------------------------------------------
+
+
+class Watching(Event):
+    """A run is watched from here on. `levels`: what each detector may do; `lacking`: what those that cannot act would need;
+    `declared`: numbers of the box that detectors compare with."""
+
+    levels: dict[str, str]
+    lacking: dict[str, str] = field(default_factory=dict[str, str])
+    declared: dict[str, int] = field(default_factory=dict[str, int])
+
+
+class Baseline(Event):
+    """What accepted runs of the same box took: how many there are, and the 95th percentile of their nano-dollars and steps."""
+
+    runs: int
+    usd: int
+    steps: int
+
+
+class AlarmRaised(Event):
+    """A detector saw something. `action`: shadow | note | refuse | deny | rest | latch | freeze | end; `about` is the agent, or empty.
+
+    `evidence` are the numbers behind `fact`; `remedy` is what to do about it; `again`: the agent had been told before.
+    """
+
+    detector: str
+    action: str
+    fact: str
+    remedy: str
+    about: str = ""
+    evidence: dict[str, Any] = field(default_factory=dict[str, Any])
+    again: bool = False

@@ -7,6 +7,7 @@ import base64
 import fcntl
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +19,8 @@ from gearcase.journal.proof import Broken, Chain
 
 SEGMENT_BYTES = 64 * 1024 * 1024
 _BUFFER_BYTES = 1024 * 1024  # so much is written without being told to
+
+Listener = Callable[[int, float, str, Event], None]
 
 
 class Journal:
@@ -47,6 +50,8 @@ class Journal:
         self._thread: ThreadPoolExecutor | None = None
         self._failed: RunError | None = None
         self._scheduled: asyncio.AbstractEventLoop | None = None
+        self.listener: Listener | None = None
+        """Is told every record of this process once it is appended, as (sequence, boot, agent, event)."""
 
     @classmethod
     def create(cls, folder: Path, *, segment_bytes: int = SEGMENT_BYTES) -> Journal:
@@ -115,8 +120,8 @@ class Journal:
         """Add one event; returns its sequence. It is in memory until `flush`, or until the event loop's next turn."""
         self._raise_if_failed()
         seq = self._seq + 1
-        boot = time.clock_gettime(time.CLOCK_BOOTTIME)
-        line = encode(event, seq, round(time.time(), 6), round(boot, 6), agent, self._head)
+        boot = round(time.clock_gettime(time.CLOCK_BOOTTIME), 6)
+        line = encode(event, seq, round(time.time(), 6), boot, agent, self._head)
         if self._size and self._size + len(line) >= self._segment_bytes:
             self.flush()
             self._next_segment()
@@ -128,6 +133,8 @@ class Journal:
             self.flush()
         else:
             self._flush_soon()
+        if self.listener is not None:
+            self.listener(seq, boot, agent, event)
         return seq
 
     def flush(self) -> None:

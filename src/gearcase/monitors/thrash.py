@@ -1,0 +1,133 @@
+"""`thrash`: a file goes back and forth, or is patched again and again while the same error stays: the patch of the patch."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+
+from gearcase.events import CheckRan, CommandEnded, FilesSeen
+from gearcase.monitors.seam import Alarm, Detector, Fact
+
+RETURNS = 2
+"""Times that a file comes back to a content that it had and lost."""
+WRITES, WITHIN = 8, 20
+"""Writes to one file, within so many steps."""
+ERRORS = 3
+"""Equal error signatures among the commands of these steps."""
+MOST_FILES = 2000
+"""Files of which a history is kept; what was written longest ago is forgotten."""
+_HISTORY = 64
+_SOURCE = re.compile(
+    r"\.(py|pyi|js|jsx|ts|tsx|mjs|go|rs|java|kt|c|h|cc|cpp|hpp|cs|rb|php|swift|scala|sh|sql|html|css|scss|vue|ya?ml|toml|json|md|tex|r|jl|lua|pl)$",
+    re.IGNORECASE,
+)
+_NOISE = re.compile(r"0x[0-9a-f]+|\d+(\.\d+)?|'[^']{0,200}'|\"[^\"]{0,200}\"|/[^\s:,)]{1,300}")
+
+
+class Thrash(Detector):
+    """See the module."""
+
+    name = "thrash"
+    acts = True
+    kinds = (FilesSeen, CommandEnded, CheckRan)
+    needs = frozenset({"files"})
+    rule = "a source file returns to an earlier content twice; or 8 writes to one in 20 steps, the same error 3 times, no better score"
+
+    def __init__(self) -> None:
+        self._files: dict[tuple[str, str], _File] = {}
+        self._errors: dict[str, deque[tuple[int, str]]] = {}
+        self._best: dict[str, float] = {}
+        self._improved: dict[str, int] = {}  # agent -> step
+
+    def update(self, fact: Fact) -> Alarm | None:
+        """Fold one fact in."""
+        event = fact.event
+        match event:
+            case CommandEnded():
+                self._command(event, fact)
+            case CheckRan():
+                self._check(event, fact)
+            case FilesSeen():
+                for path, digest in event.written:
+                    if _SOURCE.search(path) and (alarm := self._written(path, digest, fact)) is not None:
+                        return alarm
+            case _:
+                pass
+        return None
+
+    def _command(self, event: CommandEnded, fact: Fact) -> None:
+        if event.exit_code == 0 and event.ended == "exited":
+            return
+        errors = self._errors.setdefault(fact.agent, deque(maxlen=WITHIN))
+        errors.append((fact.step, signature(event.tail or event.head)))
+
+    def _check(self, event: CheckRan, fact: Fact) -> None:
+        score = event.score if event.score is not None else float(event.verdict == "passed")
+        key = f"{fact.agent}\0{event.name}"
+        if score > self._best.get(key, 0.0):
+            self._best[key] = score
+            self._improved[fact.agent] = fact.step
+
+    def _written(self, path: str, digest: str, fact: Fact) -> Alarm | None:
+        key = (fact.agent, path)
+        file = self._files.pop(key, None) or _File()
+        self._files[key] = file  # the latest is the last
+        if len(self._files) > MOST_FILES:
+            del self._files[next(iter(self._files))]
+        file.write(digest, fact.step)
+        if file.returns >= RETURNS:
+            said = f"{path} came back to a content that it had before, {file.returns} times"
+            return self._alarm(path, said, fact, {"path": path, "returns": file.returns})
+        writes = file.since(fact.step - WITHIN)
+        if writes < WRITES or self._improved.get(fact.agent, -WITHIN) > fact.step - WITHIN:
+            return None
+        error, count = self._most_common(fact)
+        if count < ERRORS:
+            return None
+        said = f"{path} was written {writes} times in {WITHIN} steps, and the same error came {count} times: {error[:160]}"
+        return self._alarm(path, said, fact, {"path": path, "writes": writes, "errors": count})
+
+    def _most_common(self, fact: Fact) -> tuple[str, int]:
+        counts: dict[str, int] = {}
+        for step, error in self._errors.get(fact.agent, ()):
+            if step > fact.step - WITHIN and error:
+                counts[error] = counts.get(error, 0) + 1
+        return max(counts.items(), key=lambda pair: pair[1], default=("", 0))
+
+    def _alarm(self, path: str, said: str, fact: Fact, evidence: dict[str, object]) -> Alarm:
+        remedy = (
+            f"stop patching {path}: find out with one small experiment what really happens, or start that part anew another way"
+        )
+        return Alarm(self.name, "note", said, remedy, fact.agent, evidence)
+
+
+class _File:
+    """The history of one file: contents in their order, each once, and when it was written."""
+
+    def __init__(self) -> None:
+        self._contents: dict[str, None] = {}
+        self._current = ""
+        self._steps: deque[int] = deque(maxlen=_HISTORY)
+        self.returns = 0
+
+    def write(self, digest: str, step: int) -> None:
+        if digest == self._current:
+            return
+        if digest in self._contents:
+            self.returns += 1
+        self._contents[digest] = None
+        if len(self._contents) > _HISTORY:
+            del self._contents[next(iter(self._contents))]
+        self._current = digest
+        self._steps.append(step)
+
+    def since(self, step: int) -> int:
+        return sum(one > step for one in self._steps)
+
+
+def signature(output: str) -> str:
+    """The last line that is not empty, without what differs from time to time: numbers, addresses, paths, quoted words."""
+    for line in reversed(output[-4096:].splitlines()):
+        if line.strip():
+            return _NOISE.sub("#", line.strip()[:400])
+    return ""
