@@ -34,6 +34,7 @@ from gearcase.box.fields import (
     Word,
     written,
 )
+from gearcase.box.monitors import Monitors
 from gearcase.box.secrets import HostSecret
 from gearcase.units import NANO
 
@@ -120,6 +121,12 @@ class Files(Table):
         default=(), description="what may leave, by copy: patterns relative to /workspace, `postgres:NAME`"
     )
     take_max: Size = written(500 * 2**20, "500MiB", "most bytes that may leave")
+    keep: tuple[Pattern, ...] = Field(
+        default=(), description="given files whose loss freezes the run at once: patterns relative to /workspace"
+    )
+    protected: tuple[Pattern, ...] = Field(
+        default=(), description="given files that must not change: patterns relative to /workspace (see [monitors] tamper)"
+    )
     secrets: Literal["mark", "refuse", "off"] = Field(
         default="mark", description="files that hold what looks like a credential: mark them, refuse them, or do not look"
     )
@@ -207,4 +214,5 @@ class Box(Table):
     sandbox: Sandbox = Sandbox()
     swarm: Swarm = Swarm()
     maps: Maps = Maps()
+    monitors: Monitors = Monitors()
     journal: JournalTable = JournalTable()

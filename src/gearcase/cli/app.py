@@ -55,6 +55,7 @@ COMMANDS: dict[str, _Entry] = {
     "kill": _Entry("brake", "kill"),
     "box": _Entry("box", "app"),
     "journal": _Entry("journal", "app"),
+    "monitors": _Entry("monitors", "app"),
     "db": _Entry("db", "app"),
     "models": _Entry("models", "app"),
     "prune": _Entry("prune", "prune"),

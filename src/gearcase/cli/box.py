@@ -27,6 +27,9 @@ def check(file: File = Path("box.toml"), as_json: o.Json = False) -> None:
         print_json({"ok": True, "file": str(box.path)})
     else:
         out().print(Text.assemble(("✓ ", "green"), neutral(file), " is a box"))
+        from gearcase.monitors.able import told
+
+        out().print(Text(told(box.box), "dim"))
     o.warn_of_doubts(box)
 
 

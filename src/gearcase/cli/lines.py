@@ -110,6 +110,16 @@ def _error(error: dict[str, Any]) -> _Said:
     return ("error", "bold red", f"{neutral(error.get('code', ''))}: {neutral(error.get('message', ''))}")
 
 
+def _alarm(event: events.AlarmRaised) -> _Said:
+    style = "dim" if event.action == "shadow" else "yellow" if event.action == "note" else "bold red"
+    return ("alarm", style, f"{neutral(event.detector)}  {neutral(event.action)}: {neutral(event.fact, limit=300)}")
+
+
+def _watching(event: events.Watching) -> _Said:
+    able = [name for name, level in event.levels.items() if level not in ("off", "shadow") and name not in event.lacking]
+    return ("watch", "cyan", f"{len(able)} of {len(event.levels)} monitors can act (gearcase monitors list)")
+
+
 def _settled(event: events.Settled) -> _Said | None:
     if not event.over.get("usd"):
         return None
@@ -122,6 +132,8 @@ _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
     events.RunEnded: lambda e: ("end", "bold", neutral(state_word(e.status, str(e.record.get("kind"))))),
     events.Failure: lambda e: _error(e.error),
     events.Settled: _settled,
+    events.AlarmRaised: _alarm,
+    events.Watching: _watching,
     events.Cut: lambda e: ("cut", "yellow", f"a hold counts as spent whole: {neutral(e.reason)}"),
     events.SandboxOpened: lambda e: ("box", "cyan", f"{neutral(e.sandbox)} is up"),
     events.SandboxLost: lambda e: ("box", "bold red", f"{neutral(e.sandbox)} died: {neutral(e.reason)}"),

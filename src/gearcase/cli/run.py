@@ -109,6 +109,10 @@ def follow_run(settings: RunOptions, quiet: bool, as_json: bool) -> EndRecord:
     started = start(settings)
     from gearcase.cli import watch  # after the run began: what shows it loads while the run makes its box
 
+    if not quiet:
+        from gearcase.monitors.able import told
+
+        err().print(Text(told(settings.box.box, "program" if settings.program else "agent"), "dim"), soft_wrap=True)
     ended = watch.watch(started, quiet)
     record = ending(started.folder) if ended else left_frozen(started.folder)
     show_ending(started.folder, record, as_json)

@@ -105,7 +105,8 @@ class GearDoor:
                 "internal", "Gearcase itself failed", remedy="try once more; the operator finds the cause in the run's log"
             )
             return Reply(500, _JSON, json.dumps({"error": error.envelope()}).encode())
-        self._recorder.append(GearUsed(name, ok=True), agent)
+        about = arguments.get("agent")
+        self._recorder.append(GearUsed(name, ok=True, detail={"agent": about[:80]} if isinstance(about, str) else {}), agent)
         return Reply(200, _JSON, json.dumps(result, default=str).encode())
 
     def _arguments(self, name: str, request: HttpRequest) -> Mapping[str, Any]:

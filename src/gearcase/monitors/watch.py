@@ -84,12 +84,15 @@ class BoxTime:
 class Watch:
     """Detectors, clock and ladder of one run. `levels` are the box's; a detector that is off is not there."""
 
-    def __init__(self, levels: Mapping[str, Level] | None = None, detectors: Sequence[type[Detector]] = DETECTORS) -> None:
+    def __init__(
+        self, levels: Mapping[str, Level] | None = None, detectors: Sequence[type[Detector]] = DETECTORS, *, act: bool = False
+    ) -> None:
+        """`act`: those that start in shadow say what they would do, too."""
         levels = levels or {}
         self.detectors = [made() for made in detectors if levels.get(made.name) != "off"]
         self.run = Totals()
         self._clock = BoxTime()
-        self._ladder = Ladder(levels, frozenset(one.name for one in detectors if one.acts))
+        self._ladder = Ladder(levels, frozenset(one.name for one in detectors if one.acts or act))
         self._loops: set[str] = set()
         self._wanted: dict[type[Event], list[Detector]] = {}
         for detector in self.detectors:

@@ -19,7 +19,7 @@ from gearcase import __version__
 from gearcase.allowance import DailyAllowance
 from gearcase.box import Box, effective_toml
 from gearcase.brake import BoxClock, Brake, Control, Level
-from gearcase.events import RunEnded, RunStarted
+from gearcase.events import Event, RunEnded, RunStarted
 from gearcase.journal import Journal
 from gearcase.ledger import Ledger
 from gearcase.run.accounts import RUN, Pace, charge_time, close_agent_accounts, open_accounts
@@ -28,6 +28,7 @@ from gearcase.run.ending import Ending
 from gearcase.run.questions import BUDGET, Questions
 from gearcase.run.record import EndRecord, Kind
 from gearcase.run.requests import Requests
+from gearcase.run.watching import MONITOR, Watcher
 from gearcase.runs import RunFolder, boot_id, write_atomically
 
 FLUSH_EVERY = 0.05
@@ -49,10 +50,12 @@ class Books:
     questions: Questions
     requests: Requests
     copies: Copies
+    watcher: Watcher
 
     async def close(self) -> EndRecord:
         """Close the accounts and write the ending; returns it. Raises RunError when the disk refuses."""
         self.requests.close()
+        self.watcher.close()
         self.allowance.close()
         if self.allowance.trouble:
             self.ending.warnings.append(
@@ -73,6 +76,8 @@ async def open_books(
     """Begin the books in a new run's folder; the stack ends what keeps them. From here on the brake works."""
     write_atomically(folder.box_file, effective_toml(box).encode())
     journal = Journal.create(folder.journal)
+    begun: list[tuple[int, float, str, Event]] = []  # before there is a watcher
+    journal.listener = lambda seq, boot, agent, event: begun.append((seq, boot, agent, event))
     stack.callback(journal.close)
     host = {"kernel": platform.release(), "python": platform.python_version(), "uid": os.getuid()}
     journal.append(RunStarted(folder.id, folder.name, folder.goal, folder.box_digest, __version__, boot_id(), host, kind=kind))
@@ -87,12 +92,16 @@ async def open_books(
     allowance = DailyAllowance(folder.id, box.limits.usd_per_day)
     questions = Questions(folder.name, brake, ledger, pace)
     requests = Requests(questions, journal)
+    watcher = Watcher(box, kind, journal, brake, questions, ending)
+    journal.listener = watcher.hear if kind != "door" else None  # of one alone nothing is known but its calls, and it has no pace
+    for record in begun:
+        watcher.hear(*record)
     copies = Copies(folder)
     control = Control(folder, {**_verbs(brake, pace, questions), **requests.verbs(), "copy_database": copies.copy})
     await control.start()
     stack.push_async_callback(control.close)
     journal.flush()
-    return Books(folder, journal, clock, brake, ledger, pace, ending, allowance, questions, requests, copies)
+    return Books(folder, journal, clock, brake, ledger, pace, ending, allowance, questions, requests, copies, watcher)
 
 
 async def _flush(journal: Journal) -> None:
@@ -116,6 +125,7 @@ def _verbs(
         added = await grant({"usd": request["add_usd"]}) if request.get("add_usd") else {}
         await brake.pull(Level.RUNNING, "operator")
         await brake.pull(Level.RUNNING, BUDGET)
+        await brake.pull(Level.RUNNING, MONITOR)
         return {**added, "level": brake.level.name.lower()}
 
     async def wind_down(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,6 +62,15 @@ class Copies:
 
 
 @runtime_checkable
+class CountsContact(Protocol):
+    """A door that counts what is touched behind it."""
+
+    async def look(self) -> None:
+        """Put on record what was touched up to now."""
+        ...
+
+
+@runtime_checkable
 class HoldsSecrets(Protocol):
     """A door that knows values which must never be found inside, or in what leaves."""
 
@@ -117,6 +126,12 @@ class Doors:
         """Serve an agent no longer, whose box is about to be closed."""
         for door in self.doors:
             await door.leave(agent)
+
+    async def look(self) -> None:
+        """Have on record what was touched behind them up to now."""
+        for door in self.doors:
+            if isinstance(door, CountsContact):
+                await door.look()
 
     def describe(self) -> list[Mapping[str, Any]]:
         """What `gear doors` tells of them."""

@@ -61,6 +61,7 @@ class Ending:
     residue: list[str] = field(default_factory=list[str])
     warnings: list[str] = field(default_factory=list[str])
     error: dict[str, Any] | None = None
+    alarms: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     def failed(self, error: GearcaseError) -> None:
         """The run could not go on."""
@@ -120,6 +121,7 @@ class Ending:
             out=self.delivered_to or (str(self.folder.delivered) if self.delivery.files else ""),
             unchecked=not self.box.checks,
             checks=[_check(verdict) for verdict in self.verdicts],
+            alarms=self.alarms,
             warnings=self.warnings,
             note=self.end.note,
             seconds=round(self.clock.now(), 3),

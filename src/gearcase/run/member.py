@@ -35,6 +35,7 @@ from gearcase.run.questions import Questions
 from gearcase.run.reach import Reach
 from gearcase.run.requests import Requests
 from gearcase.run.room import Room, sandbox_limits
+from gearcase.run.watching import Watcher
 from gearcase.run.workspace import Workspace
 from gearcase.runs import RunFolder
 from gearcase.sandbox.blobs import BlobStore
@@ -68,6 +69,7 @@ class Shared:
     requests: Requests
     results: Results
     sleep: Sleep
+    watcher: Watcher
     commands: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     maps: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     flights: Flights = field(default_factory=dict[bytes, asyncio.Event])
@@ -170,6 +172,7 @@ class Member:
         self.route = route
         if route is not None:
             self.agent = self.driving.agent(route, shared.recorder, about)
+            shared.watcher.readers[self.name] = self.agent.tell
         operations = Operations(
             box=self.box,
             sandbox=self.sandbox,
@@ -186,10 +189,16 @@ class Member:
             reach=self.reach,
             requests=shared.requests if self.purse == LEAD_PURSE else None,
             agent=self.agent,
+            handing_in=self._handing_in,
         )
         self._gear = GearDoor({**operations.table(), **swarm}, shared.recorder)
         self.room.furnish(self._gear, shared.tools)
         return self.acceptance
+
+    async def _handing_in(self) -> None:
+        """Raises Refused where a monitor stands against handing in now."""
+        await self.reach.doors.look()
+        self.shared.watcher.handing_in(self.name)
 
     def _shelter(self) -> Sandboxes:
         """What gives the commands of its maps their sandboxes. It pays for their processor time, which counts as its box's own."""
@@ -218,6 +227,7 @@ class Member:
 
     async def close(self) -> tuple[str, ...]:
         """Shut its doors and tear its sandbox down; returns the residue."""
+        self.shared.watcher.readers.pop(self.name, None)
         await self.end_maps()
         with contextlib.suppress(GearcaseError):  # a box that died has told what it used up to the last tick
             self.pace.tell_cpu((await self.sandbox.usage()).cpu)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from gearcase.agent.loop import Agent
@@ -55,8 +55,9 @@ class Operations:
         reach: Reach,
         requests: Requests | None,
         agent: Agent | None,
+        handing_in: Callable[[], Awaitable[None]],
     ) -> None:
-        """`requests`: to the operator, whom the lead alone asks."""
+        """`requests`: to the operator, whom the lead alone asks. `handing_in` raises what stands against it."""
         self._box = box
         self._sandbox = sandbox
         self._ledger = ledger
@@ -72,6 +73,7 @@ class Operations:
         self._reach = reach
         self._requests = requests
         self._agent = agent
+        self._handing_in = handing_in
 
     def table(self) -> dict[str, Operation]:
         """Every operation with its description, as the door serves and documents it."""
@@ -190,6 +192,7 @@ class Operations:
     async def done(self, agent: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Hand in, once the checks pass or with `as_is`."""
         note = str(arguments.get("note") or "")
+        await self._handing_in()
         if not arguments.get("as_is") and self._box.checks:
             seen = await self._acceptance.on_request(agent, "")
             if not seen["passed"]:

@@ -16,6 +16,7 @@ from gearcase.box import Box
 from gearcase.box.crossing import git_identity
 from gearcase.box.tools import Tool
 from gearcase.brake import BoxClock, Brake
+from gearcase.claims import claimed
 from gearcase.doors.gear import GearDoor
 from gearcase.doors.http import HttpDoor
 from gearcase.doors.metering import EgressMeter
@@ -276,6 +277,8 @@ class Room:
             ),
             self._agent,
         )
+        if (claim := claimed(number, (result.stdout.head + result.stdout.tail)[-_TEXT:].decode("utf-8", "replace"))) is not None:
+            self._recorder.append(claim, self._agent)
         tail = (result.stdout.head + result.stdout.tail)[-_TRACED_BYTES:].decode("utf-8", "replace")
         self.trace.append({"command": text[:_TRACED_BYTES], "ended": result.ended, "exit": result.exit_code, "output": tail})
         return result
@@ -287,7 +290,8 @@ class Room:
             usage = await self.sandbox.usage()
             self._pace.tell_cpu(usage.cpu)
             now = round(self._clock.now(), 3)
-            tick = Tick(now, round(usage.cpu, 3), usage.memory, usage.processes, usage.disk)
+            disk = self._pace.box.limits.disk
+            tick = Tick(now, round(usage.cpu, 3), usage.memory, usage.processes, usage.disk, disk)
             self._recorder.append(tick, self._pace.agent)
 
     async def _clock_moves(self, seconds: float) -> None:

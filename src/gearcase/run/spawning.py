@@ -66,6 +66,8 @@ class Spawning:
         async def handle(agent: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
             if self._closed:
                 raise Refused("agent_ended", "the run is ending", remedy="nothing is spawned or told any more")
+            if name == "spawn":
+                self._shared.watcher.may_spawn(agent)
             operation: Handler = getattr(self._children(), name)
             return await operation(agent, arguments)
 

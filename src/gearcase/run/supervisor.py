@@ -12,6 +12,7 @@ import shlex
 import shutil
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 from gearcase.allowance import refuse_above
 from gearcase.box.tools import find_tools
@@ -39,12 +40,16 @@ from gearcase.run.record import EndRecord
 from gearcase.run.room import Room, demand, git_signature, opened_hosts, sandbox_limits, sandbox_spec
 from gearcase.run.spawning import Spawning
 from gearcase.run.until import until_end
+from gearcase.run.watching import Watcher
 from gearcase.runs import RunFolder, create
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.namespaces import NamespacesDriver
 from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Command, Driver, Housing, Sandbox
 from gearcase.swarm.results import Results
+
+if TYPE_CHECKING:
+    from gearcase.run.effects import Effects
 
 
 class Supervisor:
@@ -58,6 +63,8 @@ class Supervisor:
         self._work: asyncio.Task[End] | None = None
         self._doors = Doors(())
         self._opened: OpenedHosts | None = None
+        self._effects: Effects | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     async def execute(self) -> EndRecord:
         """From nothing to nothing: returns the ending. Raises UsageError and UnsafeError before the run exists."""
@@ -140,12 +147,14 @@ class Supervisor:
             route = None if self._options.program else routing.lead()
             acceptance = lead.equip(route, children.operations, books.questions)
             await lead.serve()
+            self._watch(books, lead)
             work = lead.agent.run() if lead.agent is not None else self._program(lead.room)
             try:
-                ending.end = await until_end(work, lead.room, brake, books.pace)
+                ending.end = await until_end(work, lead.room, brake, books.pace, books.watcher.halted)
             finally:
                 await children.close()
                 await lead.end_maps()
+                await self._look_no_more(books.watcher)
             ending.warnings += routing.warnings()
             shared.door.latch()
             if brake.level < Level.KILLED:
@@ -154,6 +163,7 @@ class Supervisor:
             await shared.door.close()
         finally:
             await children.close()
+            await self._look_no_more(books.watcher)
             residue = await lead.close()
             ending.residue = [*await doors.close(), *residue, *children.residue, *shared.forks.residue]
             shared.results.close()
@@ -198,7 +208,43 @@ class Supervisor:
             requests=books.requests,
             results=Results(folder.results),
             sleep=self._sleep,
+            watcher=books.watcher,
         )
+
+    def _watch(self, books: Books, lead: Member) -> None:
+        """What the monitors may do, and their eye on the lead's files. A replay plays what happened: nothing rests or ends there."""
+        watcher, loop = books.watcher, asyncio.get_running_loop()
+        watcher.halted = loop.create_future()
+        if self._options.cassette is None:
+            watcher.rest, watcher.end = lead.shared.door.rest, lead.room.fail
+        watcher.stir = lambda agent: self._effects.stir() if self._effects is not None and agent == lead.name else None
+        self._looking = asyncio.create_task(self._look(books, lead))
+
+    async def _look(self, books: Books, lead: Member) -> None:
+        """Look at what the lead's commands do to its files, until cancelled."""
+        await books.watcher.begun.wait()  # what it takes is loaded behind the first call
+        from gearcase.run.effects import Effects
+
+        files, space = self._box.files, lead.workspace
+        effects = Effects(
+            lead.sandbox.workspace, lead.shared.store, books.journal, lead.name, space.still, files.keep, files.protected
+        )
+        effects.begin(space.snapshots["s0"].manifest)
+        self._effects = effects
+        effects.stir()
+        await effects.watch()
+
+    async def _look_no_more(self, watcher: Watcher) -> None:
+        """A last look, whose alarms are on record only, before the files' descriptor is closed. Idempotent."""
+        watcher.stir, looking, self._looking = None, self._looking, None
+        watcher.acts = False
+        if looking is not None:
+            looking.cancel()
+            (ended,) = await asyncio.gather(looking, return_exceptions=True)
+            if isinstance(ended, Exception):
+                watcher.failed(ended)
+            elif self._effects is not None:
+                await self._effects.look()
 
     async def _give(self, lead: Member) -> None:
         """Copy what is given into the lead's box; that state is where it starts from."""

@@ -169,6 +169,14 @@ class BlobStore:
             os.rename(temporary, path)
 
 
+class Digests:
+    """Stands where contents are only told apart: nothing is kept."""
+
+    def put(self, source: int, size: int, expected: str = "") -> str:
+        """The digest of the `size` bytes of an opened file. Raises ContentChanged when it is not of that size."""
+        return copy_content(source, None, size)
+
+
 def read_whole(source: int, size: int) -> bytes:
     """All of an opened file, which has `size` bytes and no more. Raises ContentChanged."""
     data = read_exactly(source, size, 0)

@@ -14,11 +14,14 @@ Threat: upstreams that lie, stall, drop, ignore their ceiling or send garbage; c
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+import orjson
 
 from gearcase.doors.model.admission import Admission, Admitted, Patience
 from gearcase.doors.model.bounds import Bounds
@@ -326,6 +329,7 @@ class Carrier:
                 thread=call.thread.name,
                 parent=call.thread.parent,
                 why=call.why[:300],
+                request=_digest(call) if call.status >= 400 or ended == "failed" else "",
             ),
             call.caller.agent,
         )
@@ -374,6 +378,11 @@ async def closing_stream(chunks: AsyncIterator[bytes]) -> AsyncGenerator[AsyncIt
         close: Any = getattr(chunks, "aclose", None)
         if close is not None:
             await close()
+
+
+def _digest(call: Call) -> str:
+    """What tells a request from others."""
+    return hashlib.sha256(orjson.dumps(call.request.body)).hexdigest()[:16]
 
 
 def _answer(answered: asyncio.Future[Answered], answer: Answered) -> None:

@@ -49,6 +49,7 @@ _STATUS = {
     "unknown_path": 404,
     "bad_request": 400,
     "latched": 503,
+    "resting": 503,
 }
 
 
@@ -79,6 +80,7 @@ class ModelDoor:
         self._numbers = itertools.count(1)
         self._ordinals: dict[tuple[str, bool], itertools.count[int]] = {}
         self._latched = False
+        self._resting: dict[str, float] = {}  # model -> until when
 
     # --- the brake ---------------------------------------------------------------------------------------------------------
 
@@ -89,6 +91,10 @@ class ModelDoor:
     def unlatch(self) -> None:
         """Take calls again."""
         self._latched = False
+
+    def rest(self, model: str, seconds: float) -> None:
+        """Refuse calls of a model for a while: its upstream fails, and nobody pays for asking again at once."""
+        self._resting[model] = time.monotonic() + seconds
 
     @property
     def in_flight(self) -> int:
@@ -151,6 +157,16 @@ class ModelDoor:
                 remedy="use another model; the journal names the call",
             )
 
+    def _refuse_if_resting(self, route: Route) -> None:
+        left = self._resting.get(route.name, 0.0) - time.monotonic()
+        if left > 0:
+            raise Refused(
+                "resting",
+                f"the upstream of {route.name} failed again and again: its calls rest for {left:.0f} s more",
+                remedy="wait, or ask another model; nothing was charged",
+                retry_after=int(left) + 1,
+            )
+
     def _without_call(self, request: HttpRequest) -> Reply | None:
         """What is answered by the door itself."""
         if request.method in ("GET", "HEAD"):
@@ -172,6 +188,7 @@ class ModelDoor:
         asked = speech.read(_body(request), self._hosted, address)
         route = self.routing.inside(asked.model, address.protocol)
         self._refuse_if_stopped(route)
+        self._refuse_if_resting(route)
         _settle_tier(asked, route)
         if asked.images and "image" in route.price.unpriced:
             raise denied(f"images have a price of their own at {route.name}, which is not known")

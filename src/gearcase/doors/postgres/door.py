@@ -112,6 +112,7 @@ class PostgresDoor:
                 seconds=round(time.monotonic() - began, 3),
                 nonce=hashlib.sha256(nonce.encode()).hexdigest(),
                 left_out=cluster.left_out,
+                must_touch=list(declared.must_touch),
             )
         )
         if declared.mode == "branch":
@@ -237,6 +238,11 @@ class PostgresDoor:
             if self._record.statements != seen and not self._cluster.housed.sandbox.frozen:
                 seen = self._record.statements
                 await self._look(self._cluster)
+
+    async def look(self) -> None:
+        """Tell what was touched up to now."""
+        if self._cluster is not None and not self._cluster.housed.sandbox.frozen:
+            await self._look(self._cluster)
 
     async def _look(self, cluster: Cluster) -> None:
         assert self._housing is not None
