@@ -465,12 +465,14 @@ class VolumeKept(Event):
 class Contact(Event):
     """Which relations of a declared resource were touched so far, as its server counted them: relation -> read, written (rows).
 
-    `missing` are those that the box says must be touched.
+    `missing` are those that the box says must be touched; `lost` tables that it began with and that are gone, empty, or have lost more
+    than half of their rows.
     """
 
     door: str
     relations: dict[str, Amounts]
     missing: list[str]
+    lost: list[str] = field(default_factory=list[str])
 
 
 class ApiCalled(Event):

@@ -296,3 +296,26 @@ def test_large_tables_can_be_sampled_and_foreign_keys_that_break_are_told(user, 
         assert shop.digest() == before
     finally:
         shop.sql('DROP TABLE refers; DROP TABLE "Large one"')
+
+
+def test_a_run_whose_branch_loses_its_tables_is_held_by_what_the_server_counts(user, shop):
+    file = branch(user, shop, '[monitors]\ndestructive = "freeze"\n')
+    inside(user, file, "SELECT count(*) FROM orders; CREATE TABLE mine AS SELECT 1; DROP TABLE mine")
+    assert not facts(user, "alarm_raised"), "a table of its own"
+    user.types("exec", "-f", file, "--", "sh", "-c", 'psql -XqAtc "$1"; sleep 20', "sh", DESTROY)
+    (alarm,) = facts(user, "alarm_raised")
+    assert (alarm["detector"], alarm["action"]) == ("destructive", "freeze")
+    assert set(alarm["evidence"]["tables"]) >= {"public.customers", "public.orders"}
+    record = facts(user, "run_ended")[0]["record"]
+    assert record["status"] == "stopped" and record["alarms"][0]["name"] == "destructive"
+
+
+def test_work_about_a_database_that_was_never_read_is_not_handed_in(user, shop):
+    file = branch(user, shop, 'must_touch = ["public.orders"]\n[files]\ntake = ["out/**"]\n')
+    mock = "mkdir -p out; echo 501000 > out/sum; echo '=== 12 passed in 0.1s ==='"
+    read = "psql -XqAtc 'SELECT sum(total) FROM orders' > out/sum"
+    model = user.script({"commands": [mock, "gear done; gear done --as-is", read, "gear done"]})
+    record = user.types("run", "the sum of all orders", "-f", file, "--model", model, "--out", "out", "--json", code=0).record
+    assert (user.folder / "out/out/sum").read_text().strip() == "500500" and record["status"] == "unverified"
+    refused = facts(user, "alarm_raised")
+    assert [(one["detector"], one["action"]) for one in refused] == [("no_contact", "refuse")] * 2

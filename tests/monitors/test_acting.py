@@ -165,23 +165,21 @@ def test_one_file_that_must_stay_is_enough_and_what_comes_back_is_no_loss(stream
     assert moved.actions("destructive") == []
 
 
-def statement(kind, rows=0, door="postgres.shop", error=""):
-    return e.StatementRan(door, 1, kind, rows, 10, 10, 0.1, error)
+def counted(*lost):
+    return e.Contact("postgres.shop", {"public.orders": {"read": 1, "written": 0}}, [], list(lost))
 
 
-def test_tables_of_a_branch_that_are_dropped_or_emptied_freeze_the_run_and_its_own_do_not(stream):
-    assert database(stream).add(statement("DROP TABLE")).actions("destructive") == ["freeze"]
-    assert database(stream).add(statement("TRUNCATE TABLE")).actions("destructive") == ["freeze"]
-    assert database(stream).add(statement("DELETE", 600)).actions("destructive") == ["freeze"]
-    own = database(stream).add(statement("CREATE TABLE")).add(statement("TRUNCATE TABLE")).add(statement("DROP TABLE"))
-    assert own.add(statement("DELETE", 499)).add(statement("DROP TABLE", error="42501")).actions("destructive") == []
-    fresh = stream().add(e.DatabaseOpened("postgres.shop", "fresh", 17)).add(statement("DROP TABLE"))
-    assert fresh.actions("destructive") == [], "nothing was given"
+def test_a_table_of_a_branch_that_is_gone_or_emptied_freezes_the_run_once(stream):
+    made = database(stream).add(counted()).add(counted("public.orders"))
+    assert made.actions("destructive") == ["freeze"]
+    for _ in range(12):
+        made.call()
+    assert made.add(counted("public.orders")).actions("destructive") == ["freeze"], "it is told once"
+    assert made.add(counted("public.orders", "public.customers")).actions("destructive") == ["freeze", "freeze"]
 
 
 def test_a_declared_migration_is_told_and_never_frozen(stream):
-    migration = database(stream).add(statement("DROP TABLE")).add(statement("DROP TABLE"))
-    assert migration.actions("destructive", destructive="note") == ["note"]
+    assert database(stream).add(counted("public.orders")).actions("destructive", destructive="note") == ["note"]
 
 
 # --- disk_remedy ---------------------------------------------------------------------------------------------------------------

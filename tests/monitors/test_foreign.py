@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gearcase import events as e
@@ -91,6 +91,7 @@ def test_what_is_no_run_is_said_to_be_none(tmp_path, text):
     assert caught.value.code == "no_trajectory" and "JSONL" in caught.value.remedy
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_run_or_an_error_that_says_what_to_do(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("x") / "a"
@@ -110,6 +111,7 @@ def test_wilsons_interval_is_that_of_the_books():
     assert Rate(0, 0).interval == (0.0, 1.0) and Rate(0, 20).interval[0] == 0.0 and Rate(20, 20).interval[1] == 1.0
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10_000), st.integers(0, 10_000))
 def test_an_interval_holds_its_rate(of, hits):
     hits = min(hits, of)

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from gearcase.box import Box
+from gearcase.monitors.ladder import Level
 from gearcase.monitors.seam import Need
 from gearcase.monitors.watch import DETECTORS
 
+TOLD_ONLY = frozenset({"error_storm", "fan_out", "never_started"})
+"""Detectors that hold back a request, or nothing at all, and never a whole run that somebody started on purpose."""
 
-def levels(box: Box) -> dict[str, str]:
+
+def said(box: Box, agent: bool = True) -> dict[str, Level]:
+    """What a watch is told. A program that no agent and no person drives is told of, and held where the box says so alone."""
+    own: dict[str, Level] = {} if agent else {one.name: "note" for one in DETECTORS if one.acts and one.name not in TOLD_ONLY}
+    return {**own, **box.monitors.levels()}
+
+
+def levels(box: Box, agent: bool = True) -> dict[str, str]:
     """What each detector may do: the box's word, or `own` (what the detector itself asks for), or `shadow`."""
-    said = box.monitors.levels()
-    return {one.name: said.get(one.name, "own" if one.acts else "shadow") for one in DETECTORS}
+    told = said(box, agent)
+    return {one.name: told.get(one.name, "own" if one.acts else "shadow") for one in DETECTORS}
 
 
 def lacking(box: Box, kind: str = "agent") -> dict[str, str]:
@@ -45,7 +55,7 @@ def _missing(box: Box, kind: str) -> dict[Need, str]:
     missing: dict[Need, str] = {"baseline": "20 accepted runs of this very box are needed"}
     if not box.checks:
         missing["check"] = "no check is declared: --check 'COMMAND'"
-    if not box.files.give:
+    if not box.files.give and not any(door.mode == "branch" for door in box.doors.postgres.values()):
         missing["files"] = "nothing is given: --give PATH"
     if not any(door.must_touch for door in box.doors.postgres.values()):
         missing["must_touch"] = "no database says what must be touched: [doors.postgres.NAME] must_touch"

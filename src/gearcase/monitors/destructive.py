@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from gearcase.events import DatabaseOpened, FilesSeen, StatementRan
-from gearcase.monitors.losses import Losses, Statements
+from gearcase.events import Contact, FilesSeen
+from gearcase.monitors.losses import Losses
 from gearcase.monitors.seam import Alarm, Detector, Fact
+from gearcase.monitors.totals import LEAD
 from gearcase.units import format_bytes
 
 WINDOW = 60.0
@@ -25,30 +26,26 @@ class Destructive(Detector):
 
     name = "destructive"
     acts = True
-    kinds = (FilesSeen, DatabaseOpened, StatementRan)
+    kinds = (FilesSeen, Contact)
     needs = frozenset({"files"})
-    rule = (
-        "within 60 s 20 given files, 5 % of them, 100 MB, or any of `keep` are nowhere any more; a table of a branch is dropped"
-    )
+    rule = "within 60 s 20 given files, 5 % of them, 100 MB, or any of `keep` are nowhere any more; a branch loses a table or its rows"
 
     def __init__(self) -> None:
         self._losses = Losses(WINDOW)
-        self._statements = Statements()
+        self._lost: dict[str, set[str]] = {}  # door -> tables that were told
 
     def update(self, fact: Fact) -> Alarm | None:
         """Fold one fact in."""
         event = fact.event
-        match event:
-            case FilesSeen():
-                return self._files(event, fact)
-            case DatabaseOpened():
-                self._statements.opened(event)
-            case StatementRan():
-                if taken := self._statements.taken(event):
-                    return self._alarm(fact, taken, {"statement": event.kind, "rows": event.rows, "door": event.door})
-            case _:
-                pass
-        return None
+        if isinstance(event, FilesSeen):
+            return self._files(event, fact)
+        assert isinstance(event, Contact)
+        told = self._lost.get(event.door, set())
+        self._lost[event.door] = set(event.lost)
+        if not (lost := [name for name in event.lost if name not in told]):
+            return None
+        said = f"{', '.join(lost[:3])} of {event.door} lost most of their rows, or are gone"
+        return self._alarm(fact, said, {"door": event.door, "tables": lost[:10]}, LEAD)
 
     def _files(self, event: FilesSeen, fact: Fact) -> Alarm | None:
         self._losses.add(event, fact.at)
@@ -63,6 +60,6 @@ class Destructive(Detector):
             return self._alarm(fact, said, evidence)
         return None
 
-    def _alarm(self, fact: Fact, said: str, evidence: dict[str, Any]) -> Alarm:
+    def _alarm(self, fact: Fact, said: str, evidence: dict[str, Any], about: str = "") -> Alarm:
         remedy = "stop removing; `gear rewind` lists the states that the files can return to"
-        return Alarm(self.name, "freeze", said, remedy, fact.agent, evidence)
+        return Alarm(self.name, "freeze", said, remedy, about or fact.agent, evidence)

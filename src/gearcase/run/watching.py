@@ -115,15 +115,16 @@ class Watcher:
 
     def _begin(self) -> None:
         from gearcase.monitors import Watch
-        from gearcase.monitors.able import lacking, levels
+        from gearcase.monitors.able import lacking, levels, said
 
+        driven = self._kind == "agent"
         self.begun.set()
-        watch = self._watch = Watch(self._box.monitors.levels())
+        watch = self._watch = Watch(said(self._box, driven))
         before, self._before = self._before, []
         for boot, agent, event in before:
             self._fold(watch, boot, agent, event)
         declared = {"live": self._box.swarm.live, "agents": self._box.swarm.agents}
-        self._journal.append(Watching(levels(self._box), lacking(self._box, self._kind), declared))
+        self._journal.append(Watching(levels(self._box, driven), lacking(self._box, self._kind), declared))
 
     def _fold(self, watch: Watch, boot: float, agent: str, event: Event) -> None:
         for raised in watch.hear(event, agent, boot):

@@ -250,7 +250,8 @@ class PostgresDoor:
             before = self._touched.get(name, {"read": 0, "written": 0})
             self._touched[name] = {key: max(amounts[key], before[key]) for key in before}
         missing = [name for name in self._declared.must_touch if not any(self._touched.get(name, {}).values())]
-        contact = Contact(self.id, self._touched.copy(), missing)
+        lost = await facts.lost(cluster, self._before)
+        contact = Contact(self.id, self._touched.copy(), missing, lost)
         if contact != self._told:
             self._told = contact
             self._housing.recorder.append(contact)

@@ -29,6 +29,24 @@ async def touched(cluster: Cluster) -> dict[str, Amounts]:
     return {name: {"read": int(one["read"]), "written": int(one["written"])} for name, one in found.items()}
 
 
+_LEFT = f"""
+SELECT coalesce(json_object_agg(name, json_build_array(size, deleted - added)), '{{}}') FROM (
+  SELECT schemaname || '.' || relname AS name, pg_relation_size(relid) AS size, n_tup_del AS deleted, n_tup_ins AS added
+  FROM pg_catalog.pg_stat_user_tables WHERE schemaname NOT LIKE 'pg\\_%' ORDER BY 1 LIMIT {MOST}) tables;
+"""
+
+
+async def lost(cluster: Cluster, before: Inventory) -> list[str]:
+    """Tables with rows, of those before, that are gone, empty, or have lost more than half of their rows."""
+    rows = {name: one.rows for name, one in before.relations.items() if one.kind == "r" and one.rows > 0}
+    if not rows:
+        return []
+    left = cast(dict[str, list[int]], await cluster.facts(_LEFT))
+    if len(left) >= MOST:  # which are not told cannot be said
+        rows = {name: count for name, count in rows.items() if name in left}
+    return [name for name, count in rows.items() if name not in left or not left[name][0] or left[name][1] * 2 > count]
+
+
 async def settle(cluster: Cluster) -> None:
     """End every session of the agent: what it touched is counted when it ends."""
     await cluster.ask(
