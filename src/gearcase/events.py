@@ -687,6 +687,21 @@ class AgentTurn(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class AttemptFailed(Event):
+    """An agent's call came to nothing and is made again, after `wait` seconds: it was the `attempt`th of at most `attempts`.
+
+    `until`: when about the last one is made (unix seconds). `unreached`: provably nothing was sent, so nothing is charged.
+    """
+
+    attempt: int
+    attempts: int
+    why: str
+    wait: float
+    until: float
+    unreached: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ContextCompacted(Event):
     """Messages left the agent's context window; `file` in the box keeps them."""
 

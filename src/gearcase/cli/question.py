@@ -10,6 +10,7 @@ from rich.text import Text
 
 from gearcase.cli.text import neutral
 from gearcase.cli.view import View
+from gearcase.run.questions import UPSTREAM
 from gearcase.units import format_money
 
 
@@ -34,8 +35,10 @@ def choices(view: View, add: int = 0) -> list[Choice]:
         if add
         else "it goes on exactly where it stopped"
     )
+    if view.braked_by == UPSTREAM:
+        resumed = "its model is asked again; what was done so far stands as it is"
     listed.append(Choice("r", "resume", "resume", resumed))
-    if view.kind == "agent" and not add:
+    if view.kind == "agent" and not add and view.braked_by != UPSTREAM:
         handed = "it goes on for a few last turns, to hand in what there is; that is checked and delivered"
         listed.append(Choice("w", "wind_down", "wind down", handed))
     listed.append(Choice("k", "kill", "kill", "it ends now: nothing is checked or delivered; its record and report stay"))
@@ -44,10 +47,9 @@ def choices(view: View, add: int = 0) -> list[Choice]:
     return listed
 
 
-def question(view: View, listed: list[Choice]) -> RenderableType:
-    """The question, to be printed above the line in which a key is waited for."""
-    reason = neutral(view.brake_reason)
-    why = f": {reason}" if reason else " by Ctrl-C"
+def question(view: View, listed: list[Choice], why: str = "") -> RenderableType:
+    """The question, to be printed above the line in which a key is waited for. `why` it is frozen, where that was not shown already."""
+    why = f": {neutral(why)}" if why else " by Ctrl-C" if view.braked_by == "operator" else ""
     told = Text.assemble((f"{neutral(view.name)} is frozen", "bold cyan"), f"{why}. Nothing runs or is spent, its clock stands.")
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)

@@ -48,6 +48,7 @@ class View:
     model: str = ""
     steps: int = 0
     said: str = ""
+    missed: events.AttemptFailed | None = None  # while its model does not answer
     limits: Amounts = field(default_factory=dict[str, int])
     spent: Amounts = field(default_factory=dict[str, int])
     held: Amounts = field(default_factory=dict[str, int])
@@ -109,6 +110,7 @@ _OF_ONE = (
     events.LimitReached,
     events.AgentStarted,
     events.AgentTurn,
+    events.AttemptFailed,
     events.AgentEnded,
     events.ContextCompacted,
     events.CheckRan,
@@ -408,7 +410,12 @@ def _(view: View, event: events.AgentStarted, record: Record) -> View:
 
 @_on(events.AgentTurn)
 def _(view: View, event: events.AgentTurn, record: Record) -> View:
-    return replace(view, steps=max(view.steps, event.step), said=event.text[:4000] or view.said)
+    return replace(view, steps=max(view.steps, event.step), said=event.text[:4000] or view.said, missed=None)
+
+
+@_on(events.AttemptFailed)
+def _(view: View, event: events.AttemptFailed, record: Record) -> View:
+    return replace(view, missed=event)
 
 
 @_on(events.ContextCompacted)
@@ -418,6 +425,7 @@ def _(view: View, event: events.ContextCompacted, record: Record) -> View:
 
 @_on(events.AgentEnded)
 def _(view: View, event: events.AgentEnded, record: Record) -> View:
+    view = replace(view, missed=None)
     return replace(view, agent_end=f"{event.reason}: {event.detail}" if event.detail else event.reason)
 
 

@@ -157,7 +157,7 @@ class _Watch:
             self._keep_panel()
         more = self.panel.limits.usd if self.view.braked_by == BUDGET else 0
         listed = choices(self.view, more)
-        err().print(question(self.view, listed))
+        err().print(question(self.view, listed, self.view.brake_reason if self.quiet else ""))
         choice = await self._choice(prompt(listed), {one.key: one.verb for one in listed})
         if choice == "detach":
             return self._leave()

@@ -53,12 +53,13 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What came back: the upstream's answer, or `failed` says why there is none that a client could read."""
+    """What came back: the upstream's answer, or `failed` says why there is none that a client could read. `unreached`: nothing was sent."""
 
     status: int
     headers: dict[str, str] = field(default_factory=dict[str, str])
     body: bytes | Passage = b""
     failed: str = ""
+    unreached: bool = False
 
 
 @dataclass(slots=True)
@@ -182,7 +183,7 @@ class Carrier:
             except UpstreamDown as down:
                 call.why = str(down)
                 self._finish(call, None, "failed", release=True)
-                _answer(answered, Answered(502, failed=str(down)))
+                _answer(answered, Answered(502, failed=str(down), unreached=True))
             except GearcaseError as error:  # a cassette that does not match, a person who is not there: the run's affair
                 self._finish(call, follower.usage(), "failed", follower, release=call.status == 0)
                 self._fail(call, answered, error)
