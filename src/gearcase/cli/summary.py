@@ -94,6 +94,7 @@ def as_json(run: History, record: EndRecord | None) -> dict[str, Any]:
         "sandboxes": view.sandboxes,
         "residue": list(view.residue),
         "spent": view.spent,
+        "uncertain": {"calls": view.uncertain[0], "usd": view.uncertain[1]},
         "seconds": round(view.elapsed(view.now), 3),
         "journal_head": view.head,
         "folder": str(run.folder.path),
@@ -236,17 +237,8 @@ def _spent(run: History) -> Iterator[RenderableType]:
     view = run.view
     table = grid(None, None, 1)
     for resource in ROOT_LIMITS:
-        limit, spent = view.limits.get(resource), view.spent.get(resource, 0)
-        held = view.held.get(resource, 0)
-        waiting = f"  ({amount(resource, held)} held)" if held else ""
-        name = "money" if resource == "usd" else resource
-        if resource == "egress" and not spent:
-            continue
-        if limit is not None:
-            bar = Bar(share(spent, limit), share(held, limit))
-            table.add_row(name, bar, f"{amount(resource, spent)} of {amount(resource, limit)}{waiting}")
-        elif resource != "usd" and spent:
-            table.add_row(name, "", f"{amount(resource, spent)}{waiting}")
+        if resource != "egress" or view.spent.get(resource, 0):
+            _amount_row(table, view, resource)
     wall = view.elapsed(view.now)
     if _unending(run):
         table.add_row("time", "", f"{format_duration(wall)}, no limit")
@@ -259,6 +251,8 @@ def _spent(run: History) -> Iterator[RenderableType]:
         day, most = day_total(today(), view.run, view.spent.get("usd", 0)).spent, user_limits().usd_per_day
         table.add_row("today", Bar(share(day, most)), f"{format_money(day)} of {format_money(most)}, all your runs")
     yield table
+    if view.uncertain[1]:
+        yield Text(_uncertain(*view.uncertain), "yellow")
     if view.models:
         yield Text()
         yield Fitting(lambda narrow: _models(view.models, narrow))
@@ -270,6 +264,26 @@ def _spent(run: History) -> Iterator[RenderableType]:
     if (threads := tree(view.threads)) is not None:
         yield Text()
         yield threads
+
+
+def _amount_row(table: Table, view: View, resource: str) -> None:
+    limit, spent, held = view.limits.get(resource), view.spent.get(resource, 0), view.held.get(resource, 0)
+    waiting = f"  ({amount(resource, held)} held)" if held else ""
+    name, most = ("money", "up to " if view.uncertain[1] else "") if resource == "usd" else (resource, "")
+    if limit is not None:
+        bar = Bar(share(spent, limit), share(held, limit))
+        table.add_row(name, bar, f"{most}{amount(resource, spent)} of {amount(resource, limit)}{waiting}")
+    elif resource != "usd" and spent:
+        table.add_row(name, "", f"{amount(resource, spent)}{waiting}")
+
+
+def _uncertain(calls: int, usd: int) -> str:
+    """Why the money is an upper bound."""
+    was, counts = ("was", "counts") if calls == 1 else ("were", "count")
+    return (
+        f"up to: {counted(calls, 'call')} {was} in flight or broke off, so what was billed is not known here; "
+        f"{counts} with the worst case, {format_money(usd)}: the provider's invoice says how much less it is"
+    )
 
 
 def _models(models: Mapping[str, ModelView], narrow: bool) -> Table:

@@ -57,6 +57,10 @@ class View:
     unjoined_calls: Mapping[int, events.ModelCalled] = field(default_factory=dict[int, events.ModelCalled])
     models: Mapping[str, ModelView] = field(default_factory=dict[str, ModelView])
     threads: Mapping[str, ThreadView] = field(default_factory=dict[str, ThreadView])
+    uncertain: tuple[int, int] = (
+        0,
+        0,
+    )  # calls that count as spent whole, because what they cost is not known; their nano-dollars
     overspent: Amounts = field(default_factory=dict[str, int])
     commands: int = 0
     failed_commands: int = 0
@@ -224,7 +228,10 @@ def _(view: View, event: events.Released, record: Record) -> View:
 
 @_on(events.Cut)
 def _(view: View, event: events.Cut, record: Record) -> View:
-    return _book(_let_go(view, event.hold), event.hold, view.open_holds.get(event.hold, {}))
+    held = view.open_holds.get(event.hold, {})
+    if "usd" in held:
+        view = replace(view, uncertain=(view.uncertain[0] + 1, view.uncertain[1] + held["usd"]))
+    return _book(_let_go(view, event.hold), event.hold, held)
 
 
 def _let_go(view: View, hold: int) -> View:

@@ -142,6 +142,7 @@ class Carrier:
         self._patience = patience
         self._bounds = bounds
         self._calls: dict[int, Call] = {}
+        self._closing = False
 
     @property
     def in_flight(self) -> int:
@@ -162,7 +163,8 @@ class Carrier:
             raise
 
     async def close(self) -> None:
-        """Give the calls in flight a moment, then count them as spent."""
+        """Give the calls in flight a moment, then count them as spent: but not those that never left, which nobody can bill."""
+        self._closing = True
         tasks = [call.task for call in self._calls.values() if call.task is not None]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=self._patience.closing)
@@ -178,7 +180,8 @@ class Carrier:
             try:
                 await self._exchange(call, outgoing, answered, follower)
             except asyncio.CancelledError:
-                self._finish(call, follower.usage(), "cut", follower)
+                usage = follower.usage()
+                self._finish(call, usage, "cut", follower, release=self._closing and not call.route.leaves and usage is None)
                 self._fail(call, answered, ConnectionError("the model door was closed"))
             except UpstreamDown as down:
                 call.why = str(down)

@@ -189,7 +189,8 @@ class ModelDoor:
             body = orjson.dumps(asked.body)
             if asked.edits:
                 self._recorder.append(RequestEdited(number, asked.edits), caller.agent)
-            self._ledger.sent(admitted.hold)
+            if route.leaves:  # else nobody can bill it, whatever becomes of this process
+                self._ledger.sent(admitted.hold)
             if self._strict:
                 await self._recorder.durable()
             else:

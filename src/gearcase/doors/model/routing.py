@@ -69,6 +69,7 @@ class Route:
     price: Price
     upstream: Upstream
     billed: bool = True  # by anybody: a person, a cassette or a script sends no invoice
+    leaves: bool = True  # this process: a person, a cassette, a script and the local model are asked here
 
 
 class Routing:
@@ -218,8 +219,9 @@ class Routing:
                 reference, base, lambda: Http(Endpoint(_with_version(base), self._environment.get("OPENAI_API_KEY", "")))
             )
             price = self._price("http", model, pricing.nominal(model))
-            billed = not self._plays(reference) and not _of_this_machine(base)
-            return Route(reference, "http", model, "chat", _SPEAKS["responses"], price, upstream, billed)
+            live = not self._plays(reference)
+            billed = live and not _of_this_machine(base)
+            return Route(reference, "http", model, "chat", _SPEAKS["responses"], price, upstream, billed, leaves=live)
         provider, _, model = reference.partition("/")
         if provider == "local" and "local" not in self._model.providers:
             return self._local(reference, model)
@@ -236,7 +238,8 @@ class Routing:
         price = pricing.find(provider, model, self._overrides)
         upstream = self._upstream(reference, provider, lambda: Http(self._endpoint(provider, settings, protocol)))
         speaks = _SPEAKS[protocol] | _SPEAKS["gemini"] if provider in _GEMINI else _SPEAKS[protocol]
-        return Route(reference, provider, model, protocol, speaks, price, upstream, not self._plays(reference))
+        live = not self._plays(reference)
+        return Route(reference, provider, model, protocol, speaks, price, upstream, billed=live, leaves=live)
 
     def _local(self, reference: str, name: str) -> Route:
         """A model on this machine. Its price is nominal, so that limits of money mean something."""
@@ -250,7 +253,7 @@ class Routing:
         nominal = replace(pricing.nominal(name or "local"), context_window=CONTEXT, max_output=MAX_OUTPUT)
         price = self._price("local", name or "local", nominal)
         upstream = self._upstream(reference, reference, make)
-        return Route(reference, "local", name or "local", "chat", frozenset(_SPEAKS), price, upstream, billed=False)
+        return Route(reference, "local", name or "local", "chat", frozenset(_SPEAKS), price, upstream, billed=False, leaves=False)
 
     def _synthetic(self, reference: str, kind: str, place: Path) -> Route:
         def make() -> Upstream:
@@ -264,7 +267,7 @@ class Routing:
         if played is not None:
             protocol, name = played
         price = self._price(kind, name, pricing.nominal(name))
-        return Route(reference, kind, name, protocol, frozenset(_SPEAKS), price, upstream, billed=False)
+        return Route(reference, kind, name, protocol, frozenset(_SPEAKS), price, upstream, billed=False, leaves=False)
 
     def _plays(self, reference: str) -> bool:
         """Whether a cassette answers for this model."""
