@@ -110,6 +110,7 @@ def test_a_change_of_a_real_package_is_tested_shown_and_put_on_a_branch(user, ar
         *("run", "add doubled()", "-f", "box.toml", "--model", model, "--name", "double", "--json"), code=0
     ).record
     assert (record["status"], record["residue"]) == ("accepted", [])
+    assert record["refused"] == [], "the repository's .git was never asked for"
     assert six.state() == before, "a run changed the user's files"
     shown = user.types("diff", code=0)
     assert "+def doubled(text):" in shown.out and "added test_doubled.py" in shown.out

@@ -69,7 +69,9 @@ class Route:
     price: Price
     upstream: Upstream
     billed: bool = True  # by anybody: a person, a cassette or a script sends no invoice
-    leaves: bool = True  # this process: a person, a cassette, a script and the local model are asked here
+    leaves: bool = (
+        True  # for somewhere else: a person and the local model are asked here, and what they did not answer cost nothing
+    )
 
 
 class Routing:
@@ -219,9 +221,8 @@ class Routing:
                 reference, base, lambda: Http(Endpoint(_with_version(base), self._environment.get("OPENAI_API_KEY", "")))
             )
             price = self._price("http", model, pricing.nominal(model))
-            live = not self._plays(reference)
-            billed = live and not _of_this_machine(base)
-            return Route(reference, "http", model, "chat", _SPEAKS["responses"], price, upstream, billed, leaves=live)
+            billed = not self._plays(reference) and not _of_this_machine(base)
+            return Route(reference, "http", model, "chat", _SPEAKS["responses"], price, upstream, billed)
         provider, _, model = reference.partition("/")
         if provider == "local" and "local" not in self._model.providers:
             return self._local(reference, model)
@@ -238,8 +239,7 @@ class Routing:
         price = pricing.find(provider, model, self._overrides)
         upstream = self._upstream(reference, provider, lambda: Http(self._endpoint(provider, settings, protocol)))
         speaks = _SPEAKS[protocol] | _SPEAKS["gemini"] if provider in _GEMINI else _SPEAKS[protocol]
-        live = not self._plays(reference)
-        return Route(reference, provider, model, protocol, speaks, price, upstream, billed=live, leaves=live)
+        return Route(reference, provider, model, protocol, speaks, price, upstream, not self._plays(reference))
 
     def _local(self, reference: str, name: str) -> Route:
         """A model on this machine. Its price is nominal, so that limits of money mean something."""
@@ -267,7 +267,8 @@ class Routing:
         if played is not None:
             protocol, name = played
         price = self._price(kind, name, pricing.nominal(name))
-        return Route(reference, kind, name, protocol, frozenset(_SPEAKS), price, upstream, billed=False, leaves=False)
+        leaves = kind != "manual"
+        return Route(reference, kind, name, protocol, frozenset(_SPEAKS), price, upstream, billed=False, leaves=leaves)
 
     def _plays(self, reference: str) -> bool:
         """Whether a cassette answers for this model."""
