@@ -27,7 +27,7 @@ BOX = "box.toml"
 def init(
     force: Annotated[bool, typer.Option("--force", help="Replace the box.toml that is here.")] = False, as_json: o.Json = False
 ) -> None:
-    """Write box.toml for the git repository in this folder: its tests as checks, its packages' hosts and databases as remarks."""
+    """Write box.toml for the git repository in this folder. Its tests are the checks, its packages' hosts and databases remarks."""
     top = Path.cwd()
     _demand(top, force)
     project = look_at(top)

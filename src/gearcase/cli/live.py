@@ -77,6 +77,10 @@ class LivePanel:
             yield from _turn(self.turns)
         if view.checks:
             yield self._checks()
+        if view.agent_end and view.ended is None and view.level == "running":
+            yield _cut(
+                Text.assemble(("ends  ", "cyan"), "what leaves is copied, looked at for credentials, checked and delivered")
+            )
         if view.denied:
             yield _cut(Text(denied(view.denied), "yellow"))
         if view.level != "running" and view.ended is None:

@@ -347,7 +347,7 @@ def _box(run: History) -> Iterator[RenderableType]:
         table = grid(None, None, 1)
         for aspect, guarantee in guarantees.items():
             strength = neutral(guarantee.get("strength", "absent"))
-            bound = f" (by at most {neutral(guarantee['bound'])})" if guarantee.get("bound") else ""
+            bound = f" (overshoot: {neutral(guarantee['bound'])})" if guarantee.get("bound") else ""
             table.add_row(
                 neutral(aspect),
                 Text(strength, STRENGTH_STYLE.get(strength, "")),

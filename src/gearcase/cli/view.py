@@ -317,9 +317,7 @@ def _(view: View, event: events.CommandEnded, record: Record) -> View:
         begun,
         ended=event.ended,
         exit_code=event.exit_code,
-        seconds=min(
-            event.seconds, max(0.0, view.elapsed(record.time) - begun.started)
-        ),  # less the time that the run stood frozen
+        seconds=event.seconds,
         limits=tuple(event.limits),
         lines=tuple((event.tail or event.head)[-8000:].splitlines()[-_LINES:]),
     )

@@ -9,6 +9,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -264,10 +265,11 @@ class Room:
         on_terminal: Callable[[int], None] | None = None,
         on_error: OnOutput | None = None,
     ) -> CommandResult:
-        """Run a command, on record."""
-        number = next(self._numbers)
+        """Run a command, on record. Its seconds are box time: while the run stood frozen, it did nothing."""
+        number, began = next(self._numbers), self._clock.now()
         self._recorder.append(CommandStarted(number, text[:_TEXT]), self._agent)
         result = await self.sandbox.run(command, on_output, on_terminal, on_error)
+        result = replace(result, seconds=min(result.seconds, self._clock.now() - began))
         self._recorder.append(
             CommandEnded(
                 command=number,
