@@ -247,6 +247,21 @@ def test_what_watches_a_run_and_is_told_to_end_leaves_it_frozen(user):
     user.types("kill", "left-frozen", "--yes", code=0)
 
 
+def test_the_report_counts_every_file_that_left_however_many_a_line_of_the_journal_holds(user):
+    model = user.script({"commands": ["mkdir out; for n in $(seq 1500); do echo $n > out/$n; done; gear done"]})
+    user.types("run", "g", "--take", "out/**", "--model", model, "--name", "many", code=0)
+    assert len(list((user.folder / "gearcase-out/many/out").iterdir())) == 1500
+    assert "and 1,480 files more" in user.types("report", "many", code=0).out
+
+
+def test_a_virtual_environment_that_is_given_finds_its_python_inside(user):
+    (user.folder / "mine").mkdir()
+    subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", "mine/.venv"], cwd=user.folder, check=True)
+    show = "import sys; print(sys.prefix)"
+    ended = user.types("exec", "--give", "mine", "--", "mine/.venv/bin/python", "-c", show, code=0)
+    assert ended.out.strip() == "/workspace/mine/.venv"
+
+
 def test_exec_uses_the_box_of_the_folder(user):
     (user.folder / "box.toml").write_text('[files]\ngive = ["words.txt"]\ntake = ["out/**"]\n')
     (user.folder / "words.txt").write_text("hello\n")

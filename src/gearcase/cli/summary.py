@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gearcase.allowance import day_total, today, user_limits
-from gearcase.cli import maps, subagents
+from gearcase.cli import delivered, maps, subagents
 from gearcase.cli.history import DIED, History
 from gearcase.cli.parts import CheckView, ModelView
 from gearcase.cli.shapes import (
@@ -58,7 +58,6 @@ _OF_A_DOOR = {
     "latched": "it takes no new calls",
     DIED: "the process that served it died; calls in flight count as spent",
 }
-_FILES_SHOWN = 20
 
 
 def as_json(run: History, record: EndRecord | None) -> dict[str, Any]:
@@ -106,7 +105,7 @@ def report(run: History, record: EndRecord | None) -> RenderableType:
     """The report for a person."""
     parts: list[RenderableType] = [_verdict(run, record)]
     if record and (record.delivered or record.refused or record.out):
-        parts.append(_delivered(record))
+        parts.append(_delivered(run, record))
     if run.view.checks:
         parts.append(section("Checks", _checks(run.view.checks)))
     parts.append(section("Spent", *_spent(run)))
@@ -195,25 +194,10 @@ def _goal(goal: str) -> str:
     return "\n".join(lines[:4] + (["…"] if len(lines) > 4 else []))
 
 
-def _delivered(record: EndRecord) -> RenderableType:
-    table = grid(None, None, None)
-    table.columns[0].no_wrap = False
-    table.columns[1].justify = "right"
-    for file in record.delivered[:_FILES_SHOWN]:
-        flags = ", ".join(str(flag) for flag in file.get("flags", ()))
-        size = format_bytes(int(file.get("size", file.get("bytes", 0))))
-        table.add_row(neutral(file.get("path", "")), size, Text(neutral(flags), "yellow"))
-    rest = len(record.delivered) - _FILES_SHOWN
-    body: list[RenderableType] = [table]
-    if rest > 0:
-        body.append(Text(f"and {counted(rest, 'file')} more", "dim"))
-    if not record.delivered:
-        body = [Text("nothing left the box", "yellow")]
-    for refused in record.refused[:_FILES_SHOWN]:
-        name, why = neutral(refused.get("path", "")), neutral(refused.get("reason", refused.get("why", "")))
-        body.append(Text.assemble(("refused  ", "yellow"), name, (f"  {why}", "dim")))
+def _delivered(run: History, record: EndRecord) -> RenderableType:
     where = f" → {neutral(record.out)}" if record.out and record.delivered else ""
-    return section(f"{'Kept, not delivered' if _is_kept(record) and record.delivered else 'Delivered'}{where}", *body)
+    title = f"{'Kept, not delivered' if _is_kept(record) and record.delivered else 'Delivered'}{where}"
+    return section(title, *delivered.shown(delivered.news(record, run.folder.path)))
 
 
 def _checks(checks: Mapping[str, CheckView]) -> RenderableType:
