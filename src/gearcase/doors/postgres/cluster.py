@@ -23,6 +23,7 @@ import orjson
 from gearcase.doors.housed import Housed, failed, fetch, last_words
 from gearcase.doors.postgres import wire
 from gearcase.doors.postgres.binaries import INSIDE, Binaries, missing_extension
+from gearcase.doors.postgres.running import copy_files
 from gearcase.doors.postgres.stopped import Stopped, take_over
 from gearcase.errors import RunError, UsageError
 from gearcase.sandbox.threads import in_thread
@@ -105,6 +106,24 @@ class Cluster:
         return cluster
 
     @classmethod
+    async def open_branch(cls, housing: Housing, of: Cluster, memory: int, disk: int) -> Cluster:
+        """A server with a copy of what another one holds, of one moment; that one stands still while its files are copied.
+
+        Raises RunError `door_failed`, and what the driver and the disk say.
+        """
+        cluster = await cls._house(housing, of.binaries, of.database, memory, disk, ())
+        try:
+            ours, theirs = cluster.housed.sandbox, of.housed.sandbox
+            await of.ask("CHECKPOINT;")
+            async with theirs.still():
+                segment = await in_thread(copy_files, theirs.workspace, ours.workspace, ours.owner, of.database)
+            await cluster._follow(of, segment, memory)
+        except BaseException:
+            await cluster.close()
+            raise
+        return cluster
+
+    @classmethod
     async def _house(
         cls, housing: Housing, binaries: Binaries, database: str, memory: int, disk: int, mounts: tuple[Mount, ...]
     ) -> Cluster:
@@ -134,6 +153,16 @@ class Cluster:
             raise UsageError("no_such_database", f"the cluster {stopped.folder} has no database {of}", remedy=remedy)
         if done.exit_code != 0:
             raise failed(f"the copy of {stopped.folder} could not be made ready", done)
+
+    async def _follow(self, of: Cluster, segment: int, memory: int) -> None:
+        """Serve what was copied of another server, with a password that is not that one's."""
+        settled = await self.housed.run(Command(("/bin/sh", "-c", _TAKE, "sh", "true"), environment=_told(memory, segment)))
+        if settled.exit_code != 0:
+            raise failed(f"the branch of {self.database} could not be made ready", settled)
+        await self._begin()
+        own, self._password = self._password, of._password
+        await self.ask("".join(f"ALTER ROLE {role} PASSWORD '{own}';" for role in (_SUPERUSER, RESTORER)))
+        self._password = own
 
     async def _begin(self) -> None:
         self.life = self.housed.start(Command((self._program("postgres"), "-D", "/workspace/data"), output_cap=8192))
