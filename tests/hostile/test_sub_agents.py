@@ -137,3 +137,61 @@ def test_arguments_of_a_childs_own_making_open_nothing(stage):
     answers = [json.loads(line) for line in got(run, "said").splitlines() if line]
     assert len(answers) == len(tries) and all("error" in one for one in answers), answers
     assert len(run.records("agent_spawned")) == 1
+
+
+# --- databases -------------------------------------------------------------------------------------------------------------
+
+SQL = "psql -XAtq -c"
+ATTACK = [
+    f"{SQL} 'SELECT count(*) FROM pg_stat_activity WHERE application_name = $$the-other$$'",
+    f"{SQL} 'SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = $$the-other$$'",
+    f"{SQL} 'SELECT lo_unlink(oid) FROM pg_largeobject_metadata'",
+    *(f"{SQL} 'DROP DATABASE {name} WITH (FORCE)'" for name in ("shop", "postgres", "template1")),
+    f"{SQL} 'ALTER ROLE agent SET default_transaction_read_only = on'",
+    f"{SQL} 'ALTER DATABASE shop SET default_transaction_read_only = on'",
+    "psql -XAtq -d postgres -c 'SELECT 1'; psql -XAtq -U postgres -c 'SELECT 1'; psql -XAtq -U restorer -c 'SELECT 1'",
+    "psql -XAtq -h 198.18.0.3 -c 'DROP TABLE t'; psql -XAtq -h /workspace -c 'DROP TABLE t'",
+    f"{SQL} 'DROP OWNED BY agent CASCADE'",
+]
+LOOK = (
+    f"cat /tmp/session; {SQL} 'SELECT count(*) FROM t; SELECT count(*) FROM pg_largeobject_metadata; SHOW transaction_read_only'"
+)
+VICTIM = f"(PGAPPNAME=the-other {SQL} 'SELECT pg_sleep(8); SELECT $$alive$$' > /tmp/session 2>&1; ({LOOK}) > {{}} 2>&1) &"
+WHOLE = ["alive", "100", "1", "off"]
+SHOP = [Override(("doors", "postgres", "shop"), {}, "box")]
+MAKE = f"{SQL} 'CREATE TABLE t AS SELECT generate_series(1, 100) x' -c \"SELECT lo_from_bytea(4711, 'x')\" > made"
+
+
+@pytest.mark.parametrize("branch", ["--branch shop", ""], ids=["branch", "control"])
+def test_a_sub_agent_with_a_branch_reaches_nothing_of_its_parents_database(stage, branch):
+    """Control: without a branch it is the same database, and the same words ruin it."""
+    lead = [MAKE, VICTIM.format("out/lead") + f" sleep 1; gear spawn {branch} --take said go; wait; cp said out"]
+    run = played(stage, by("a1", f"({'; '.join(ATTACK)}) > said 2>&1", "gear done"), lead=lead, more=SHOP, wall="3m")
+    whole = got(run, "lead").split() == WHOLE
+    assert whole == bool(branch), got(run, "lead") + got(run, "said")
+
+
+@pytest.mark.parametrize("branch", ["--branch shop", ""], ids=["branch", "control"])
+def test_a_parent_reaches_nothing_of_the_branch_that_its_sub_agent_has(stage, branch):
+    """Nor is what a parent gets hold of in its own server worth anything there."""
+    lead = [
+        MAKE,
+        f"gear spawn {branch} --background --take a1 go; sleep 3.5; ({'; '.join(ATTACK)}) > out/said 2>&1; gear wait; cp a1 out/a1",
+    ]
+    child = by("a1", VICTIM.format("a1") + " wait", "gear done")
+    run = played(stage, child, lead=lead, more=SHOP, wall="3m")
+    whole = got(run, "a1").split() == WHOLE
+    assert whole == bool(branch), got(run, "a1") + got(run, "said")
+
+
+def test_who_was_not_given_a_database_reaches_none_and_branches_none(stage):
+    reach = "psql -XAtq -h shop.box -U agent shop -c 'SELECT 4733'; psql -XAtq -h 198.18.0.3 -U agent shop -c 'SELECT 4733'"
+    on = "gear spawn --branch shop --take x again 2>&1; gear spawn --doors postgres.shop --take x again 2>&1; gear doors; env"
+    steps = [by(f"a{n}", f"({reach}; {on}) > said 2>&1", "gear done") for n in (1, 2)]
+    steps += [by(f"a{n}", "gear done") for n in (3, 4)]
+    lead = ["gear spawn --doors none --into none one; gear spawn --into all two; cp none/said out/none; cp all/said out/all"]
+    run = played(stage, *steps, lead=lead, more=SHOP, wall="3m")
+    assert got(run, "all").splitlines().count("4733") == 2, "the control reaches it at its name and at its address"
+    assert "postgresql://" in got(run, "all")
+    assert "4733" not in got(run, "none") and "postgresql://" not in got(run, "none") and "PGHOST" not in got(run, "none")
+    assert "no database of yours" in got(run, "none") and "no door or host of yours" in got(run, "none")

@@ -162,3 +162,34 @@ def test_a_kill_while_a_branch_is_made_leaves_nothing(stage, after):
     assert played.record.status == "stopped" and played.record.residue == []
     assert [r.event.status for r in played.records("agent_returned")] == ["killed"]
     assert len(played.records("sandbox_opened")) == len(played.records("sandbox_closed"))
+
+
+CLIENT = """
+import socket, sys
+for words in sys.argv[1:]:
+    with socket.create_connection(("cache.box", 6379)) as sock:
+        sock.sendall(words.encode() + b"\\r\\n")
+        print(sock.recv(4096).decode().split()[-1])
+"""
+
+
+def test_a_redis_database_has_branches_too(stage):
+    """Control: without --branch the sub-agent empties its parent's."""
+    (stage.work / "cache.py").write_text(CLIENT)
+    cache = "python3 cache.py"
+    empty = f"{cache} DBSIZE FLUSHALL DBSIZE"
+    played = stage.play(
+        {"commands": [f"mkdir out; {cache} 'SET k v' 'SET l w'; {SPAWN} --branch redis.cache go > out/told"]},
+        {"commands": [f"{cache} DBSIZE 'GET k' > out/kept; {SPAWN} go; {cache} DBSIZE > out/gone; cp a1 a2 out"]},
+        {"commands": ["gear done"]},
+        by("a1", f"{empty} > a1", "gear done"),
+        by("a2", f"{empty} > a2", "gear done"),
+        more=database("cache", "redis"),
+        give=[stage.work / "cache.py"],
+    )
+    assert said(played, "a1") == [":2", "+OK", ":0"] and said(played, "kept") == [":2", "v"]
+    assert said(played, "a2") == [":2", "+OK", ":0"] and said(played, "gone") == [":0"]
+    assert "its redis.cache: 1 changed" in (played.out / "out/told").read_text()
+    opened = {r.event.door: (r.event.source, r.event.rows) for r in played.records("database_opened")}
+    assert opened == {"redis.cache": ("", 0), "redis.cache@a1": ("redis.cache", 2)}
+    assert played.record.residue == []
