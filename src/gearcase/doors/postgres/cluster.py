@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import secrets
 import socket
 import time
@@ -37,6 +38,7 @@ _PROCESSES = 256
 _STARTING = 60.0
 """Seconds."""
 _POLL = 0.02
+_NOT_YET = re.compile("the database system is (starting up|not yet accepting connections|in recovery mode)")
 _ANSWER = 4 << 20
 """Bytes of an answer that are kept."""
 _SETTINGS = {
@@ -176,12 +178,13 @@ class Cluster:
 
     async def _own(self) -> None:
         """Of a new cluster: the roles, and the database."""
+        by_files = " STRATEGY file_copy" if self.binaries.major >= 15 else ""  # without a log that nobody reads
         await self.ask(
             f"CREATE ROLE {RESTORER} SUPERUSER LOGIN PASSWORD '{self._password}';"
-            f"CREATE ROLE {AGENT} LOGIN; REVOKE CONNECT ON DATABASE postgres, template1 FROM PUBLIC;",
+            f"CREATE ROLE {AGENT} LOGIN; REVOKE CONNECT ON DATABASE postgres, template1 FROM PUBLIC;"
+            f"CREATE DATABASE {quoted(self.database)} OWNER {AGENT} TEMPLATE template0{by_files};",
             database="postgres",
         )
-        await self.ask(f"CREATE DATABASE {quoted(self.database)} OWNER {AGENT} TEMPLATE template0;", database="postgres")
         if self.binaries.major < 15:  # newer ones let the owner of a database make tables in it
             await self.ask(f"ALTER SCHEMA public OWNER TO {AGENT};")
 
@@ -194,7 +197,7 @@ class Cluster:
         until = time.monotonic() + _STARTING
         while True:
             done = await self.run("psql", *options, f"--dbname={database or self.database}", stdin=sql.encode())
-            if "the database system is starting up" not in done.stderr.text() or time.monotonic() > until:
+            if not _NOT_YET.search(done.stderr.text()) or time.monotonic() > until:
                 break  # it listens before it serves, and lets nobody in meanwhile
             await asyncio.sleep(_POLL)
         if done.exit_code != 0:
