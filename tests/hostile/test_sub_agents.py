@@ -8,6 +8,7 @@ import pytest
 
 from gearcase.box import Override
 from gearcase.run.options import RunOptions
+from tests.journeys.https_outside import https
 from tests.run.conftest import stage
 
 __all__ = ["stage"]
@@ -195,3 +196,58 @@ def test_who_was_not_given_a_database_reaches_none_and_branches_none(stage):
     assert "postgresql://" in got(run, "all")
     assert "4733" not in got(run, "none") and "postgresql://" not in got(run, "none") and "PGHOST" not in got(run, "none")
     assert "no database of yours" in got(run, "none") and "no door or host of yours" in got(run, "none")
+
+
+# --- hosts and secrets -------------------------------------------------------------------------------------------------------
+
+
+def test_a_port_that_was_not_given_of_a_host_that_was_is_not_there(stage, outside):
+    """Control: without the port it has what its parent has."""
+    more = (
+        Override(("doors", "http", "allow"), ["door.example:8080", "door.example:8081"], "box"),
+        Override(("doors", "http", "hosts"), {"door.example": f"127.0.0.1:{outside}"}, "box"),
+    )
+    reach = "for p in 8080 8081; do echo $p $(curl -sm 5 http://door.example:$p/) >> said; done; gear doors >> said"
+    steps = [by("a1", reach, "gear done"), by("a2", reach, "gear done")]
+    lead = [
+        "gear spawn --doors door.example:8080 --into one one; gear spawn --doors door.example --into all two",
+        "cp one/said out/one; cp all/said out/all",
+    ]
+    run = played(stage, *steps, lead=lead, more=more)
+    assert f"8080 {CANARY}" in got(run, "one") and f"8081 {CANARY}" not in got(run, "one")
+    assert "door.example:8080" in got(run, "one") and "door.example:8081" not in got(run, "one")
+    assert f"8080 {CANARY}" in got(run, "all") and f"8081 {CANARY}" in got(run, "all")
+
+
+def test_the_placeholder_of_a_secret_that_was_not_given_is_worthless(stage, monkeypatch, tmp_path):
+    """Two secrets of one host. The parent hands its placeholders on in a file; what is put in for a sub-agent are its own alone."""
+    monkeypatch.setenv("ONE_TOKEN", "the-first-4734")
+    monkeypatch.setenv("TWO_TOKEN", "the-other-4735")
+    call = 'for t in $(cat tokens); do curl -sm 5 -o /dev/null -H "Authorization: Bearer $t" https://api.test-name/$AGENT; done'
+    search = "(env; cat /proc/*/environ; grep -rs 4734 /tmp /box /etc /workspace) > said 2>&1"
+    steps = [by(f"a{n}", f"AGENT=a{n}; {call}; {search}", "gear done") for n in (1, 2, 3)]
+    lead = [
+        "(echo $ONE_TOKEN; echo $TWO_TOKEN) > tokens; AGENT=lead; " + call,
+        *(f"gear spawn --doors {doors} --into {doors} --take said go" for doors in ("secrets.one", "none")),
+        "gear spawn --take said go; cp secrets.one/said out/one; cp none/said out/none",
+    ]
+    with https(tmp_path / "outside", "") as server:
+        more = [Override(("doors", "http", "hosts"), {"api.test-name": server.place}, "box")]
+        more += [
+            Override(("secrets", name), {"env": f"{name.upper()}_TOKEN", "hosts": ["api.test-name"], "ca": str(server.ca)}, "box")
+            for name in ("one", "two")
+        ]
+        run = played(stage, *steps, lead=lead, more=more, wall="3m")
+        heard = [(one["path"].strip("/"), one["authorization"].removeprefix("Bearer ")) for one in server.heard]
+    put_in = {
+        agent: [said if "473" in said else "a text" for who, said in heard if who == agent]
+        for agent in ("lead", "a1", "a2", "a3")
+    }
+    assert put_in["lead"] == put_in["a3"] == ["the-first-4734", "the-other-4735"], "the controls"
+    assert put_in["a1"] == ["the-first-4734", "a text"]
+    assert put_in["a2"] == []
+    assert "ONE_TOKEN" in got(run, "one") and "TWO_TOKEN" not in got(run, "one")
+    assert "_TOKEN" not in got(run, "none")
+    assert "4734" not in got(run, "one").replace("grep -rs 4734", "") and "the-other" not in got(run, "one")
+    used = [(r.agent, r.event.secrets) for r in run.records("host_called")]
+    assert used == [("lead", ["one"]), ("lead", ["two"]), ("a1", ["one"]), ("a1", []), ("a3", ["one"]), ("a3", ["two"])]
