@@ -43,12 +43,17 @@ _FREE = frozenset({400, 401, 402, 403, 404, 405, 409, 413, 415, 422, 429, 503, 5
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, and which account pays. `lead`: an agent's own loop, not a program inside its box."""
+    """Who asks, and which account pays. `lead`: an agent's own loop, not a program inside its box.
+
+    `slots` bounds how many of its calls are upstream at once; the others wait with their hold made and their request written, and leave
+    as soon as an answer has come, before anybody has looked at it.
+    """
 
     agent: str
     account: str
     lead: bool = False
     label: str = ""
+    slots: asyncio.Semaphore | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +199,8 @@ class Carrier:
             self._fail(call, answered, error)
         finally:
             self._calls.pop(call.number, None)
+            if call.caller.slots is not None:
+                call.caller.slots.release()
 
     def _fail(self, call: Call, answered: asyncio.Future[Answered], error: Exception) -> None:
         """Tell whoever waits, or reads the stream; where nobody does any more, it is no error of its own."""
@@ -209,7 +216,7 @@ class Carrier:
         response = await call.route.upstream.send(outgoing)
         call.status = response.status
         call.first_byte = time.monotonic() - call.started
-        kind = {name.lower(): value for name, value in response.headers.items()}.get("content-type", "")
+        kind = response.headers.get("content-type", "")
         async with closing_stream(response.chunks) as chunks:
             if response.status == 200 and call.request.stream and "json" not in kind:
                 call.passage = Passage(lambda: self._leave(call))

@@ -167,7 +167,8 @@ class ModelDoor:
         return None
 
     async def _prepare(self, caller: Caller, request: HttpRequest, address: Address) -> tuple[Call, UpstreamRequest]:
-        """Read, price, admit and write the request. A hold exists once this returns; nothing has been sent."""
+        """Read, price, admit and write the request. A hold exists once this returns, and one of the caller's slots is taken; nothing has
+        been sent."""
         speech = PROTOCOLS[address.protocol]
         asked = speech.read(_body(request), self._hosted, address)
         route = self.routing.inside(asked.model, address.protocol)
@@ -184,9 +185,12 @@ class ModelDoor:
         bound = self._bounds.bound(asked, route.price)
         billed_by = f"{route.provider}/{route.name}" if route.billed else ""
         admitted = await self._admission.admit(caller.account, asked, route.price, bound, f"call {number}", billed_by)
+        waited = False
         try:
             speech.cap(asked, admitted.output)
             body = orjson.dumps(asked.body)
+            if caller.slots is not None:
+                waited = await caller.slots.acquire()
             if asked.edits:
                 self._recorder.append(RequestEdited(number, asked.edits), caller.agent)
             self._ledger.sent(admitted.hold)
@@ -199,6 +203,8 @@ class ModelDoor:
             self._refuse_if_stopped(route)
         except BaseException:
             self._admission.release(admitted)  # it has not left
+            if waited and caller.slots is not None:
+                caller.slots.release()
             raise
         outgoing = UpstreamRequest(
             protocol=address.protocol,
@@ -232,7 +238,7 @@ class ModelDoor:
 
     def _reply(self, call: Call, answered: Answered) -> Reply:
         streamed = not isinstance(answered.body, bytes)
-        given = {name.lower(): value for name, value in answered.headers.items()}.get("content-type")
+        given = answered.headers.get("content-type")
         headers = {
             **response_headers(answered.headers),
             "content-type": given or content_type(streamed),
