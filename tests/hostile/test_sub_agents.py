@@ -157,7 +157,10 @@ ATTACK = [
 LOOK = (
     f"cat /tmp/session; {SQL} 'SELECT count(*) FROM t; SELECT count(*) FROM pg_largeobject_metadata; SHOW transaction_read_only'"
 )
-VICTIM = f"(PGAPPNAME=the-other {SQL} 'SELECT pg_sleep(8); SELECT $$alive$$' > /tmp/session 2>&1; ({LOOK}) > {{}} 2>&1) &"
+SESSION = "PGAPPNAME=the-other psql -XAtqf session.sql > /tmp/session 2>&1"
+"""Lasts until somebody says that the attack is over, or for the seconds of `LONG`."""
+LONG = "echo 'SELECT pg_sleep(15); SELECT $$alive$$' > session.sql"
+WAITS = "printf '%s\\n' '\\! touch begun; while [ ! -e attacked ]; do sleep 0.1; done' 'SELECT $$alive$$' > session.sql"
 WHOLE = ["alive", "100", "1", "off"]
 SHOP = [Override(("doors", "postgres", "shop"), {}, "box")]
 MAKE = f"{SQL} 'CREATE TABLE t AS SELECT generate_series(1, 100) x' -c \"SELECT lo_from_bytea(4711, 'x')\" > made"
@@ -166,7 +169,10 @@ MAKE = f"{SQL} 'CREATE TABLE t AS SELECT generate_series(1, 100) x' -c \"SELECT 
 @pytest.mark.parametrize("branch", ["--branch shop", ""], ids=["branch", "control"])
 def test_a_sub_agent_with_a_branch_reaches_nothing_of_its_parents_database(stage, branch):
     """Control: without a branch it is the same database, and the same words ruin it."""
-    lead = [MAKE, VICTIM.format("out/lead") + f" sleep 1; gear spawn {branch} --take said go; wait; cp said out"]
+    lead = [
+        f"{MAKE}; {WAITS}; ({SESSION}; ({LOOK}) > out/lead 2>&1) & while [ ! -e begun ]; do sleep 0.1; done",
+        f"gear spawn {branch} --take said go; touch attacked; wait; cp said out",
+    ]
     run = played(stage, by("a1", f"({'; '.join(ATTACK)}) > said 2>&1", "gear done"), lead=lead, more=SHOP, wall="3m")
     whole = got(run, "lead").split() == WHOLE
     assert whole == bool(branch), got(run, "lead") + got(run, "said")
@@ -176,10 +182,11 @@ def test_a_sub_agent_with_a_branch_reaches_nothing_of_its_parents_database(stage
 def test_a_parent_reaches_nothing_of_the_branch_that_its_sub_agent_has(stage, branch):
     """Nor is what a parent gets hold of in its own server worth anything there."""
     lead = [
-        MAKE,
-        f"gear spawn {branch} --background --take a1 go; sleep 3.5; ({'; '.join(ATTACK)}) > out/said 2>&1; gear wait; cp a1 out/a1",
+        f"{MAKE}; gear spawn {branch} --background --take a1 go; until gear agents | grep -q the-other; do sleep 0.2; done; sleep 1",
+        f"({'; '.join(ATTACK)}) > out/said 2>&1; gear wait; cp a1 out/a1",
     ]
-    child = by("a1", VICTIM.format("a1") + " wait", "gear done")
+    begin = f"{LONG}; ({SESSION}; ({LOOK}) > a1 2>&1; touch /tmp/over) < /dev/null > /dev/null 2>&1 &"
+    child = by("a1", begin, "while [ ! -e /tmp/over ]; do sleep 0.1; done", "gear done")
     run = played(stage, child, lead=lead, more=SHOP, wall="3m")
     whole = got(run, "a1").split() == WHOLE
     assert whole == bool(branch), got(run, "a1") + got(run, "said")

@@ -347,3 +347,5 @@ def test_a_parent_and_its_sub_agent_work_on_branches_of_their_own(user, shop):
     shown = user.types("db", "diff", code=0)
     assert "shop@a1 (branch of postgres.shop)" in shown.err
     assert [one["file"] for one in facts(user, "database_snapshot")] == ["shop@a1-before.dump"]
+    seen = user.types("db", "psql", "--name", "shop@a1", "--before", "-c", "SELECT count(*) AS kept FROM orders", code=0)
+    assert "1001" in seen.out

@@ -66,15 +66,23 @@ def test_contact_is_each_ones_own_and_what_is_copied_is_none(stage):
 
 def test_a_branch_of_a_branch_and_of_a_database_that_is_in_use(stage):
     """What is not committed is not in it; whoever is in the database goes on."""
-    hold = f"({SQL} 'BEGIN; INSERT INTO t VALUES (1000); SELECT pg_sleep(6); COMMIT' &) ; sleep 1"
+    (stage.work / "hold.sql").write_text(
+        "BEGIN; INSERT INTO t VALUES (1000);\n\\! touch held; while [ ! -e go ]; do sleep 0.05; done\nCOMMIT;\n"
+    )
+    hold = "(psql -Xqf hold.sql; touch over) & while [ ! -e held ]; do sleep 0.05; done"
     below = f"{SQL} 'DELETE FROM t WHERE x > 10'; {SPAWN} --branch postgres.shop deeper; {SQL} 'SELECT count(*) FROM t' >> a2; mv a2 a1"
     played = stage.play(
         {"commands": [f"{MAKE}; {hold}; {SPAWN} --branch shop work; {SQL} 'SELECT count(*) FROM t' > out/kept; cp a1 out"]},
-        {"commands": [f"sleep 7; {SQL} 'SELECT count(*) FROM t' > out/committed; gear done"]},
+        {
+            "commands": [
+                f"touch go; while [ ! -e over ]; do sleep 0.05; done; {SQL} 'SELECT count(*) FROM t' > out/committed; gear done"
+            ]
+        },
         by("a1", below, "gear done"),
         by("a2", f"{SQL} 'SELECT count(*) FROM t; DROP TABLE t' > a2", "gear done"),
         more=database(),
         wall="3m",
+        give=[stage.work / "hold.sql"],
     )
     assert said(played, "a1") == ["10", "10"] and said(played, "kept") == ["100"] and said(played, "committed") == ["101"]
     sources = {r.event.door: r.event.source for r in played.records("database_opened")}
