@@ -43,17 +43,12 @@ _FREE = frozenset({400, 401, 402, 403, 404, 405, 409, 413, 415, 422, 429, 503, 5
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, and which account pays. `lead`: an agent's own loop, not a program inside its box.
-
-    `slots` bounds how many of its calls are upstream at once; the others wait with their hold made and their request written, and leave
-    as soon as an answer has come, before anybody has looked at it.
-    """
+    """Who asks, and which account pays. `lead`: an agent's own loop, not a program inside its box."""
 
     agent: str
     account: str
     lead: bool = False
     label: str = ""
-    slots: asyncio.Semaphore | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +194,6 @@ class Carrier:
             self._fail(call, answered, error)
         finally:
             self._calls.pop(call.number, None)
-            if call.caller.slots is not None:
-                call.caller.slots.release()
 
     def _fail(self, call: Call, answered: asyncio.Future[Answered], error: Exception) -> None:
         """Tell whoever waits, or reads the stream; where nobody does any more, it is no error of its own."""

@@ -167,8 +167,7 @@ class ModelDoor:
         return None
 
     async def _prepare(self, caller: Caller, request: HttpRequest, address: Address) -> tuple[Call, UpstreamRequest]:
-        """Read, price, admit and write the request. A hold exists once this returns, and one of the caller's slots is taken; nothing has
-        been sent."""
+        """Read, price, admit and write the request. A hold exists once this returns; nothing has been sent."""
         speech = PROTOCOLS[address.protocol]
         asked = speech.read(_body(request), self._hosted, address)
         route = self.routing.inside(asked.model, address.protocol)
@@ -185,12 +184,9 @@ class ModelDoor:
         bound = self._bounds.bound(asked, route.price)
         billed_by = f"{route.provider}/{route.name}" if route.billed else ""
         admitted = await self._admission.admit(caller.account, asked, route.price, bound, f"call {number}", billed_by)
-        waited = False
         try:
             speech.cap(asked, admitted.output)
             body = orjson.dumps(asked.body)
-            if caller.slots is not None:
-                waited = await caller.slots.acquire()
             if asked.edits:
                 self._recorder.append(RequestEdited(number, asked.edits), caller.agent)
             self._ledger.sent(admitted.hold)
@@ -203,8 +199,6 @@ class ModelDoor:
             self._refuse_if_stopped(route)
         except BaseException:
             self._admission.release(admitted)  # it has not left
-            if waited and caller.slots is not None:
-                caller.slots.release()
             raise
         outgoing = UpstreamRequest(
             protocol=address.protocol,
