@@ -686,6 +686,20 @@ class AgentTurn(Event):
     commands: int
 
 
+class AttemptFailed(Event):
+    """An agent's call came to nothing and is made again, after `wait` seconds: it was the `attempt`th of at most `attempts`.
+
+    `until`: when about the last one is made (unix seconds). `unreached`: provably nothing was sent, so nothing is charged.
+    """
+
+    attempt: int
+    attempts: int
+    why: str
+    wait: float
+    until: float
+    unreached: bool
+
+
 class ContextCompacted(Event):
     """Messages left the agent's context window; `file` in the box keeps them."""
 

@@ -26,7 +26,7 @@ def diff(
     name: Annotated[str, typer.Option("--name", help="One database of it, as the box calls it.")] = "",
     as_json: o.Json = False,
 ) -> None:
-    """Show what differs between a database as the run was given it and as the run left it: schema, and rows of each table."""
+    """Show what a run changed in a database. Its schema, and the rows of each table, as given and as left."""
     folder = find(run)
     kept = recall(folder.path / DATABASES, name)
     if as_json:
