@@ -101,6 +101,11 @@ class Brake:
         if self.level > Level.RUNNING:
             door.latch()
 
+    def remove_door(self, door: Latch) -> None:
+        """A door that is closed needs no brake. Idempotent."""
+        if door in self._doors:
+            self._doors.remove(door)
+
     async def add_sandbox(self, sandbox: Sandbox) -> None:
         """From now on this sandbox obeys the brake."""
         self._sandboxes.append(sandbox)

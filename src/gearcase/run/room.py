@@ -213,7 +213,7 @@ class Room:
         """Serve the doors on the sockets that were born inside."""
         agent, doors = self._agent, reach.doors
         self._meter, self._http, self._doors = meter, http, doors
-        self._seat = http.seat(agent, meter, self._listen, reach.within)
+        self._seat = http.seat(agent, meter, self._listen, reach.within, reach.secrets)
         await doors.serve(agent, self.sandbox, meter)
         sockets = self.sandbox.sockets
         self._servers.append(await serve(sockets[MODEL], model.handler(Caller(agent, self._purse.work), self.fail), cancel=True))
