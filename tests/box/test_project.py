@@ -134,13 +134,19 @@ def test_the_whole_folder_is_given_and_may_leave(tmp_path):
     assert box.limits.usd == 2 * 10**9
 
 
-def test_a_folder_of_very_many_files_is_taken_by_its_folders(tmp_path):
+def test_folders_of_what_others_made_stay_inside(tmp_path):
+    box = made(tmp_path, {"src/a": "", "node_modules/x/index.js": "", ".venv/bin/python": "", "vendor/own": ""})
+    name = tmp_path.name
+    assert box.files.take == (f"{name}/**", f"!{name}/.venv", f"!{name}/node_modules")
+
+
+def test_of_very_many_files_those_that_may_be_of_others_stay_too(tmp_path):
     (tmp_path / "node_modules").mkdir()
     for number in range(8001):
         (tmp_path / "node_modules" / str(number)).touch()
-    box = made(tmp_path, {"src/a": "", "lib/b": "", ".git/x": ""})
+    box = made(tmp_path, {"src/a": "", "vendor/b": "", ".git/x": ""})
     name = tmp_path.name
-    assert box.files.take == (f"{name}/*", f"{name}/lib/**", f"{name}/src/**")
+    assert box.files.take == (f"{name}/**", f"!{name}/node_modules", f"!{name}/vendor")
 
 
 def test_hosts_of_lock_files_and_databases_are_remarks_without_values(tmp_path):

@@ -99,7 +99,32 @@ def test_patterns_match_components(pattern, yes, no):
     assert [path for path in no if patterns.match(path.encode())] == []
 
 
-@pytest.mark.parametrize("pattern", ["", "/etc/*", "../x", "a/../../b", "a//b", "a\0", "."])
+@pytest.mark.parametrize(
+    ("patterns", "yes", "no"),
+    [
+        (["r/**", "!r/.venv"], ["r/a", "r/b/.venv/x", "r/.venv2"], ["r/.venv", "r/.venv/lib/x"]),
+        (["!**/node_modules/**", "r/**"], ["r/a", "r/node_modules"], ["r/node_modules/x", "r/a/node_modules/b/c", "x"]),
+        (["**", "!*.log"], ["a", "d/a.log"], ["a.log"]),
+        (["!a"], [], ["a", "b", "a/b"]),
+        (["./!a"], ["!a"], ["a"]),
+    ],
+)
+def test_what_a_pattern_keeps_back_does_not_leave(patterns, yes, no):
+    made = Patterns(patterns)
+    assert [path for path in yes if not made.match(path.encode())] == []
+    assert [path for path in no if made.match(path.encode())] == []
+
+
+def test_a_folder_that_is_kept_back_is_not_even_looked_into(bench):
+    for name in ("r/a", "r/.venv/lib/x"):
+        bench.write(name)
+    made = Patterns(["r/**", "!r/.venv"])
+    inside = made.below(made.start, b"r")
+    assert made.is_open(inside) and not made.is_open(made.below(inside, b".venv"))
+    assert taken(bench.take("r/**", "!r/.venv")) == [b"r/a"]
+
+
+@pytest.mark.parametrize("pattern", ["", "!", "!/x", "!../x", "/etc/*", "../x", "a/../../b", "a//b", "a\0", "."])
 def test_patterns_that_are_not_below_the_workspace_are_refused(pattern):
     with pytest.raises(UsageError) as caught:
         Patterns([pattern])

@@ -118,7 +118,8 @@ class Files(Table):
     give: tuple[Path, ...] = Field(default=(), description="copied to /workspace/NAME; the originals are never touched")
     see: tuple[Path, ...] = Field(default=(), description="seen read-only at /given/NAME")
     take: tuple[Pattern, ...] = Field(
-        default=(), description="what may leave, by copy: patterns relative to /workspace, `postgres:NAME`"
+        default=(),
+        description="what may leave, by copy: patterns relative to /workspace, `!PATTERN` for what stays, `postgres:NAME`",
     )
     take_max: Size = written(500 * 2**20, "500MiB", "most bytes that may leave")
     secrets: Literal["mark", "refuse", "off"] = Field(

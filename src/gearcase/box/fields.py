@@ -135,8 +135,8 @@ def _pattern(value: Any) -> Any:
     """A take pattern stays inside /workspace and names something."""
     if not isinstance(value, str):
         return value
-    parts = PurePosixPath(value).parts
-    if value.startswith("/"):
+    parts = PurePosixPath(value.removeprefix("!")).parts
+    if value.removeprefix("!").startswith("/"):
         raise wrong(f"{value!r} is absolute: write it relative to /workspace")
     if ".." in parts:
         raise wrong(f"{value!r} leaves /workspace through `..`")
