@@ -124,7 +124,8 @@ class Sent(Event):
 class Settled(Event):
     """A hold became what the action really cost. `over` is what exceeded the hold: a defect, booked and alarmed.
 
-    Without a `Held` before it, a charge: what had happened already, `over` is what exceeded the account's free amounts.
+    Without a `Held` before it, a charge: what had happened already, `over` is what exceeded the account's free amounts. With a `lease`,
+    the part of that hold which a node spent on one call; the hold stays, smaller by as much.
     """
 
     hold: int
@@ -132,6 +133,7 @@ class Settled(Event):
     amounts: Amounts
     over: Amounts = field(default_factory=dict[str, int])
     purpose: str = ""  # of a charge
+    lease: int = 0
 
 
 @dataclass(frozen=True, slots=True)
