@@ -29,6 +29,7 @@ _PAUSE = 1.0  # seconds, where nothing at all was begun
 class _Question:
     text: str
     answer: asyncio.Future[Outcome]
+    task: str = ""
 
 
 @dataclass(slots=True)
@@ -39,14 +40,19 @@ class _Shard:
     questions: list[_Question]
     open: set[int] = field(default_factory=set[int])
     cancelled: bool = False
+    broken: bool = False
 
 
 class Asking:
-    """Asks one kind of question. `work` says how, as plain JSON; `at_once` of a task. Calls never raise but for being cancelled."""
+    """Asks one kind of question. `work` says how, as plain JSON; `at_once` of a task. Calls never raise but for being cancelled.
 
-    def __init__(self, shards: Shards, work: Mapping[str, Any], at_once: int) -> None:
+    `width`: how many questions keep all that the engine has busy.
+    """
+
+    def __init__(self, shards: Shards, work: Mapping[str, Any], at_once: int, width: int) -> None:
         self.work = work
         self.at_once = at_once
+        self.width = width
         self.line: deque[_Question] = deque()
         self._shards = shards
 
@@ -75,15 +81,20 @@ class Shards:
         """Tasks that were begun, by node."""
         self._line: list[Asking] = []
         self._tasks: dict[str, _Shard] = {}
-        self._of: dict[int, str] = {}  # id of a question -> its task
         self._numbers: Iterator[int] = itertools.count(1)
         self._due = False
+        self._beginning = 0
         self._helpers: set[asyncio.Task[Any]] = set()
         self._reader = asyncio.create_task(self._read())
 
-    def asking(self, work: Mapping[str, Any], at_once: int) -> Asking:
+    def asking(self, work: Mapping[str, Any], at_once: int, width: int) -> Asking:
         """Who asks in this way."""
-        return Asking(self, work, at_once)
+        return Asking(self, work, at_once, width)
+
+    async def quiet(self) -> None:
+        """Until what was cancelled, or is being begun, has been told to the engine."""
+        while self._helpers:
+            await asyncio.gather(*self._helpers, return_exceptions=True)
 
     async def close(self) -> tuple[str, ...]:
         """End the engine and what is going on in it; returns what stayed. Idempotent."""
@@ -104,12 +115,11 @@ class Shards:
 
     def left(self, question: _Question) -> None:
         """Nobody waits for this one any more."""
-        name = self._of.get(id(question), "")
-        if (shard := self._tasks.get(name)) is None or shard.cancelled:
+        if (shard := self._tasks.get(question.task)) is None or shard.broken:
             return
         if all(shard.questions[place].answer.done() for place in shard.open):
-            shard.cancelled = True
-            self._help(self.engine.cancel(name, hard=True))
+            shard.cancelled = shard.broken = True
+            self._help(self.engine.cancel(question.task, hard=True))
 
     def stop(self, asking: Asking) -> None:
         """See `Asking.stop`."""
@@ -130,7 +140,7 @@ class Shards:
 
     def _dispatch(self) -> None:
         self._due = False
-        while self._line and (free := self.engine.capacity().free) > 0:
+        while self._line and (free := self.engine.capacity().free - self._beginning) > 0:
             asking = self._line.pop(0)
             questions = [one for one in asking.line if not one.answer.done()]
             count = min(self.engine.capacity().shard, -(-len(questions) // free))
@@ -144,14 +154,21 @@ class Shards:
         task = Task(f"t{next(self._numbers)}", asking.work, tuple(one.text for one in questions), asking.at_once)
         self._tasks[task.id] = _Shard(asking, questions, set(range(len(questions))))
         for one in questions:
-            self._of[id(one)] = task.id
+            one.task = task.id
+        self._beginning += 1  # the engine does not know of it yet
         self._help(self._submit(task))
 
     async def _submit(self, task: Task) -> None:
+        self._beginning -= 1
+        if self._line:
+            self._soon()
+        if self._tasks[task.id].cancelled:
+            return self._end(task.id, Fault("waiting", UNBEGUN, "the map has stopped", wait=0.0))
         try:
             await self.engine.submit(task)
         except GearcaseError as error:
             self._end(task.id, fault_of(error))
+        return None
 
     def _help(self, work: Any) -> None:
         helper = asyncio.ensure_future(work)
@@ -192,8 +209,6 @@ class Shards:
 
     def _end(self, name: str, rest: Fault | None) -> None:
         shard = self._tasks.pop(name)
-        for one in shard.questions:
-            self._of.pop(id(one), None)
         if rest is not None:
             for place in shard.open:
                 _tell(shard.questions[place], rest)

@@ -36,7 +36,7 @@ class Telling:
         self._spec = spec
         self._recorder = recorder
         self._agent = agent
-        self._told = ItemAccount()
+        self._told: ItemAccount = ItemAccount()
         self._began = self._spoke = time.monotonic()
         self.record(
             MapStarted(

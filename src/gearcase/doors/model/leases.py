@@ -18,7 +18,7 @@ from gearcase.doors.model.admission import Admission, Admitted
 from gearcase.doors.model.bounds import Bounds
 from gearcase.doors.model.carrying import Caller
 from gearcase.doors.model.protocols import PROTOCOLS
-from gearcase.doors.model.protocols.request import Address
+from gearcase.doors.model.protocols.request import Address, ModelRequest
 from gearcase.doors.model.routing import Route
 from gearcase.errors import Refused, UsageError
 from gearcase.events import Amounts, ModelCalled
@@ -57,10 +57,15 @@ class Leases:
         self._numbers = numbers
         self._stop = stop
 
+    def worst(self, route: Route, body: dict[str, Any]) -> int:
+        """Nano-dollars that such a call can cost at most."""
+        asked = _read(route, body)
+        output = min(asked.asked or route.price.max_output, route.price.max_output) * asked.choices
+        return route.price.worst(Bounds().bound(asked, route.price), output, cache_write=asked.cache_write, tier=asked.tier)
+
     async def take(self, caller: Caller, route: Route, body: dict[str, Any], calls: int, node: str) -> Lease:
         """For as many calls as can be paid, each at most as large as `body`. Raises Refused as the door does; nothing is held then."""
-        speech = PROTOCOLS[route.protocol]
-        asked = speech.read(body, frozenset(), Address(route.protocol, ""))
+        asked = _read(route, body)
         bound = Bounds().bound(asked, route.price)  # the node's door has learnt nothing
         billed_by = f"{route.provider}/{route.name}" if route.billed else ""
         purpose = f"{LEASE} {node}"
@@ -118,3 +123,7 @@ class Leases:
         with suppress(Refused, UsageError):
             return self._ledger.left(lease.admitted.hold).get("usd", 0)
         return None
+
+
+def _read(route: Route, body: dict[str, Any]) -> ModelRequest:
+    return PROTOCOLS[route.protocol].read(dict(body), frozenset(), Address(route.protocol, ""))

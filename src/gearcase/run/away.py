@@ -1,0 +1,74 @@
+"""The engine of a run that its box names: reached when the first map can use it, under the run's brake, ended with the run."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gearcase.box import Box, effective_toml
+from gearcase.brake import Brake
+from gearcase.doors.model.door import ModelDoor
+from gearcase.sandbox.blobs import BlobStore
+from gearcase.seams import Recorder
+from gearcase.swarm.works import Away, Used
+
+
+class AwayEngine:
+    """The nodes of one run, if its box has any."""
+
+    def __init__(self, box: Box, run: str, brake: Brake, door: ModelDoor, store: BlobStore, recorder: Recorder) -> None:
+        self._box = box
+        self._run = run
+        self._brake = brake
+        self._door = door
+        self._store = store
+        self._recorder = recorder
+        self._opening = asyncio.Lock()
+        self._away: Away | None = None
+
+    @property
+    def same_machine(self) -> bool:
+        """Whether nodes reach what listens on this machine's loopback."""
+        if self._box.swarm.engine == "local":
+            return True
+        from gearcase.engines.ray import is_loopback
+
+        return is_loopback(self._box.swarm.address)
+
+    async def reach(self) -> Away | None:
+        """It, or None where the box names none. Raises GearcaseError where it cannot be reached."""
+        if self._box.swarm.engine == "local":
+            return None
+        async with self._opening:
+            if self._away is None:
+                self._away = await self._open()
+            return self._away
+
+    async def _open(self) -> Away:
+        from gearcase.engines.ray import RayEngine
+        from gearcase.swarm.shards import Shards
+
+        used: dict[str, Used] = {}
+        needed = Box().model_copy(update={"limits": self._box.limits})
+        plan = {"run": self._run, "box": effective_toml(needed)}
+
+        def take(work: str, sandboxes: int, seconds: float) -> None:
+            if work in used:
+                used[work](sandboxes, seconds)
+
+        engine = RayEngine(self._box.swarm.address, plan, self._door, self._store, self._recorder, take)
+        await engine.open()
+        self._engine = engine
+        self._brake.add_door(engine)
+        await self._brake.add_sandbox(engine)
+        return Away(Shards(engine), used)
+
+    async def close(self) -> tuple[str, ...]:
+        """End what goes on there; returns what stayed. Idempotent."""
+        if self._away is None:
+            return ()
+        away, self._away = self._away, None
+        try:
+            return await away.shards.close()
+        finally:
+            self._brake.remove_door(self._engine)
+            self._brake.remove_sandbox(self._engine)
