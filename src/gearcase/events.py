@@ -642,6 +642,28 @@ class PromptTried(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class NodeJoined(Event):
+    """A node of the run's engine takes work of maps: a process of ours on a machine of the cluster."""
+
+    node: str
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLeft(Event):
+    """A node takes no more work: the run ends, or `why` says how it was lost. `items` were answered there.
+
+    `spent`: nano-dollars that its leases still held, which count as spent; less, where a node that was only silent is heard again.
+    """
+
+    node: str
+    items: int
+    why: str = ""
+    spent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class MapEnded(Event):
     """A map ended: done | stopped | abandoned (the program that asked is gone) | cut (the run ended). `account` adds up.
 

@@ -34,7 +34,7 @@ from gearcase.doors.model.door import ModelDoor
 from gearcase.doors.model.leases import Lease
 from gearcase.engines.node import LEASE
 from gearcase.errors import GearcaseError, RunError, UsageError, unpack
-from gearcase.events import Event, Failure
+from gearcase.events import Event, Failure, NodeJoined, NodeLeft
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.manifest import Manifest
 from gearcase.sandbox.threads import in_thread
@@ -81,6 +81,7 @@ class _Remote:
     knows: set[str] = field(default_factory=set[str])
     learning: asyncio.Lock = field(default_factory=asyncio.Lock)
     heard: int = 0
+    items: int = 0
     lost: bool = False
     reader: asyncio.Task[None] | None = None
 
@@ -175,6 +176,7 @@ class RayEngine:
         if self._level != "running":
             await _said(actor.brake.remote(self._level, self._level_number), LEASE)
         self._nodes.append(node)
+        self._recorder.append(NodeJoined(node.name, node.host, node.pid))
         node.reader = asyncio.create_task(self._read(node))
 
     async def _read(self, node: _Remote) -> None:
@@ -203,13 +205,12 @@ class RayEngine:
 
     def _lose(self, node: _Remote, why: str, *, dead: bool) -> None:
         """Nothing more is expected of a node. What it had leased counts as spent: for good where it is dead."""
-        if not node.lost:
-            self._fail("node_lost", f"node {node.name} (pid {node.pid} on {node.host}) is lost: {why}", _LOST)
-        node.lost = True
+        lost, node.lost, whole = node.lost, True, 0
         for name, sent in list(node.tasks.items()):
             spent = 0
             if sent.lease is not None:
                 spent = self._door.leases.left(sent.lease)
+                whole += spent
                 if dead:
                     self._door.leases.lose(sent.lease, f"node {node.name} is lost")
             if not sent.told:
@@ -218,6 +219,8 @@ class RayEngine:
             if dead:
                 sent.closed.set()
                 del node.tasks[name]
+        if not lost:
+            self._recorder.append(NodeLeft(node.name, node.items, why, whole))
 
     # --- what a node says -------------------------------------------------------------------------------------------------------
 
@@ -240,6 +243,7 @@ class RayEngine:
         if "called" in report and sent.lease is not None:
             self._door.leases.book(sent.lease, dict(report["amounts"]), report["called"])
         if "answers" in report:
+            node.items += len(report["answers"])
             self._answered(sent, report["answers"])
         if "over" in report and not sent.told:
             sent.told = True
@@ -432,12 +436,11 @@ class RayEngine:
             self._residue += told["residue"]
         except (TimeoutError, GearcaseError, self._ray.exceptions.RayError):
             pass  # it is dead, or is ended now
-        self._lose_rest(node)
-        await in_thread(self._ray.kill, node.actor, no_restart=True)
-
-    def _lose_rest(self, node: _Remote) -> None:
         if node.tasks:
             self._lose(node, "it was ended before it had settled its calls", dead=True)
+        if not node.lost:
+            self._recorder.append(NodeLeft(node.name, node.items))
+        await in_thread(self._ray.kill, node.actor, no_restart=True)
 
     def _fail(self, code: str, message: str, remedy: str) -> None:
         self._recorder.append(Failure(RunError(code, message, remedy=remedy).envelope()))
@@ -464,7 +467,6 @@ async def _said(ref: Any, seconds: float | None = None) -> Any:
 def load(address: str) -> Any:
     """Ray itself, set up before it is imported. Raises UsageError `no_ray` where the extra is missing."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    logging.getLogger("ray").setLevel(logging.ERROR)
     if is_loopback(address):
         # Else Ray takes loopback for this machine's outer address, and listens there.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
@@ -486,6 +488,7 @@ def is_loopback(address: str) -> bool:
 
 def _connect(ray: Any, address: str, run: str) -> None:
     host, _, port = address.rpartition(":")
+    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         socket.create_connection((host.strip("[]"), int(port)), 5).close()  # Ray itself would try for long
         ray.init(
