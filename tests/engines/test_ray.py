@@ -66,6 +66,18 @@ def of(folder, kind):
     return [record.event for record in read(folder.journal) if record.type == kind]
 
 
+def processes():
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def parent_of(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return int(file.read().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
 def nothing_left(cluster):
     """No folder of a node, no process of ours on the cluster."""
     nodes = cluster.state / "gearcase/nodes"
@@ -113,14 +125,11 @@ def test_a_node_that_is_killed_loses_no_item_and_overspends_nothing(stage, own_c
         await until(lambda: sum(words(server).values()) > 90)
         called = [one.label for one in of(folder, "model_called")]
         seen["before"] = len(called)
-        victim = joined[-1]
-        if how == "node":
-            os.kill(victim.pid, signal.SIGKILL)
-        else:
-            with open(f"/proc/{victim.pid}/stat") as file:
-                parent = int(file.read().rpartition(")")[2].split()[1])
-            assert parent in own_cluster.raylets.values()
-            os.kill(parent, signal.SIGKILL)
+        machine = list(own_cluster.raylets.values())[-1]  # the first one is the host's own
+        victim = next(one for one in joined if parent_of(one.pid) == machine)
+        doomed = [victim.pid] if how == "node" else [machine, *(one for one in processes() if parent_of(one) == machine)]
+        for pid in doomed:
+            os.kill(pid, signal.SIGKILL)
         seen["killed"] = time.monotonic()
         await until(lambda: of(folder, "node_left"))
         seen["noticed"] = time.monotonic() - seen["killed"]
@@ -137,10 +146,10 @@ def test_a_node_that_is_killed_loses_no_item_and_overspends_nothing(stage, own_c
     assert len(lost) == 1 and sum(one.items for one in left) == 300
     count = words(server)
     twice = [word for word, times in count.items() if times > 1]
+    assert told["calls"] <= 316, "what was not begun there is no call"
     print(f"asked twice: {len(twice)}; upstream {sum(count.values())} calls, account {told['calls']}")
     assert len(count) == 300 and max(count.values()) <= 2
     assert len(twice) <= 8, "only what was in flight on the killed node: four calls of two tasks"
-    billed = 0
     prices = [one for one in facts(played, "settled") if one.lease]
     one_call = prices[0].amounts["usd"]
     assert {event.amounts["usd"] for event in prices} == {one_call}
@@ -163,12 +172,14 @@ def test_a_node_that_is_silent_stands_still_and_its_lease_is_settled_when_it_is_
             await bench.until(lambda: len(bench.outcomes("t1")) >= 2)
             started = bench.told["t1"][0].node
             pid = next(pid for name, pid, _ in bench.engine.nodes if name == started)
-            os.kill(pid, signal.SIGSTOP)
+            stopping = asyncio.create_task(stop(pid))
+            await asyncio.sleep(0)
             stood = len(server.asked)
             events = await bench.ended("t1", 30)
             assert isinstance(events[-1], Lost) and events[-1].spent > 0
             assert bench.balance().held == events[-1].spent, "it counts as spent as long as nobody knows"
             assert bench.engine.capacity().most == 4
+            stopping.cancel()
             os.kill(pid, signal.SIGCONT)
             await bench.until(lambda: bench.balance().held == 0)
             await asyncio.sleep(1.0)
@@ -178,6 +189,11 @@ def test_a_node_that_is_silent_stands_still_and_its_lease_is_settled_when_it_is_
             assert len(calls) == billed and bench.balance().spent == sum(
                 told["cost"] for told in bench.outcomes("t1").values()
             ) + (billed - len(bench.outcomes("t1"))) * calls_cost(bench)
+
+    async def stop(pid):
+        while True:
+            os.kill(pid, signal.SIGSTOP)  # again and again: this machine may be one that wakes what is stopped
+            await asyncio.sleep(0.02)
 
     def calls_cost(bench):
         return next(event.amounts["usd"] for event in bench.facts.events if getattr(event, "lease", 0))
@@ -201,9 +217,8 @@ def test_a_run_that_is_frozen_and_killed_stops_its_nodes_and_leaves_nothing(stag
         await asyncio.to_thread(command, folder, "kill")
 
     played = mapped(stage, cluster.address, f"{server.base}/v1#gpt-5-mini", items=2000, beside=brake)
-    print(
-        f"\nfrozen in {seen['froze'] * 1000:.0f} ms; {seen['stood']} calls then, {seen['later']} two seconds later, {len(server.asked)} in the end"
-    )
+    print(f"\nfrozen in {seen['froze'] * 1000:.0f} ms; calls then, two seconds later, in the end:")
+    print(seen["stood"], seen["later"], len(server.asked))
     assert seen["stood"] == seen["later"] == len(server.asked) < 2000
     assert played.record.status == "stopped" and played.record.residue == []
     [ended] = facts(played, "map_ended")

@@ -497,6 +497,8 @@ def _connect(ray: Any, address: str, run: str) -> None:
             log_to_driver=False,
             configure_logging=False,
         )
+        # What Ray prints of dead workers would stand in the output of a program; that a node is lost is on our record.
+        vars(importlib.import_module("ray._private.worker"))["_worker_logs_enabled"] = False
     except (ValueError, RuntimeError, OSError) as error:
         raise RunError(
             "no_cluster",

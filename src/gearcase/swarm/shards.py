@@ -1,8 +1,8 @@
 """Questions become tasks of an engine, and what comes back becomes outcomes.
 
 A map asks item by item. What is asked in one turn, and what stands in line because the engine is full, is cut into shards: as many as
-there is room for, so that no node waits for another one's work. What a task did not begin comes back and is asked again; what was lost with
-its node is a transient failure of each of its items that had no answer yet.
+there is room for, so that no node waits for another one's work. What a task did not begin comes back and is asked again; what may
+have been in flight on a node that is lost has failed transiently.
 
 Invariants: every question gets one outcome, or its asker is cancelled; a task in which nobody is interested any more is cancelled.
 """
@@ -199,19 +199,19 @@ class Shards:
             self._lost(event, shard)
 
     def _lost(self, event: Lost, shard: _Shard) -> None:
-        cost = event.spent
-        for place in sorted(shard.open):
-            why = f"it was on node {event.node}, of which nothing more comes: {event.why}"
+        """Items are begun in their order: the first of those without an answer may have been asked, and the others were not."""
+        cost, asked = event.spent, 2 * shard.asking.at_once  # the answers of as many may have been on their way
+        why = f"it was on node {event.node}, of which nothing more comes: {event.why}"
+        for place in sorted(shard.open)[:asked]:
+            shard.open.discard(place)
             _tell(shard.questions[place], Fault("transient", "lost", why, cost, wait=0.0))
             cost = 0
-        shard.open.clear()
-        self._end(event.task, None)
+        self._end(event.task, Fault("waiting", UNBEGUN, why, wait=0.0))
 
-    def _end(self, name: str, rest: Fault | None) -> None:
+    def _end(self, name: str, rest: Fault) -> None:
         shard = self._tasks.pop(name)
-        if rest is not None:
-            for place in shard.open:
-                _tell(shard.questions[place], rest)
+        for place in shard.open:
+            _tell(shard.questions[place], rest)
         if self._line:
             self._soon()
 
