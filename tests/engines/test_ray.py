@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from gearcase.box import Override, load_box
+from gearcase.box import Override, doubts, load_box
 from gearcase.brake import command
 from gearcase.errors import UsageError
 from gearcase.journal import read
@@ -270,6 +270,18 @@ def test_a_missing_extra_is_told_with_its_remedy(monkeypatch):
     with pytest.raises(UsageError, match="not installed") as refused:
         load("127.0.0.1:6379")
     assert "gearcase[ray]" in refused.value.remedy
+
+
+def test_a_box_whose_engine_is_not_installed_does_not_start_and_is_told_when_it_is_looked_at(stage, monkeypatch):
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "ray" else found(name, *more))
+    with pytest.raises(UsageError, match="not installed"):
+        mapped(stage, "127.0.0.1:9", stage.script({"text": "ok"}))
+    assert stage.run_folder() is None, "no run exists"
+    box = stage.box({"text": "ok"}, swarm={"engine": "ray"})
+    assert any("gearcase[ray]" in told for told in doubts(box.box, box.folder))
 
 
 def test_an_address_is_a_host_and_a_port(tmp_path):

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 
 from gearcase.box import Box, effective_toml
 from gearcase.brake import Brake
 from gearcase.doors.model.door import ModelDoor
+from gearcase.errors import UsageError
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.seams import Recorder
 from gearcase.swarm.works import Away, Used
+
+INSTALL = "pip install 'gearcase[ray]'"
+
+
+def require(box: Box) -> None:
+    """Nothing where the engine that a box names is installed. Raises UsageError `no_ray`."""
+    if box.swarm.engine == "ray" and importlib.util.find_spec("ray") is None:
+        raise UsageError("no_ray", "[swarm] engine is ray, and Ray is not installed", remedy=f'{INSTALL}, or engine = "local"')
 
 
 class AwayEngine:

@@ -26,7 +26,7 @@ from gearcase.doors.repositories import remember
 from gearcase.errors import GearcaseError, UsageError
 from gearcase.events import Failure, Giving
 from gearcase.run.accounts import LEAD_PURSE
-from gearcase.run.away import AwayEngine
+from gearcase.run.away import AwayEngine, require
 from gearcase.run.books import Books, open_books
 from gearcase.run.doors import Doors, declared
 from gearcase.run.ending import End
@@ -67,6 +67,7 @@ class Supervisor:
             options = self._options
             profile = await self._driver.profile(sandbox_limits(self._box))
             demand(self._box, profile)
+            require(self._box)
             routing = Routing(
                 self._box.model,
                 forbidden=(*self._box.files.give, *self._box.files.see, *([options.out] if options.out else [])),
