@@ -264,7 +264,7 @@ def test_a_cluster_that_is_not_there_is_told_and_costs_nothing(stage):
 def test_a_missing_extra_is_told_with_its_remedy(monkeypatch):
     import sys
 
-    from gearcase.engines.ray import load
+    from gearcase.engines.cluster import load
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match="not installed") as refused:

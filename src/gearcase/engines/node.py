@@ -20,7 +20,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from gearcase import __version__
@@ -87,9 +87,9 @@ class _Books:
                 self.costs[event.hold] = {}
             case ModelCalled():
                 held, amounts = self.holds.pop(event.hold), self.costs.pop(event.hold, {})
-                self.tell({"task": held.account, "called": asdict(event), "amounts": amounts})
+                self.tell({"task": held.account, "called": _fields(event), "amounts": amounts})
             case DoorRefused() | Failure():
-                self.tell({"event": event.type, "fields": asdict(event), "agent": agent})
+                self.tell({"event": event.type, "fields": _fields(event), "agent": agent})
             case _:
                 pass
         return self.count
@@ -384,6 +384,10 @@ class Node:
     def _release(self, sandbox: Sandbox, residue: tuple[str, ...]) -> None:
         self._sandboxes.discard(sandbox)
         self._residue.extend(residue)
+
+
+def _fields(event: Event) -> dict[str, Any]:
+    return {name: getattr(event, name) for name in event.fields}
 
 
 async def _quietly(braking: Awaitable[Any]) -> None:

@@ -15,16 +15,12 @@ node that cannot be reached stands still by itself.
 from __future__ import annotations
 
 import asyncio
-import importlib
-import ipaddress
 import itertools
 import json
 import logging
 import os
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from gearcase import __version__
@@ -32,8 +28,9 @@ from gearcase.box import Box, effective_toml
 from gearcase.doors.model.carrying import Caller
 from gearcase.doors.model.door import ModelDoor
 from gearcase.doors.model.leases import Lease
+from gearcase.engines.cluster import INSTALL, Remote, Sent, connect, first_line, load, said
 from gearcase.engines.node import LEASE
-from gearcase.errors import GearcaseError, RunError, UsageError, unpack
+from gearcase.errors import GearcaseError, RunError
 from gearcase.events import Event, Failure, NodeJoined, NodeLeft
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.manifest import Manifest
@@ -47,47 +44,14 @@ SHARD = 200
 """Items of a task, at most."""
 AT_ONCE = 2
 """Tasks of a node: while one ends, the other keeps it busy."""
-INSTALL = "pip install 'gearcase[ray]'"
 _POLL = 1.0
 _GRACE = 2.0  # seconds beyond a node's own patience
 _ENDING = 6.0
 _LOOK = 3.0
 _PART = 4 * 1024 * 1024
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Sent:
-    """A task for a node. `begun`: it was sent there; `told`: its end was told; `closed`: nothing of it is spent any more."""
-
-    task: Task
-    lease: Lease | None = None
-    told: bool = False
-    begun: bool = False
-    cancelled: bool = False
-    closed: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-@dataclass(slots=True)
-class _Remote:
-    """A node, as the host knows it."""
-
-    name: str
-    ray_id: str
-    actor: Any
-    pid: int
-    host: str
-    tasks: dict[str, _Sent] = field(default_factory=dict[str, _Sent])
-    knows: set[str] = field(default_factory=set[str])
-    learning: asyncio.Lock = field(default_factory=asyncio.Lock)
-    heard: int = 0
-    items: int = 0
-    lost: bool = False
-    reader: asyncio.Task[None] | None = None
-
-    @property
-    def busy(self) -> int:
-        return sum(not sent.told for sent in self.tasks.values())
+_REMEDY = f"every node needs this version of Gearcase ({INSTALL}) and what `gearcase doctor` asks for"
+_LOST = "what was on it is asked again elsewhere; what it had leased counts as spent, see gearcase report"
 
 
 class RayEngine:
@@ -109,7 +73,7 @@ class RayEngine:
         self._recorder = recorder
         self._used = used
         self._ray: Any = None
-        self._nodes: list[_Remote] = []
+        self._nodes: list[Remote] = []
         self._seen: set[str] = set()
         self._names = itertools.count(1)
         self._events: asyncio.Queue[EngineEvent | None] = asyncio.Queue()
@@ -124,7 +88,7 @@ class RayEngine:
         """Reach the cluster and begin on each of its nodes. Raises UsageError `no_ray`, RunError `no_cluster`, `no_node`."""
         self._ray = load(self._address)
         try:
-            await in_thread(_connect, self._ray, self._address, str(self._plan["run"]))
+            await in_thread(connect, self._ray, self._address, str(self._plan["run"]))
             await self._look()
         except BaseException:
             await in_thread(self._ray.shutdown)
@@ -165,25 +129,25 @@ class RayEngine:
         options = {"num_cpus": 0, "max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": place}
         actor = self._ray.remote(NodeActor).options(**options).remote(json.dumps(self._plan))
         try:
-            told = await _said(actor.open.remote(), 60.0)
+            told = await said(actor.open.remote(), 60.0)
         except TimeoutError:
             self._ray.kill(actor, no_restart=True)
             raise RunError("no_node", "it does not begin within 60 s", remedy=_REMEDY) from None
         if told["version"] != __version__:
             self._ray.kill(actor, no_restart=True)
             raise RunError("no_node", f"{told['host']} has Gearcase {told['version']}, this is {__version__}", remedy=_REMEDY)
-        node = _Remote(f"n{next(self._names)}", ray_id, actor, told["pid"], told["host"])
+        node = Remote(f"n{next(self._names)}", ray_id, actor, told["pid"], told["host"])
         if self._level != "running":
-            await _said(actor.brake.remote(self._level, self._level_number), LEASE)
+            await said(actor.brake.remote(self._level, self._level_number), LEASE)
         self._nodes.append(node)
         self._recorder.append(NodeJoined(node.name, node.host, node.pid))
         node.reader = asyncio.create_task(self._read(node))
 
-    async def _read(self, node: _Remote) -> None:
+    async def _read(self, node: Remote) -> None:
         """Hear of a node until it is gone. Who asks renews its patience."""
         errors = self._ray.exceptions
         while True:
-            asked = asyncio.ensure_future(_said(node.actor.poll.remote(node.heard, _POLL)))
+            asked = asyncio.ensure_future(said(node.actor.poll.remote(node.heard, _POLL)))
             try:
                 done, _ = await asyncio.wait({asked}, timeout=LEASE + _GRACE)
                 if not done:
@@ -193,7 +157,7 @@ class RayEngine:
                 self._hear(node, await asked)
                 if node.lost:
                     for name in list(node.tasks):
-                        await _said(node.actor.cancel.remote(name, True))
+                        await said(node.actor.cancel.remote(name, True))
             except asyncio.CancelledError:
                 asked.cancel()
                 raise
@@ -201,9 +165,9 @@ class RayEngine:
                 await asyncio.sleep(_POLL)
             except errors.RayError as error:
                 await in_thread(self._ray.kill, node.actor, no_restart=True)
-                return self._lose(node, _first_line(error), dead=True)
+                return self._lose(node, first_line(error), dead=True)
 
-    def _lose(self, node: _Remote, why: str, *, dead: bool) -> None:
+    def _lose(self, node: Remote, why: str, *, dead: bool) -> None:
         """Nothing more is expected of a node. What it had leased counts as spent: for good where it is dead."""
         lost, node.lost, whole = node.lost, True, 0
         for name, sent in list(node.tasks.items()):
@@ -224,13 +188,13 @@ class RayEngine:
 
     # --- what a node says -------------------------------------------------------------------------------------------------------
 
-    def _hear(self, node: _Remote, reports: list[Any]) -> None:
+    def _hear(self, node: Remote, reports: list[Any]) -> None:
         for number, report in reports:
             if number > node.heard:
                 node.heard = int(number)
                 self._heard(node, report)
 
-    def _heard(self, node: _Remote, report: Mapping[str, Any]) -> None:
+    def _heard(self, node: Remote, report: Mapping[str, Any]) -> None:
         if "event" in report:
             event = Event.catalogue[str(report["event"])](**report["fields"])
             self._recorder.append(event, str(report["agent"]))
@@ -256,7 +220,7 @@ class RayEngine:
             sent.closed.set()
             del node.tasks[sent.task.id]
 
-    def _answered(self, sent: _Sent, answers: list[Any]) -> None:
+    def _answered(self, sent: Sent, answers: list[Any]) -> None:
         work = str(sent.task.work["name"])
         count, cost = self._mean.get(work, (0, 0))
         self._mean[work] = count + len(answers), cost + sum(int(told.get("cost", 0)) for _, told in answers)
@@ -271,7 +235,7 @@ class RayEngine:
         if not alive:
             raise RunError("no_node", "all nodes of the Ray cluster are lost", remedy=_REMEDY)
         node = min(alive, key=lambda one: one.busy)
-        sent = node.tasks[task.id] = _Sent(task)
+        sent = node.tasks[task.id] = Sent(task)
         errors = self._ray.exceptions
         try:
             await self._teach(node, task.work)
@@ -290,9 +254,9 @@ class RayEngine:
             told |= {"lease": lease.admitted.amounts if lease else {}, "one": lease.one if lease else {}}
             told |= {"agent": task.work["agent"], "max_output": lease.admitted.output if lease else 0}
             self._events.put_nowait(Started(task.id, node.name))
-            await _said(node.actor.begin.remote(json.dumps(told)))
+            await said(node.actor.begin.remote(json.dumps(told)))
         except errors.RayError as error:
-            self._lose(node, _first_line(error), dead=isinstance(error, errors.RayActorError))
+            self._lose(node, first_line(error), dead=isinstance(error, errors.RayActorError))
         except BaseException:
             node.tasks.pop(task.id, None)
             if sent.lease is not None:
@@ -302,7 +266,7 @@ class RayEngine:
             raise
         return task.id
 
-    async def _lease(self, node: _Remote, task: Task) -> Lease | None:
+    async def _lease(self, node: Remote, task: Task) -> Lease | None:
         """Of what the task may cost: each call in flight at its worst, and the rest as they have cost so far."""
         work = task.work
         if work["kind"] != "ask":
@@ -320,7 +284,7 @@ class RayEngine:
             rest = min(rest, -(-rest * cost * 3 // (2 * answers * worst)))
         return await self._door.leases.take(caller, route, body, hands + rest, node.name)
 
-    async def _teach(self, node: _Remote, work: Mapping[str, Any]) -> None:
+    async def _teach(self, node: Remote, work: Mapping[str, Any]) -> None:
         """Send a node how a work is done, and the files that it lacks, once."""
         name = str(work["name"])
         async with node.learning:
@@ -329,16 +293,16 @@ class RayEngine:
             if work["kind"] == "run":
                 manifest = Manifest.from_json(str(work["manifest"]).encode())
                 digests = sorted(set(manifest.digests()))
-                for digest in await _said(node.actor.missing.remote(json.dumps(digests))):
+                for digest in await said(node.actor.missing.remote(json.dumps(digests))):
                     await self._send_file(node, digest)
             told = dict(work)
             if work["kind"] == "ask":
                 model = self._door.routing.alone(self._door.routing.inside(str(work["model"])))
                 told["box"] = effective_toml(Box().model_copy(update={"model": model}))
-            await _said(node.actor.learn.remote(json.dumps(told)))
+            await said(node.actor.learn.remote(json.dumps(told)))
             node.knows.add(name)
 
-    async def _send_file(self, node: _Remote, digest: str) -> None:
+    async def _send_file(self, node: Remote, digest: str) -> None:
         with tempfile.TemporaryFile() as file:
             await in_thread(self._store.copy_to, digest, file.fileno())
             size, offset = file.seek(0, os.SEEK_END), 0
@@ -346,7 +310,7 @@ class RayEngine:
             while True:
                 data = file.read(_PART)
                 last = offset + len(data) >= size
-                await _said(node.actor.keep.remote(digest, offset, data, last))
+                await said(node.actor.keep.remote(digest, offset, data, last))
                 offset += len(data)
                 if last:
                     return
@@ -363,7 +327,7 @@ class RayEngine:
                 sent.cancelled = True
                 try:
                     if sent.begun:
-                        await _said(node.actor.cancel.remote(handle, hard), LEASE)
+                        await said(node.actor.cancel.remote(handle, hard), LEASE)
                     if hard:
                         async with asyncio.timeout(_ENDING):
                             await sent.closed.wait()
@@ -403,9 +367,9 @@ class RayEngine:
         self._level_number += 1
         return asyncio.gather(*(self._tell_level(node, level, self._level_number) for node in self._nodes if not node.lost))
 
-    async def _tell_level(self, node: _Remote, level: str, number: int) -> None:
+    async def _tell_level(self, node: Remote, level: str, number: int) -> None:
         try:
-            await _said(node.actor.brake.remote(level, number), 2.0)
+            await said(node.actor.brake.remote(level, number), 2.0)
         except (TimeoutError, self._ray.exceptions.RayError):
             self._fail("node_silent", f"node {node.name} does not answer: it stands still by itself within {LEASE:g} s", _LOST)
 
@@ -426,12 +390,12 @@ class RayEngine:
             await in_thread(self._ray.shutdown)
         return tuple(self._residue)
 
-    async def _close_node(self, node: _Remote) -> None:
+    async def _close_node(self, node: Remote) -> None:
         if node.reader is not None:
             node.reader.cancel()
             await asyncio.gather(node.reader, return_exceptions=True)
         try:
-            told = await _said(node.actor.close.remote(), _ENDING)
+            told = await said(node.actor.close.remote(), _ENDING)
             self._hear(node, told["reports"])
             self._residue += told["residue"]
         except (TimeoutError, GearcaseError, self._ray.exceptions.RayError):
@@ -449,64 +413,3 @@ class RayEngine:
         helper = asyncio.ensure_future(work)
         self._helpers.add(helper)
         helper.add_done_callback(self._helpers.discard)
-
-
-_REMEDY = f"every node needs this version of Gearcase ({INSTALL}) and what `gearcase doctor` asks for"
-_LOST = "what was on it is asked again elsewhere; what it had leased counts as spent, see gearcase report"
-
-
-async def _said(ref: Any, seconds: float | None = None) -> Any:
-    """What an actor answers, which is JSON. Raises the GearcaseError that it packed, TimeoutError, and Ray's own errors."""
-    async with asyncio.timeout(seconds):
-        told = json.loads(await ref)
-    if "error" in told:
-        raise unpack(told["error"])
-    return told["ok"]
-
-
-def load(address: str) -> Any:
-    """Ray itself, set up before it is imported. Raises UsageError `no_ray` where the extra is missing."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if is_loopback(address):
-        # Else Ray takes loopback for this machine's outer address, and listens there.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    try:
-        importlib.import_module("ray.util.scheduling_strategies")
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise UsageError("no_ray", "[swarm] engine is ray, and Ray is not installed", cause=str(error), remedy=INSTALL) from None
-
-
-def is_loopback(address: str) -> bool:
-    """Whether an address HOST:PORT is of this machine alone."""
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _connect(ray: Any, address: str, run: str) -> None:
-    host, _, port = address.rpartition(":")
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), 5).close()  # Ray itself would try for long
-        ray.init(
-            address=address,
-            namespace=f"gearcase-{run}",
-            log_to_driver=False,
-            configure_logging=False,
-        )
-        # What Ray prints of dead workers would stand in the output of a program; that a node is lost is on our record.
-        vars(importlib.import_module("ray._private.worker"))["_worker_logs_enabled"] = False
-    except (ValueError, RuntimeError, OSError) as error:
-        raise RunError(
-            "no_cluster",
-            f"there is no Ray cluster at {address}",
-            cause=_first_line(error),
-            remedy="start one (docs/engines.md), or name its address: [swarm] address",
-        ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

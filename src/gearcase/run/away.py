@@ -40,7 +40,7 @@ class AwayEngine:
         """Whether nodes reach what listens on this machine's loopback."""
         if self._box.swarm.engine == "local":
             return True
-        from gearcase.engines.ray import is_loopback
+        from gearcase.engines.cluster import is_loopback
 
         return is_loopback(self._box.swarm.address)
 

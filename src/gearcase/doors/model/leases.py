@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from gearcase.doors.model.admission import Admission, Admitted
@@ -82,7 +82,8 @@ class Leases:
     def book(self, lease: Lease, amounts: Amounts, called: Mapping[str, Any]) -> None:
         """A call that a node made under a lease has ended: `called` is its `ModelCalled` there."""
         number, over = self._draw(lease, amounts)
-        event = replace(ModelCalled(**called), call=next(self._numbers), hold=number)
+        told: dict[str, Any] = {**called, "call": next(self._numbers), "hold": number}
+        event = ModelCalled(**told)
         self._recorder.append(event, lease.caller.agent)
         if over:
             self._stop(event.model)
