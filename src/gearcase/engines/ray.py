@@ -83,6 +83,8 @@ class RayEngine:
         self._helpers: set[asyncio.Task[Any]] = set()
         self._looking: asyncio.Task[None] | None = None
         self._closed = False
+        self.calls = 0
+        """Model calls that nodes told of."""
 
     async def open(self) -> None:
         """Reach the cluster and begin on each of its nodes. Raises UsageError `no_ray`, RunError `no_cluster`, `no_node`."""
@@ -205,6 +207,7 @@ class RayEngine:
         if sent is None:
             return
         if "called" in report and sent.lease is not None:
+            self.calls += 1
             self._door.leases.book(sent.lease, dict(report["amounts"]), report["called"])
         if "answers" in report:
             node.items += len(report["answers"])

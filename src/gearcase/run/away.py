@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+from typing import TYPE_CHECKING
 
 from gearcase.box import Box, effective_toml
 from gearcase.brake import Brake
@@ -12,6 +13,9 @@ from gearcase.errors import UsageError
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.seams import Recorder
 from gearcase.swarm.works import Away, Used
+
+if TYPE_CHECKING:
+    from gearcase.engines.ray import RayEngine
 
 INSTALL = "pip install 'gearcase[ray]'"
 
@@ -34,6 +38,7 @@ class AwayEngine:
         self._recorder = recorder
         self._opening = asyncio.Lock()
         self._away: Away | None = None
+        self._engine: RayEngine | None = None
 
     @property
     def same_machine(self) -> bool:
@@ -72,6 +77,11 @@ class AwayEngine:
         await self._brake.add_sandbox(engine)
         return Away(Shards(engine), used)
 
+    def warnings(self) -> list[str]:
+        """What a report should say of them."""
+        calls = self._engine.calls if self._engine is not None else 0
+        return [f"{calls:,} calls were made on nodes: they are not on the cassette, and a replay lacks them"] if calls else []
+
     async def close(self) -> tuple[str, ...]:
         """End what goes on there; returns what stayed. Idempotent."""
         if self._away is None:
@@ -80,5 +90,6 @@ class AwayEngine:
         try:
             return await away.shards.close()
         finally:
+            assert self._engine is not None
             self._brake.remove_door(self._engine)
             self._brake.remove_sandbox(self._engine)

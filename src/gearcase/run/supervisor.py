@@ -149,7 +149,7 @@ class Supervisor:
                 await children.close()
                 await lead.end_maps()
                 ending.residue += await shared.away.close()
-            ending.warnings += routing.warnings()
+            ending.warnings += [*routing.warnings(), *shared.away.warnings()]
             shared.door.latch()
             if brake.level < Level.KILLED:
                 opened = self._opened.secrets if self._opened is not None else {}

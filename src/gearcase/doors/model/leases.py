@@ -112,7 +112,8 @@ class Leases:
         if left is None:
             return 0
         self._ledger.cut(lease.admitted.hold, why)
-        self._admission.given_back(lease.admitted, left, lease.spent + left)
+        self._admission.drawn(left, 0)
+        self._admission.given_back(lease.admitted, 0, lease.spent + left)
         return left
 
     def left(self, lease: Lease) -> int:
