@@ -28,6 +28,7 @@ class Sent:
     told: bool = False
     begun: bool = False
     cancelled: bool = False
+    cost: int = 0  # nano-dollars of its answers
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
 

@@ -175,8 +175,9 @@ class RayEngine:
         for name, sent in list(node.tasks.items()):
             spent = 0
             if sent.lease is not None:
-                spent = self._door.leases.left(sent.lease)
-                whole += spent
+                left = self._door.leases.left(sent.lease)
+                whole += left
+                spent = left + sent.lease.spent - sent.cost  # and what calls cost whose answer did not come
                 if dead:
                     self._door.leases.lose(sent.lease, f"node {node.name} is lost")
             if not sent.told:
@@ -225,8 +226,10 @@ class RayEngine:
 
     def _answered(self, sent: Sent, answers: list[Any]) -> None:
         work = str(sent.task.work["name"])
+        paid = sum(int(told.get("cost", 0)) for _, told in answers)
+        sent.cost += paid
         count, cost = self._mean.get(work, (0, 0))
-        self._mean[work] = count + len(answers), cost + sum(int(told.get("cost", 0)) for _, told in answers)
+        self._mean[work] = count + len(answers), cost + paid
         if not sent.told:
             self._events.put_nowait(Done(sent.task.id, tuple((int(place), told) for place, told in answers)))
 
