@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import Field, FrozenInstanceError, field
-from typing import Any, ClassVar, Never, cast, dataclass_transform
+from typing import Any, ClassVar, Never, Self, cast, dataclass_transform
 
 FORMAT = "1.0"
 
@@ -60,6 +60,10 @@ class Event(metaclass=_Kind):
             raise TypeError(f"{type(self).__name__} lacks its field {name}")
         default = self.defaults[name]
         return cast(Field[Any], default).default_factory() if isinstance(default, Field) else default  # type: ignore[misc]
+
+    def changed(self, **named: Any) -> Self:
+        """The same with other values of these fields."""
+        return type(self)(**{**dict(zip(self.fields, self._values(), strict=True)), **named})
 
     def _values(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in self.fields)
