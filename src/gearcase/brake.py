@@ -28,7 +28,7 @@ from typing import Any, Protocol
 from gearcase.errors import GearcaseError, RunError, UsageError, unpack
 from gearcase.events import BrakeChanged
 from gearcase.runs import RunFolder, write_atomically
-from gearcase.seams import Recorder, Sandbox
+from gearcase.seams import Recorder
 
 
 class Level(IntEnum):
@@ -49,6 +49,18 @@ class Latch(Protocol):
 
     def unlatch(self) -> None:
         """Take requests again."""
+        ...
+
+
+class Freezes(Protocol):
+    """What stands still while the run is frozen: a sandbox, or all that a run has on other machines."""
+
+    async def freeze(self) -> Any:
+        """Stop. Idempotent."""
+        ...
+
+    async def thaw(self) -> None:
+        """Undo `freeze`. Idempotent."""
         ...
 
 
@@ -86,7 +98,7 @@ class Brake:
         self._clock = clock
         self._sources: dict[str, Level] = {}
         self._doors: list[Latch] = []
-        self._sandboxes: list[Sandbox] = []
+        self._sandboxes: list[Freezes] = []
         self._changed = asyncio.Condition()
         self._turn = asyncio.Lock()
 
@@ -102,17 +114,17 @@ class Brake:
             door.latch()
 
     def remove_door(self, door: Latch) -> None:
-        """A door that is closed needs no brake. Idempotent."""
+        """A door that is closed obeys nothing. Idempotent."""
         if door in self._doors:
             self._doors.remove(door)
 
-    async def add_sandbox(self, sandbox: Sandbox) -> None:
+    async def add_sandbox(self, sandbox: Freezes) -> None:
         """From now on this sandbox obeys the brake."""
         self._sandboxes.append(sandbox)
         if self.level >= Level.FROZEN:
             await sandbox.freeze()
 
-    def remove_sandbox(self, sandbox: Sandbox) -> None:
+    def remove_sandbox(self, sandbox: Freezes) -> None:
         """A sandbox that is torn down needs no brake. Idempotent."""
         if sandbox in self._sandboxes:
             self._sandboxes.remove(sandbox)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import Field, FrozenInstanceError, field
-from typing import Any, ClassVar, Never, cast, dataclass_transform
+from typing import Any, ClassVar, Never, Self, cast, dataclass_transform
 
 FORMAT = "1.0"
 
@@ -60,6 +60,10 @@ class Event(metaclass=_Kind):
             raise TypeError(f"{type(self).__name__} lacks its field {name}")
         default = self.defaults[name]
         return cast(Field[Any], default).default_factory() if isinstance(default, Field) else default  # type: ignore[misc]
+
+    def changed(self, **named: Any) -> Self:
+        """The same with other values of these fields."""
+        return type(self)(**{**dict(zip(self.fields, self._values(), strict=True)), **named})
 
     def _values(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in self.fields)
@@ -168,7 +172,8 @@ class Sent(Event):
 class Settled(Event):
     """A hold became what the action really cost. `over` is what exceeded the hold: a defect, booked and alarmed.
 
-    Without a `Held` before it, a charge: what had happened already, `over` is what exceeded the account's free amounts.
+    Without a `Held` before it, a charge: what had happened already, `over` is what exceeded the account's free amounts. With a `lease`,
+    the part of that hold which a node spent on one call; the hold stays, smaller by as much.
     """
 
     hold: int
@@ -176,6 +181,7 @@ class Settled(Event):
     amounts: Amounts
     over: Amounts = field(default_factory=dict[str, int])
     purpose: str = ""  # of a charge
+    lease: int = 0
 
 
 class Released(Event):
@@ -638,6 +644,26 @@ class PromptTried(Event):
     looks: list[list[int]] = field(default_factory=list[list[int]])
     kept: list[int] = field(default_factory=list[int])
     decision: str = ""
+    why: str = ""
+    spent: int = 0
+
+
+class NodeJoined(Event):
+    """A node of the run's engine takes work of maps: a process of ours on a machine of the cluster."""
+
+    node: str
+    host: str
+    pid: int
+
+
+class NodeLeft(Event):
+    """A node takes no more work: the run ends, or `why` says how it was lost. `items` were answered there.
+
+    `spent`: nano-dollars that its leases still held, which count as spent; less, where a node that was only silent is heard again.
+    """
+
+    node: str
+    items: int
     why: str = ""
     spent: int = 0
 

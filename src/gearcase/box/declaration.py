@@ -159,13 +159,23 @@ class Sandbox(Table):
 
 
 class Swarm(Table):
-    """Sub-agents: how many there may be. Money, tokens and the rest are carved from who spawns them."""
+    """Sub-agents: how many there may be. Money, tokens and the rest are carved from who spawns them.
+
+    And where the work of maps executes.
+    """
 
     depth: Annotated[int, Field(strict=True, ge=0, le=16)] = Field(
         default=3, description="levels of agents below the lead; 0: it has none"
     )
     agents: Count = Field(default=64, description="sub-agents of a run in all; one more is refused")
     live: Count = Field(default=8, description="sub-agents at work at once; one more waits in line")
+    engine: Literal["local", "ray"] = Field(
+        default="local", description="where maps execute: here, or on the nodes of a Ray cluster"
+    )
+    address: Annotated[str, Field(pattern=r"^[^\s:]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$")] = Field(
+        default="127.0.0.1:6379",
+        description="HOST:PORT of the Ray cluster; what is not this machine is trusted as this machine is",
+    )
 
 
 class KnownAnswer(Table):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,12 @@ _SCRIPT = re.compile(r"[\w.@+-]+(/[\w.@+-]+)*\.(py|sh|js|mjs|cjs|ts|rb|pl|R|jl|s
 
 def doubts(box: Box, folder: Path) -> list[str]:
     """Sentences for the box's owner. `folder` is the one that relative words of the box's commands are looked up in."""
-    return [doubt for check in box.checks for doubt in _of_check(check, box, folder)]
+    return [*_of_engine(box), *(doubt for check in box.checks for doubt in _of_check(check, box, folder))]
+
+
+def _of_engine(box: Box) -> Iterator[str]:
+    if box.swarm.engine == "ray" and importlib.util.find_spec("ray") is None:
+        yield "[swarm] engine is ray, which is not installed here: pip install 'gearcase[ray]'"
 
 
 def _of_check(check: Check, box: Box, folder: Path) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import importlib.metadata
 import os
 import platform
 import secrets
@@ -153,6 +154,13 @@ def _verdict(facts: list[Fact], needed: tuple[str, ...], lacking: list[str]) -> 
     return Text(f"Boxes start here: what they need (* {', '.join(needed)}) is enforced.", "bold green")
 
 
+def _ray() -> str:
+    try:
+        return importlib.metadata.version("ray")
+    except importlib.metadata.PackageNotFoundError:
+        return "is not installed (for maps on several machines: pip install 'gearcase[ray]')"
+
+
 def _user() -> str:
     return "root" if os.geteuid() == 0 else f"an ordinary user (uid {os.geteuid()})"
 
@@ -174,6 +182,7 @@ def _facts() -> Iterator[Fact]:
         yield Fact("runs", enough, f"{folder}, {format_bytes(free)} free", remedy)
     except GearcaseError as error:
         yield Fact("runs", False, error.message, error.remedy)
+    yield Fact("engines", True, f"local; ray {_ray()}")
     keys = [name for name in _KEYS if os.environ.get(name)]
     yield Fact(
         "keys",

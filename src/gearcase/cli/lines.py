@@ -109,6 +109,13 @@ def _error(error: dict[str, Any]) -> _Said:
     return ("error", "bold red", f"{neutral(error.get('code', ''))}: {neutral(error.get('message', ''))}")
 
 
+def _left(event: events.NodeLeft) -> str:
+    if not event.why:
+        return f"{neutral(event.node)} leaves after {event.items:,} items"
+    spent = f"; {format_money(event.spent)} that it had leased count as spent" if event.spent else ""
+    return f"{neutral(event.node)} is lost after {event.items:,} items: {neutral(event.why)}{spent}"
+
+
 def _settled(event: events.Settled) -> _Said | None:
     if not event.over.get("usd"):
         return None
@@ -121,6 +128,8 @@ _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
     events.RunEnded: lambda e: ("end", "bold", neutral(state_word(e.status, str(e.record.get("kind"))))),
     events.Failure: lambda e: _error(e.error),
     events.Settled: _settled,
+    events.NodeJoined: lambda e: ("node", "", f"{neutral(e.node)} joins: {neutral(e.host)}, pid {e.pid}"),
+    events.NodeLeft: lambda e: ("node", "bold yellow" if e.why else "", _left(e)),
     events.Cut: lambda e: ("cut", "yellow", f"a hold counts as spent whole: {neutral(e.reason)}"),
     events.SandboxOpened: lambda e: ("box", "cyan", f"{neutral(e.sandbox)} is up"),
     events.SandboxLost: lambda e: ("box", "bold red", f"{neutral(e.sandbox)} died: {neutral(e.reason)}"),

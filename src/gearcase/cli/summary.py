@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gearcase.allowance import day_total, today, user_limits
-from gearcase.cli import delivered, maps, subagents
+from gearcase.cli import delivered, latency, maps, subagents
 from gearcase.cli.history import DIED, History
 from gearcase.cli.parts import CheckView, ModelView
 from gearcase.cli.shapes import (
@@ -32,7 +32,8 @@ from gearcase.cli.text import first_line, neutral
 from gearcase.cli.threads import tree
 from gearcase.cli.view import ROOT_LIMITS, View
 from gearcase.doors.repositories import has_change
-from gearcase.errors import GearcaseError
+from gearcase.errors import GearcaseError, RunError
+from gearcase.journal import Record, read
 from gearcase.run.record import UNENDING, EndRecord
 from gearcase.units import format_bytes, format_duration, format_money
 
@@ -95,6 +96,7 @@ def as_json(run: History, record: EndRecord | None) -> dict[str, Any]:
         "spent": view.spent,
         "uncertain": {"calls": view.uncertain[0], "usd": view.uncertain[1]},
         "seconds": round(view.elapsed(view.now), 3),
+        "latency": _latency(run).as_json(),
         "journal_head": view.head,
         "folder": str(run.folder.path),
     }
@@ -109,6 +111,7 @@ def report(run: History, record: EndRecord | None) -> RenderableType:
     if run.view.checks:
         parts.append(section("Checks", _checks(run.view.checks)))
     parts.append(section("Spent", *_spent(run)))
+    parts.append(section("Time", *latency.report(_latency(run))))
     if run.view.kind == "door":
         parts.append(section("Isolation", Text("none: what its callers do beside their model calls is not seen", "dim")))
     else:
@@ -126,6 +129,16 @@ def report(run: History, record: EndRecord | None) -> RenderableType:
     parts.append(section("Record", _record(run, record)))
     parts += [Text(), _in_short(run, record)]
     return Group(*parts)
+
+
+def _latency(run: History) -> latency.Latency:
+    """As far as the journal can be read; that it is damaged stands among the errors."""
+    return latency.latency(_readable(run))
+
+
+def _readable(run: History) -> Iterator[Record]:
+    with suppress(RunError):
+        yield from read(run.folder.journal)
 
 
 def _in_short(run: History, record: EndRecord | None) -> Text:

@@ -16,6 +16,7 @@ from gearcase.cli import maps, subagents
 from gearcase.cli.parts import CheckView, CommandView, HostView, ModelView, ThreadView
 from gearcase.events import Amounts
 from gearcase.journal import Record
+from gearcase.ledger import less
 from gearcase.run.accounts import RUN
 
 E = TypeVar("E", bound=events.Event)
@@ -217,6 +218,11 @@ def _(view: View, event: events.Held, record: Record) -> View:
 
 @_on(events.Settled)
 def _(view: View, event: events.Settled, record: Record) -> View:
+    if event.lease in view.open_holds:
+        held = view.open_holds[event.lease]
+        rest = less(held, event.amounts)
+        holds = {**view.open_holds, event.lease: rest}
+        view = replace(view, open_holds=holds, held=_add(_add(view.held, held, -1), rest))
     view = replace(_let_go(view, event.hold), overspent=_add(view.overspent, event.over))
     return _book(view, event.hold, event.amounts)
 

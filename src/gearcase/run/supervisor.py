@@ -26,6 +26,7 @@ from gearcase.doors.repositories import remember
 from gearcase.errors import GearcaseError, UsageError
 from gearcase.events import Failure, Giving
 from gearcase.run.accounts import LEAD_PURSE
+from gearcase.run.away import AwayEngine, require
 from gearcase.run.books import Books, open_books
 from gearcase.run.doors import Doors, declared
 from gearcase.run.ending import End
@@ -66,6 +67,7 @@ class Supervisor:
             options = self._options
             profile = await self._driver.profile(sandbox_limits(self._box))
             demand(self._box, profile)
+            require(self._box)
             routing = Routing(
                 self._box.model,
                 forbidden=(*self._box.files.give, *self._box.files.see, *([options.out] if options.out else [])),
@@ -146,7 +148,8 @@ class Supervisor:
             finally:
                 await children.close()
                 await lead.end_maps()
-            ending.warnings += routing.warnings()
+                ending.residue += await shared.away.close()
+            ending.warnings += [*routing.warnings(), *shared.away.warnings()]
             shared.door.latch()
             if brake.level < Level.KILLED:
                 opened = self._opened.secrets if self._opened is not None else {}
@@ -155,7 +158,13 @@ class Supervisor:
         finally:
             await children.close()
             residue = await lead.close()
-            ending.residue = [*await doors.close(), *residue, *children.residue, *shared.forks.residue]
+            ending.residue += [
+                *await shared.away.close(),
+                *await doors.close(),
+                *residue,
+                *children.residue,
+                *shared.forks.residue,
+            ]
             shared.results.close()
             if self._opened is not None:
                 await self._opened.close()
@@ -197,6 +206,7 @@ class Supervisor:
             http=http,
             requests=books.requests,
             results=Results(folder.results),
+            away=AwayEngine(box, folder.id, books.brake, door, store, books.journal),
             sleep=self._sleep,
         )
 

@@ -30,12 +30,14 @@ from gearcase.swarm.asking import MAX_OUTPUT
 from gearcase.swarm.items import Item, Known, MapSpec, Use
 from gearcase.swarm.known import KnownAnswers
 from gearcase.swarm.map import Map
-from gearcase.swarm.questions import Ask, Flights, Judge
+from gearcase.swarm.questions import Flights, Judge
 from gearcase.swarm.repair import Desk, Learned
 from gearcase.swarm.results import Results
 from gearcase.swarm.rewriting import REPLY, REPLY_OUTPUT
 from gearcase.swarm.schema import Schema
+from gearcase.swarm.shards import Asking
 from gearcase.swarm.worker import Worker
+from gearcase.swarm.works import Engines, ask_work, run_work
 from gearcase.units import NANO
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ class Maps:
     `free`: nano-dollars of the account that are left, None where it has no limit; `ready` is waited for before each call; `now` is box
     time in seconds; `shelter` makes what gives commands their sandboxes, when the first map has one; `carve` opens an account, for an
     agent, with so many nano-dollars of the maps' own, and `close` gives back what is left of it;
-    `numbers` names maps where several agents of the run have some.
+    `engines`: where their work executes; `numbers` names maps where several agents of the run have some.
     """
 
     def __init__(
@@ -95,9 +97,11 @@ class Maps:
         box: MapsTable,
         carve: Callable[[str, str, int], None],
         close: Callable[[str], None],
+        engines: Engines,
         numbers: Iterator[int] | None = None,
         flights: Flights | None = None,
     ) -> None:
+        self._engines = engines
         self._learned: dict[bytes, Learned] = {}
         self._box = box
         self._carve = carve
@@ -145,10 +149,13 @@ class Maps:
     async def _make(self, name: str, agent: str, spec: MapSpec, route: Route | None, arguments: Mapping[str, Any]) -> Map:
         """A map with who answers and who judges."""
         use, judge = Use(), cast("Judge | None", None)
-        ask: Ask | None = None
+        asking: Asking | None = None
         if route is not None:
             caller = Caller(agent, self._account, label=f"map {name}")
-            ask = Worker(self._door, caller, route, spec.schema, spec.max_output)
+            work = ask_work(name, caller, route, spec.schema, spec.max_output)
+            worker = Worker(self._door, caller, route, spec.schema, spec.max_output)
+            away = self._door.routing.reached_elsewhere(route, self._engines.same_machine)
+            asking = await self._engines.asking(work, worker, spec.concurrency, use, away=away)
         if spec.run or spec.validator:
             from gearcase.swarm.commands import DEADLINE, CommandWorker, Validator
 
@@ -157,18 +164,34 @@ class Maps:
             commands = self._commands[name] = _Commands(view, use)
             spec = replace(spec, files=f"{view.digest} {view.cwd}")
             deadline = float(arguments.get("deadline") or DEADLINE)
-            if ask is None:
+            if asking is None:
                 parts = sandboxes.most(arguments.get("concurrency"))
                 spec = replace(spec, concurrency=parts)
-                ask = CommandWorker(sandboxes, view, spec.run, spec.schema, deadline, parts, use)
+                worker = CommandWorker(sandboxes, view, spec.run, spec.schema, deadline, parts, use)
+                work = run_work(name, agent, spec.run, spec.schema, deadline, parts, view)
+                asking = await self._engines.asking(
+                    work, worker, parts, use, away=not sandboxes.sees_more, each=True, pay=sandboxes.took
+                )
             if spec.validator:
                 commands.validator = Validator(sandboxes, view, spec.validator, deadline, use)
                 judge = commands.validator.judge
-        assert ask is not None
+        assert asking is not None
         desk = self._desk(name, agent, spec, route, arguments.get("repair_model")) if route is not None and spec.repair else None
         shared = (self._results, self._flights, self._recorder, agent)
-        known, learned = self._known_of(arguments), self._learned.get(spec.digest())
-        return Map(name, spec, ask, *shared, ready=self._ready, judge=judge, use=use, desk=desk, learned=learned, known=known)
+        return Map(
+            name,
+            spec,
+            asking,
+            *shared,
+            ready=self._ready,
+            judge=judge,
+            use=use,
+            desk=desk,
+            learned=self._learned.get(spec.digest()),
+            known=self._known_of(arguments),
+            width=asking.width,
+            stop_asking=asking.stop,
+        )
 
     def _known_of(self, arguments: Mapping[str, Any]) -> KnownAnswers | None:
         """The answers that are known for a map with these names."""
@@ -246,17 +269,17 @@ class Maps:
             "waiting": one.waiting,
             "account": asdict(one.account),
             "passed": one.finished and one.stopped is None and one.account.passes(one.spec.allow_failed),
-            "different": one.different,
-            "found": one.found,
+            "different": one.told.different,
+            "found": one.told.found,
             "calls": one.calls,
             "retries": one.retries,
             "nano_usd": one.spent,
             "projected_nano_usd": one.projected,
-            "classes": dict(one.classes),
-            "clusters": [cluster.as_json() for cluster in one.clusters.largest()],
+            "classes": dict(one.told.classes),
+            "clusters": [cluster.as_json() for cluster in one.told.clusters.largest()],
             "canary": asdict(one.canary) if one.canary else None,
             "gate": one.canary is not None or one.account.pending == 0,
-            "warnings": dict(one.warnings),
+            "warnings": dict(one.told.warnings),
             "repair": one.repair.as_json() if one.repair is not None and one.repair.tries else None,
             "stopped": {"class": one.stopped.code, "why": one.stopped.message} if one.stopped else None,
         }
@@ -270,6 +293,7 @@ class Maps:
         for one in list(self._maps.values()):
             await one.cut()
         self._maps.clear()
+        await self._engines.close()
         for name in list(self._commands):
             await self._end_commands(name)
         if self._sandboxes is not None:
@@ -284,6 +308,7 @@ class Maps:
 
     async def _end_commands(self, name: str) -> None:
         """A map has ended: no sandbox of its commands is left."""
+        self._engines.forget(name)
         commands = self._commands.pop(name, None)
         if commands is not None and self._sandboxes is not None:
             if commands.validator is not None:

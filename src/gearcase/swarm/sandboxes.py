@@ -37,10 +37,15 @@ ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": "1"}
 class View:
     """Files of the agent at one moment. `names` are the entries of its top folder, `cwd` is where commands begin."""
 
-    digest: str
+    manifest: Manifest
     folder: Path
     names: tuple[bytes, ...]
     cwd: str
+
+    @property
+    def digest(self) -> str:
+        """Of what is seen."""
+        return self.manifest.digest
 
 
 class Sandboxes:
@@ -67,6 +72,11 @@ class Sandboxes:
         self._owed = 0.0  # seconds that are not booked yet, fewer than one
         self._taken = 0.0
         self._freed = asyncio.Condition()
+
+    @property
+    def sees_more(self) -> bool:
+        """Whether commands also see files that are on this machine alone."""
+        return bool(self._seen)
 
     def most(self, asked: int | None) -> int:
         """How many may live at a time where so many are asked for: of cores by default, and no more than have enough of the box each."""
@@ -100,7 +110,7 @@ class Sandboxes:
             self._views[place] = self._views.get(place, 0) + 1
         names = tuple(entry.name for entry in manifest.entries if entry.parent is None)
         begin = "/workspace" + (f"/{os.fsdecode(folder)}" if folder and manifest.find(folder) is not None else "")
-        return View(manifest.digest, place, names, begin)
+        return View(manifest, place, names, begin)
 
     async def leave(self, view: View) -> None:
         """The view is not used any more by this map, which has ended."""

@@ -26,6 +26,7 @@ from gearcase.doors.model.admission import Admission, Patience
 from gearcase.doors.model.bounds import Bounds
 from gearcase.doors.model.carrying import Answered, Call, Caller, Carrier, closing_stream
 from gearcase.doors.model.headers import COST, REFUSED, RESOURCE, UNREACHED, request_headers, response_headers
+from gearcase.doors.model.leases import Leases
 from gearcase.doors.model.protocols import COUNTING, KNOWN_PATHS, PROTOCOLS, Speech, address_of, content_type, speech_of
 from gearcase.doors.model.protocols.gemini import listed
 from gearcase.doors.model.protocols.request import Address, ModelRequest, bad_request, denied, read_body
@@ -77,6 +78,7 @@ class ModelDoor:
         self._bounds = Bounds()
         self._carrier = Carrier(ledger, recorder, routing, self._admission, self._bounds, waits)
         self._numbers = itertools.count(1)
+        self.leases = Leases(ledger, recorder, self._admission, self._numbers, self._carrier.stopped.add)
         self._ordinals: dict[tuple[str, bool], itertools.count[int]] = {}
         self._latched = False
 

@@ -150,6 +150,20 @@ class Routing:
         except Refused:
             return None
 
+    def reached_elsewhere(self, route: Route, same_machine: bool) -> bool:
+        """Whether a process elsewhere, or another one on the same machine, may ask this model as well.
+
+        A person, a script, a cassette and the model of this machine are here alone.
+        """
+        if route.provider in (*_SYNTHETIC, "local") or self._plays(route.reference):
+            return False
+        settings = self._model.providers.get(route.provider, Provider())
+        return same_machine or not _of_this_machine(settings.base or route.reference)
+
+    def alone(self, route: Route) -> Model:
+        """What another process has to know to ask this model and no other."""
+        return self._model.model_copy(update={"lead": None, "worker": route.reference, "allow": ()})
+
     def warnings(self) -> list[str]:
         """What a report should say of the upstreams."""
         told: list[str] = []
