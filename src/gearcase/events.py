@@ -56,6 +56,16 @@ class RunResumed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RunContinues(Event):
+    """This run goes on for one whose process died: its limits are what that one left, and it has the answers of its maps."""
+
+    run: str
+    name: str
+    spent: Amounts
+    answers: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunEnded(Event):
     """Last record of a run that ended, in an orderly way or by recovery. `record` is the one record of `docs/endings.md`."""
 
