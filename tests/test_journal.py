@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import fields
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -81,7 +80,7 @@ def values_of(kind: Any) -> st.SearchStrategy[Any]:
 
 def hints(kind: type[Event]) -> dict[str, Any]:
     """Types of an event's fields. (In its class body `type` is a text, which the usual way trips over.)"""
-    return {one.name: eval(one.type, vars(gearcase.events)) for one in fields(kind)}
+    return {one: eval(kind.__annotations__[one], vars(gearcase.events)) for one in kind.fields}
 
 
 def events() -> st.SearchStrategy[Event]:

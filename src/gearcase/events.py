@@ -1,6 +1,6 @@
 """Every event type: what can stand in a journal.
 
-An event is a fact that has happened, as a frozen dataclass of plain JSON values. Its `type` in the journal is the class name in
+An event is a fact that has happened, as an immutable object of plain JSON values. Its `type` in the journal is the class name in
 snake case. Fields are only ever added, with a default, within one minor version of `FORMAT`; a reader of an older journal finds
 the defaults. Amounts are maps from a resource (`usd` in nano-dollars, `tokens`, `calls`, `cpu` and `wall` in milliseconds,
 `egress` in bytes, `agents`) to an integer.
@@ -9,30 +9,83 @@ the defaults. Amounts are maps from a resource (`usd` in nano-dollars, `tokens`,
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import Field, FrozenInstanceError, field
+from typing import Any, ClassVar, Never, cast, dataclass_transform
 
 FORMAT = "1.0"
 
 Amounts = dict[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Root of the catalogue. A subclass registers itself under its `type`."""
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+class _Kind(type):
+    """Makes fields of what a class annotates, and registers it. As dataclasses, which compile text for each class, the catalogue took
+    25 ms of the start of every command; so it takes 2."""
+
+    def __new__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> _Kind:
+        names = tuple(one for one, kind in body.get("__annotations__", {}).items() if not kind.startswith("ClassVar"))
+        defaults = {one: body.pop(one) for one in names if one in body}
+        made = super().__new__(cls, name, bases, {**body, "__slots__": names, "__match_args__": names})
+        event = cast(type["Event"], made)
+        event.fields, event.defaults = names, defaults
+        if bases:
+            event.type = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+            Event.catalogue[event.type] = event
+        return made
+
+
+class Event(metaclass=_Kind):
+    """Root of the catalogue. A subclass is registered under its `type`."""
 
     type: ClassVar[str] = "event"
     catalogue: ClassVar[dict[str, type[Event]]] = {}
+    fields: ClassVar[tuple[str, ...]] = ()
+    """Names, in order."""
+    defaults: ClassVar[dict[str, Any]] = {}
+    """Of the fields that have one."""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        cls.type = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
-        Event.catalogue[cls.type] = cls
+    def __init__(self, *values: Any, **named: Any) -> None:
+        if values:
+            if len(values) > len(self.fields) or not named.keys().isdisjoint(self.fields[: len(values)]):
+                raise TypeError(f"{type(self).__name__} is given a field twice, or more fields than it has")
+            named.update(zip(self.fields, values, strict=False))
+        for name in self.fields:
+            object.__setattr__(self, name, named.pop(name) if name in named else self._default(name))
+        if named:
+            raise TypeError(f"{type(self).__name__} has no field {', '.join(named)}")
+
+    def _default(self, name: str) -> Any:
+        """The value of a field that is left out. Raises TypeError for one that has none."""
+        if name not in self.defaults:
+            raise TypeError(f"{type(self).__name__} lacks its field {name}")
+        default = self.defaults[name]
+        return cast(Field[Any], default).default_factory() if isinstance(default, Field) else default  # type: ignore[misc]
+
+    def _values(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in self.fields)
+
+    def __setattr__(self, name: str, value: Any) -> Never:
+        raise FrozenInstanceError(f"an event does not change: {name}")
+
+    def __delattr__(self, name: str) -> Never:
+        raise FrozenInstanceError(f"an event does not change: {name}")
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and cast(Event, other)._values() == self._values()
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self.fields)})"
+
+    def __reduce__(self) -> tuple[type[Event], tuple[Any, ...]]:
+        return type(self), self._values()
 
 
 # --- the run ---------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class RunStarted(Event):
     """First record of every journal."""
 
@@ -47,7 +100,6 @@ class RunStarted(Event):
     kind: str = "agent"  # what it is: an agent in a box, a "program" in a box, or a "door" alone
 
 
-@dataclass(frozen=True, slots=True)
 class RunResumed(Event):
     """The journal was taken up again after a crash or a stop of ours: the run goes on, or its ending is written."""
 
@@ -55,7 +107,6 @@ class RunResumed(Event):
     repaired_bytes: str = ""  # base64 of a torn last line that was cut
 
 
-@dataclass(frozen=True, slots=True)
 class RunContinues(Event):
     """This run goes on for one whose process died: its limits are what that one left, and it has the answers of its maps."""
 
@@ -65,7 +116,6 @@ class RunContinues(Event):
     answers: int
 
 
-@dataclass(frozen=True, slots=True)
 class RunEnded(Event):
     """Last record of a run that ended, in an orderly way or by recovery. `record` is the one record of `docs/endings.md`."""
 
@@ -73,7 +123,6 @@ class RunEnded(Event):
     record: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
 class Tick(Event):
     """Every five seconds of box time: what a detector needs to know that nothing happened."""
 
@@ -84,7 +133,6 @@ class Tick(Event):
     disk: int
 
 
-@dataclass(frozen=True, slots=True)
 class Failure(Event):
     """Something of ours or of the machine failed; `error` is the envelope of errors.py."""
 
@@ -94,7 +142,6 @@ class Failure(Event):
 # --- the ledger ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class AccountOpened(Event):
     """An account exists. With a parent, `limits` were carved out of it."""
 
@@ -104,7 +151,6 @@ class AccountOpened(Event):
     of_agent: str = ""  # whose account it is
 
 
-@dataclass(frozen=True, slots=True)
 class LimitGranted(Event):
     """An operator raised limits of an account that has no parent."""
 
@@ -112,7 +158,6 @@ class LimitGranted(Event):
     amounts: Amounts
 
 
-@dataclass(frozen=True, slots=True)
 class Held(Event):
     """The worst case of an action is set aside. `billed_by` is the PROVIDER/MODEL that sends an invoice for it; empty: nobody does."""
 
@@ -123,14 +168,12 @@ class Held(Event):
     billed_by: str = ""
 
 
-@dataclass(frozen=True, slots=True)
 class Sent(Event):
     """The action that a hold pays has left: from here it may be billed."""
 
     hold: int
 
 
-@dataclass(frozen=True, slots=True)
 class Settled(Event):
     """A hold became what the action really cost. `over` is what exceeded the hold: a defect, booked and alarmed.
 
@@ -144,14 +187,12 @@ class Settled(Event):
     purpose: str = ""  # of a charge
 
 
-@dataclass(frozen=True, slots=True)
 class Released(Event):
     """A hold was given back: the action did not happen, or provably cost nothing."""
 
     hold: int
 
 
-@dataclass(frozen=True, slots=True)
 class Cut(Event):
     """A hold counts as spent whole: what the action cost cannot be known."""
 
@@ -159,7 +200,6 @@ class Cut(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
 class AccountClosed(Event):
     """The account ended; what was free went back to its parent."""
 
@@ -170,7 +210,6 @@ class AccountClosed(Event):
 # --- sandboxes and commands ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class SandboxOpened(Event):
     """A sandbox is up. `profile` says what is enforced and by what."""
 
@@ -178,7 +217,6 @@ class SandboxOpened(Event):
     profile: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
 class SandboxLost(Event):
     """A sandbox died without being told to."""
 
@@ -186,7 +224,6 @@ class SandboxLost(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
 class SandboxClosed(Event):
     """A sandbox was torn down. `residue` lists what stayed; empty is the promise."""
 
@@ -194,7 +231,6 @@ class SandboxClosed(Event):
     residue: list[str]
 
 
-@dataclass(frozen=True, slots=True)
 class CommandStarted(Event):
     """A command begins inside a sandbox."""
 
@@ -202,7 +238,6 @@ class CommandStarted(Event):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
 class CommandEnded(Event):
     """A command ended. `ended` is exited | signalled | deadline | lost."""
 
@@ -218,7 +253,6 @@ class CommandEnded(Event):
     health: str = ""
 
 
-@dataclass(frozen=True, slots=True)
 class TestsClaimed(Event):
     """A test runner inside the box reported a result; the claim is the agent's, not ours."""
 
@@ -228,7 +262,6 @@ class TestsClaimed(Event):
     failed: int
 
 
-@dataclass(frozen=True, slots=True)
 class Giving(Event):
     """How far what is given has come, where that takes seconds. `phase`: copying it into the box, or keeping it: every later
     difference is seen against what the run's store then holds."""
@@ -240,7 +273,6 @@ class Giving(Event):
     of_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
 class FilesChanged(Event):
     """Difference of the workspace between two scans."""
 
@@ -252,7 +284,6 @@ class FilesChanged(Event):
     paths: list[str] = field(default_factory=list[str])
 
 
-@dataclass(frozen=True, slots=True)
 class SnapshotTaken(Event):
     """A state of the workspace that can be returned to."""
 
@@ -262,7 +293,6 @@ class SnapshotTaken(Event):
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
 class Rewound(Event):
     """The workspace went back to a snapshot."""
 
@@ -272,7 +302,6 @@ class Rewound(Event):
 # --- doors -----------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class ModelCalled(Event):
     """A model call ended, however it ended. Money is in the ledger's events; `hold` joins the two."""
 
@@ -295,7 +324,6 @@ class ModelCalled(Event):
     why: str = ""  # the upstream gave no whole answer
 
 
-@dataclass(frozen=True, slots=True)
 class DoorRefused(Event):
     """A door said no. `door` is model, gear, resolver, files, or one that the box declares."""
 
@@ -305,7 +333,6 @@ class DoorRefused(Event):
     context: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
-@dataclass(frozen=True, slots=True)
 class RequestEdited(Event):
     """The model door removed or lowered something in a request before it was priced and sent."""
 
@@ -313,7 +340,6 @@ class RequestEdited(Event):
     edits: list[str]
 
 
-@dataclass(frozen=True, slots=True)
 class NameAsked(Event):
     """The box's resolver was asked for a name (counted: the first time, at powers of ten, and at the end)."""
 
@@ -323,7 +349,6 @@ class NameAsked(Event):
     count: int
 
 
-@dataclass(frozen=True, slots=True)
 class ConnectionOpened(Event):
     """A connection leads from the box to `name`, at `address` outside; empty where it ends at the door itself. `connection` counts those of
     the run."""
@@ -335,7 +360,6 @@ class ConnectionOpened(Event):
     address: str
 
 
-@dataclass(frozen=True, slots=True)
 class ConnectionClosed(Event):
     """It ended. Bytes out and in; `why` is done, or what cut it."""
 
@@ -348,7 +372,6 @@ class ConnectionClosed(Event):
     why: str
 
 
-@dataclass(frozen=True, slots=True)
 class DatabaseCopying(Event):
     """How much of a branch has arrived, where that takes seconds. `of_bytes`: what the source said that it takes there."""
 
@@ -357,7 +380,6 @@ class DatabaseCopying(Event):
     of_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
 class DatabaseOpened(Event):
     """A database door is open. `nonce` is the SHA-256 of what `SHOW gearcase.contact` answers there: who knows it was in contact."""
 
@@ -373,7 +395,6 @@ class DatabaseOpened(Event):
     left_out: list[str] = field(default_factory=list[str])
 
 
-@dataclass(frozen=True, slots=True)
 class StatementRan(Event):
     """A statement of a database session, as the server counted it. `error` is its SQLSTATE; bytes out and in.
 
@@ -392,7 +413,6 @@ class StatementRan(Event):
     values: list[str] = field(default_factory=list[str])
 
 
-@dataclass(frozen=True, slots=True)
 class StatementsRan(Event):
     """Statements that were counted, not recorded one by one, since the last of these: kind -> count, rows, errors, milliseconds."""
 
@@ -402,7 +422,6 @@ class StatementsRan(Event):
     received: int
 
 
-@dataclass(frozen=True, slots=True)
 class DatabaseSnapshot(Event):
     """What a branch held was kept before a statement of this kind; `file` is in the run's folder `databases`."""
 
@@ -413,7 +432,6 @@ class DatabaseSnapshot(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
 class VolumeKept(Event):
     """What a database held in the end stays for the next run that names the volume."""
 
@@ -424,7 +442,6 @@ class VolumeKept(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
 class Contact(Event):
     """Which relations of a declared resource were touched so far, as its server counted them: relation -> read, written (rows).
 
@@ -436,7 +453,6 @@ class Contact(Event):
     missing: list[str]
 
 
-@dataclass(frozen=True, slots=True)
 class ApiCalled(Event):
     """A call of an api door ended. Bytes out and in; `why` is done, a refusal's code, or what cut it. The path is without its query."""
 
@@ -450,7 +466,6 @@ class ApiCalled(Event):
     why: str
 
 
-@dataclass(frozen=True, slots=True)
 class HostCalled(Event):
     """A call to a host of `[secrets]` ended; `secrets` names those that were put in. Bytes out and in; `why` is done, a refusal's code,
     or what cut it. The path is without its query."""
@@ -467,7 +482,6 @@ class HostCalled(Event):
     why: str
 
 
-@dataclass(frozen=True, slots=True)
 class CloudCalled(Event):
     """A call of the aws door ended: an operation, named as botocore names it. `estimate` is nano-dollars by public prices per request."""
 
@@ -482,7 +496,6 @@ class CloudCalled(Event):
     estimate: int
 
 
-@dataclass(frozen=True, slots=True)
 class CloudMade(Event):
     """Something was made in a live cloud account; `error` says why it does not carry the run's name."""
 
@@ -494,7 +507,6 @@ class CloudMade(Event):
     error: str
 
 
-@dataclass(frozen=True, slots=True)
 class CloudRemoved(Event):
     """What a run made in a live cloud account was removed in the end, or stays: `error` says why."""
 
@@ -505,7 +517,6 @@ class CloudRemoved(Event):
     error: str
 
 
-@dataclass(frozen=True, slots=True)
 class RequestMade(Event):
     """An agent asks its operator for something: net | usd | time | egress | tokens | calls | other. `request` counts those of the run."""
 
@@ -515,7 +526,6 @@ class RequestMade(Event):
     why: str
 
 
-@dataclass(frozen=True, slots=True)
 class RequestAnswered(Event):
     """It was answered: allowed | denied | unanswered."""
 
@@ -525,7 +535,6 @@ class RequestAnswered(Event):
     said: str = ""
 
 
-@dataclass(frozen=True, slots=True)
 class HostsChanged(Event):
     """From now on a host may be reached, or no more. `by` is operator, or time where `seconds` were over."""
 
@@ -535,7 +544,6 @@ class HostsChanged(Event):
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
 class GearUsed(Event):
     """An operation of the gear door."""
 
@@ -547,7 +555,6 @@ class GearUsed(Event):
 # --- maps ------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class MapStarted(Event):
     """A map begins: a prompt or a command over `expected` items. `prompt` is the SHA-256 of its text, `validator` a command that judges.
 
@@ -566,7 +573,6 @@ class MapStarted(Event):
     validator: str = ""
 
 
-@dataclass(frozen=True, slots=True)
 class MapProgressed(Event):
     """How far a map has come, at most once a second. `account` adds up: items = ok + failed + quarantined + skipped + pending.
 
@@ -583,7 +589,6 @@ class MapProgressed(Event):
     rate: float
 
 
-@dataclass(frozen=True, slots=True)
 class MapItemFailed(Event):
     """An item of a map has no answer that fits. The first hundred of a map are on record one by one, all of them are counted."""
 
@@ -596,7 +601,6 @@ class MapItemFailed(Event):
     attempts: int
 
 
-@dataclass(frozen=True, slots=True)
 class CanaryEnded(Event):
     """The first items of a map, spread over its input, have ended: what the whole would cost (nano-dollars) and how many fail.
 
@@ -613,7 +617,6 @@ class CanaryEnded(Event):
     first_failed: int = 0  # under the first prompt, before a repair
 
 
-@dataclass(frozen=True, slots=True)
 class SpreadWarned(Event):
     """The answers of a map differ from its canary's: alike | nothing | short | degenerate (then the map stops)."""
 
@@ -622,7 +625,6 @@ class SpreadWarned(Event):
     found: str
 
 
-@dataclass(frozen=True, slots=True)
 class PromptTried(Event):
     """A prompt of a map was rewritten because items failed in the same way (`signature`), and tested on them.
 
@@ -649,7 +651,6 @@ class PromptTried(Event):
     spent: int = 0
 
 
-@dataclass(frozen=True, slots=True)
 class MapEnded(Event):
     """A map ended: done | stopped | abandoned (the program that asked is gone) | cut (the run ended). `account` adds up.
 
@@ -679,7 +680,6 @@ class MapEnded(Event):
 # --- the agent -------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class AgentStarted(Event):
     """An agent begins."""
 
@@ -687,7 +687,6 @@ class AgentStarted(Event):
     goal: str
 
 
-@dataclass(frozen=True, slots=True)
 class AgentTurn(Event):
     """One answer of the model that drives an agent."""
 
@@ -696,7 +695,6 @@ class AgentTurn(Event):
     commands: int
 
 
-@dataclass(frozen=True, slots=True)
 class ContextCompacted(Event):
     """Messages left the agent's context window; `file` in the box keeps them."""
 
@@ -706,7 +704,6 @@ class ContextCompacted(Event):
     file: str
 
 
-@dataclass(frozen=True, slots=True)
 class AgentEnded(Event):
     """An agent's end: done | steps | budget | wall | failed | stopped."""
 
@@ -714,7 +711,6 @@ class AgentEnded(Event):
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
 class AgentSpawned(Event):
     """A sub-agent exists, with a share of its parent's account; it may stand in line. The record is its own (`agent`).
 
@@ -736,7 +732,6 @@ class AgentSpawned(Event):
     again: str = ""
 
 
-@dataclass(frozen=True, slots=True)
 class AgentReturned(Event):
     """A sub-agent is over, once and for good: done | budget | steps | wall | cpu_time | stopped | failed | lost | killed | parent_ended.
 
@@ -754,7 +749,6 @@ class AgentReturned(Event):
     verdict: str = ""  # of its own check
 
 
-@dataclass(frozen=True, slots=True)
 class ResultsCopied(Event):
     """What a sub-agent made was copied into its parent's files. `conflicts` lie beside, because the parent had changed the file.
 
@@ -769,7 +763,6 @@ class ResultsCopied(Event):
     refused: list[dict[str, str]]
 
 
-@dataclass(frozen=True, slots=True)
 class AgentTold(Event):
     """An agent told its parent or its sub-agent something; `to` hears it with its next turn."""
 
@@ -780,7 +773,6 @@ class AgentTold(Event):
 # --- checks, delivery, brake -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class CheckRan(Event):
     """An acceptance check ran on a copy of the deliverables. `verdict` is passed | failed | skipped; `reason` is ours."""
 
@@ -794,7 +786,6 @@ class CheckRan(Event):
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
 class DeliverablesScanned(Event):
     """What is to leave was looked at for credentials: path, line and kind of each finding (`found`, 1,000 at most), never a value.
 
@@ -808,7 +799,6 @@ class DeliverablesScanned(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
 class Delivered(Event):
     """Deliverables left the box."""
 
@@ -818,7 +808,6 @@ class Delivered(Event):
     manifest: str
 
 
-@dataclass(frozen=True, slots=True)
 class BrakeChanged(Event):
     """The brake's level changed: running | latched | frozen | killed."""
 
@@ -828,7 +817,6 @@ class BrakeChanged(Event):
     milliseconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
 class LimitReached(Event):
     """A limit of the run was met."""
 

@@ -336,7 +336,9 @@ class Ledger:
         if not mine.parent:
             return
         for resource in resources:
-            change = mine.balance(resource).over - mine.taken.get(resource, 0)
+            limit = mine.limits.get(resource)
+            excess = 0 if limit is None else mine.spent[resource] + mine.held[resource] + mine.carved[resource] - limit
+            change = (excess if excess > 0 else 0) - mine.taken.get(resource, 0)
             if change:
                 mine.taken[resource] = mine.taken.get(resource, 0) + change
                 above = self._accounts[mine.parent]
@@ -354,16 +356,19 @@ class Ledger:
     def _fits(self, account: str, amounts: Amounts) -> None:
         mine = self._account(account)
         for resource, needed in amounts.items():
-            balance = mine.balance(resource)
-            if balance.free is not None and needed > balance.free:
+            limit = mine.limits.get(resource)
+            if limit is None:
+                continue
+            free = max(0, limit - mine.spent[resource] - mine.held[resource] - mine.carved[resource])
+            if needed > free:
                 raise Refused(
                     "budget",
-                    f"{needed} {resource} are needed and {balance.free} of {balance.limit} are free in account {account!r}",
+                    f"{needed} {resource} are needed and {free} of {limit} are free in account {account!r}",
                     remedy=f"ask for less, wait until what is held is settled, or raise the limit of {resource}",
                     account=account,
                     resource=resource,
                     needed=needed,
-                    free=balance.free,
+                    free=free,
                 )
 
     def _account(self, name: str) -> _Account:

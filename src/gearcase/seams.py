@@ -365,7 +365,7 @@ class UpstreamRequest:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamResponse:
-    """Headers have arrived; `chunks` are the body as it comes. Always aclose the iterator."""
+    """Headers have arrived, by name in lower case; `chunks` are the body as it comes. Always aclose the iterator."""
 
     status: int
     headers: Mapping[str, str]

@@ -6,12 +6,15 @@ import tomllib
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gearcase.box import Limits
 from gearcase.cli.view import View, fold
 from gearcase.errors import RunError
 from gearcase.journal import read
 from gearcase.runs import RunFolder
+
+if TYPE_CHECKING:
+    from gearcase.box import Limits
 
 DIED = "died"
 
@@ -74,6 +77,8 @@ def limits_of(folder: RunFolder) -> Limits:
 
     A limit that this version does not know, of a run by another one, is left out: it must not keep the others from being told.
     """
+    from gearcase.box import Limits
+
     try:
         tree = tomllib.loads(folder.box_file.read_text(), parse_float=Decimal)
     except FileNotFoundError:

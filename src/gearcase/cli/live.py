@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.panel import Panel
 from rich.text import Text
 
-from gearcase.box import Limits
 from gearcase.cli import maps, subagents
 from gearcase.cli.lines import arriving
 from gearcase.cli.parts import CommandView
@@ -18,6 +18,9 @@ from gearcase.cli.shapes import STATE_STYLE, VERDICT_MARK, Bar, amount, counted,
 from gearcase.cli.text import first_line, neutral
 from gearcase.cli.view import ROOT_LIMITS, View
 from gearcase.units import format_duration
+
+if TYPE_CHECKING:
+    from gearcase.box import Limits
 
 _LINES_SHOWN = 6
 

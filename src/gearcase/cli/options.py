@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
-from gearcase.box import LoadedBox, Override, box_from_options, doubts, load_box
 from gearcase.cli.console import err
 from gearcase.cli.text import neutral
+
+if TYPE_CHECKING:  # what reads a box takes a tenth of a second to import: commands that have none need not wait for it
+    from gearcase.box import LoadedBox, Override
 
 BoxFile = Annotated[Path | None, typer.Option("--file", "-f", help="Box file; options add to it or replace its values.")]
 Give = Annotated[list[str] | None, typer.Option("--give", help="Copy this into /workspace (repeat).", metavar="PATH")]
@@ -73,6 +75,8 @@ class BoxOptions:
 
 def loaded(options: BoxOptions) -> LoadedBox:
     """The box of the file and the options. Raises UsageError that lists every mistake."""
+    from gearcase.box import box_from_options, load_box
+
     overrides = list(_overrides(options))
     if options.file is not None:
         return load_box(options.file, overrides)
@@ -81,11 +85,15 @@ def loaded(options: BoxOptions) -> LoadedBox:
 
 def warn_of_doubts(box: LoadedBox) -> None:
     """Tell what looks like a mistake of the box, on stderr."""
+    from gearcase.box import doubts
+
     for doubt in doubts(box.box, box.folder):
         err().print(Text(neutral(doubt), "yellow"), soft_wrap=True)
 
 
 def _overrides(options: BoxOptions) -> Iterable[Override]:
+    from gearcase.box import Override
+
     if options.goal:
         yield Override(("goal",), options.goal, "GOAL")
     for key in ("give", "see", "take"):

@@ -14,12 +14,22 @@ from collections.abc import Callable
 from gearcase.errors import Refused
 
 CHUNK = 128 * 1024
-"""Bytes read at once, and at most kept for a sink that is slow, each way."""
+"""Bytes read at once where somebody judges them, or where sinks are slow."""
+BULK = 2 * 1024 * 1024
+"""Bytes read at once elsewhere: waking up for each chunk is what costs."""
+MOST_KEPT = 32 * 1024 * 1024
+"""Bytes that all relays together keep for slow sinks before none of them reads more than a chunk."""
 _TURNS = 4
-"""Chunks in a row before others have their turn."""
+"""Reads in a row before others have their turn."""
 
 Judge = Callable[[bytes], bytes]
-_buffer = memoryview(bytearray(CHUNK))  # used only between a read and the write that follows it, so all relays share it
+_buffer = memoryview(bytearray(BULK))  # used only between a read and the write that follows it, so all relays share it
+
+
+class Kept:
+    """What all relays of this process keep for slow sinks."""
+
+    bytes = 0
 
 
 class Relay:
@@ -85,7 +95,7 @@ class _Way:
         self._source = source
         self._sink = sink
         self._judge = judge
-        self._left = b""  # what the sink has not taken
+        self._left = memoryview(b"")  # what the sink has not taken
         self._reading = self._writing = self._paused = False
         self.over = False
         self.passed = 0
@@ -96,6 +106,7 @@ class _Way:
             self._loop.add_reader(self._source, self._readable)
 
     def halt(self) -> None:
+        self._keep(memoryview(b""))
         self._rest()
         if self._writing:
             self._writing = False
@@ -111,7 +122,7 @@ class _Way:
 
     def push(self, held: bytes) -> None:
         if self._left:
-            self._left += held
+            self._keep(memoryview(bytes(self._left) + held))
         else:
             self._send(memoryview(held))
 
@@ -123,14 +134,15 @@ class _Way:
     def _readable(self) -> None:
         try:
             for _ in range(_TURNS):
-                count = self._source.recv_into(_buffer)
+                most = CHUNK if self._judge is not None or Kept.bytes > MOST_KEPT else BULK
+                count = self._source.recv_into(_buffer, most)
                 if count == 0:
                     return self._end()
                 chunk = _buffer[:count]
                 if self._judge is not None:
                     chunk = memoryview(self._judge(bytes(chunk)))
                 self._relay.pay(len(chunk))
-                if not self._send(chunk) or count < CHUNK or self._paused:
+                if not self._send(chunk) or count < most or self._paused:
                     return None
         except BlockingIOError:
             return None
@@ -148,7 +160,7 @@ class _Way:
         self.passed += sent
         if sent == len(chunk):
             return True
-        self._left = bytes(chunk[sent:])
+        self._keep(memoryview(bytes(chunk[sent:])))
         self._rest()
         self._writing = True
         self._loop.add_writer(self._sink, self._writable)
@@ -163,11 +175,15 @@ class _Way:
             self._relay.end(type(error).__name__)
             return
         self.passed += sent
-        self._left = self._left[sent:]
+        self._keep(self._left[sent:])
         if not self._left:
             self._writing = False
             self._loop.remove_writer(self._sink)
             self.go()
+
+    def _keep(self, left: memoryview) -> None:
+        Kept.bytes += len(left) - len(self._left)
+        self._left = left
 
     def _end(self) -> None:
         """The source says no more: the sink is told, and the other way goes on."""

@@ -35,6 +35,8 @@ MOST_NAMES = 256
 MOST_CONNECTIONS = 256
 FIRST_BYTES_WITHIN = 30.0
 """Seconds."""
+WAITING = 512 * 1024
+"""Bytes that may wait in the kernel for a client inside: it is near, and more would be cold by the time it is read."""
 _FIRST = 16 * 1024
 _TLS = 22
 _MOST_RECORDS = 2000
@@ -170,6 +172,7 @@ class Seat:
         pay(len(connection.first))
         began, number = time.monotonic(), door.number()
         self._record(ConnectionOpened("http", number, name, port, address))
+        connection.inner.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, WAITING)
         relay = Relay(connection.inner, connection.outer, pay, watch.feed if watch else None)
         connection.relay, why = relay, "failed"
         try:

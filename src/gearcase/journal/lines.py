@@ -7,8 +7,7 @@ mark, numbers beyond 64 bits become text. A line of a type that this version doe
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
-from functools import cache
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
@@ -45,7 +44,7 @@ class Record:
 def encode(event: Event, seq: int, time: float, boot: float, agent: str, prev: str) -> bytes:
     """The line of a record, without its newline, at most LINE_BYTES - 1 long."""
     head = {"seq": seq, "time": time, "boot": boot, "agent": agent, "type": event.type}
-    body = {name: getattr(event, name) for name in _names(type(event))}
+    body = {name: getattr(event, name) for name in event.fields}
     try:
         line = orjson.dumps({**head, **body, "prev": prev})
     except TypeError:
@@ -94,14 +93,9 @@ def _event(kind: str, raw: dict[str, Any]) -> Event | None:
     if made is None:
         return None
     try:
-        return made(**{name: raw[name] for name in _names(made) if name in raw})
+        return made(**{name: raw[name] for name in made.fields if name in raw})
     except TypeError:  # written by a version whose event has fewer fields: still a record, no longer this event
         return None
-
-
-@cache
-def _names(kind: type[Event]) -> tuple[str, ...]:
-    return tuple(one.name for one in fields(kind))
 
 
 def _plain(value: Any, depth: int = 0) -> Any:

@@ -7,13 +7,15 @@ lead's account can pay no more, its last turns are paid from the reserve: so an 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from gearcase.box import Box
 from gearcase.brake import BoxClock
 from gearcase.events import Amounts, LimitReached
 from gearcase.ledger import RESOURCES, Ledger
 from gearcase.seams import Recorder
+
+if TYPE_CHECKING:
+    from gearcase.box import Box
 
 RUN, LEAD, RESERVE = "run", "lead", "reserve"
 

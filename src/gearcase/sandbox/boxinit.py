@@ -117,6 +117,8 @@ def _be_first(
         if start["landlock"]:
             rules = landlock.ruleset(start["landlock"], _WRITABLE, _WRITABLE_FILES)
             handed.append(rules)
+        joiner.limit(start["rlimits"])
+        syscalls.new_session_keyring()
         plan, _ = wire.await_request("plan")
         listeners = network.listen(plan["listeners"])
         wire.send({"kind": "listening"}, [one.fileno() for one in listeners])
@@ -159,9 +161,8 @@ def _writable_box(mounted: int) -> int:
 def _give_up(start: Mapping[str, Any], rules: int, program: bytes) -> None:
     without = start["without"]
     uid = 0 if start["ranged"] else AGENT_ID
-    joiner.become_nobody_special(uid, start["ranged"], start["rlimits"], "capabilities" not in without)
+    joiner.become_nobody_special(uid, start["ranged"], "capabilities" not in without)
     syscalls.prctl(PR_SET_DUMPABLE, 0)
-    syscalls.new_session_keyring()
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     if rules >= 0:
         landlock.apply(rules)

@@ -93,7 +93,8 @@ def _give_up(request: Mapping[str, Any], ruled: bool, program: bytes) -> None:
     without = request["without"]
     os.setsid()
     syscalls.new_session_keyring()
-    become_nobody_special(request["inner_uid"], request["setgroups"], request["rlimits"], "capabilities" not in without)
+    limit(request["rlimits"])
+    become_nobody_special(request["inner_uid"], request["setgroups"], "capabilities" not in without)
     syscalls.prctl(PR_SET_DUMPABLE, 0 if "dumpable" not in without else 1)  # changing ids may have changed it
     syscalls.prctl(PR_SET_NO_NEW_PRIVS, 1)
     if ruled:
@@ -122,13 +123,17 @@ def _take_terminal(wire: Wire, rows: int, columns: int) -> None:
 _TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441
 
 
-def become_nobody_special(uid: int, may_set_groups: bool, rlimits: Mapping[str, int], drop: bool) -> None:
-    """Take the box's uid, its limits, and no capability at all."""
+def limit(rlimits: Mapping[str, int]) -> None:
+    """Take the box's limits, for what is executed too."""
+    for name, value in rlimits.items():
+        resource.setrlimit(getattr(resource, name, _RLIMITS.get(name, -1)), (value, value))
+
+
+def become_nobody_special(uid: int, may_set_groups: bool, drop: bool) -> None:
+    """Take the box's uid, and no capability at all."""
     if may_set_groups:
         os.setgroups([])
     os.setresgid(uid, uid, uid)
-    for name, value in rlimits.items():
-        resource.setrlimit(getattr(resource, name, _RLIMITS.get(name, -1)), (value, value))
     os.setresuid(uid, uid, uid)
     if drop:
         syscalls.drop_capabilities()

@@ -3,7 +3,9 @@
 Runs in pid 1 of a box, with the capabilities of the box's user namespace. Threats answered: reading the host's files, writing them
 through /proc or a shared mount, set-id programs, devices, mount points planted by an agent. Every target is made by us in a
 tmpfs that no agent has touched, and the workspace is mounted last-level: nothing is ever mounted below a writable folder.
-Invariant: a mount that is not expected, or an expected one with weaker flags, ends the set-up. Standard library only.
+Invariant: a mount that is not expected, or an expected one with weaker flags, ends the set-up. The table is read before anybody asks for
+the box, and once more only where what is asked for adds mounts: nobody else can mount anything in a namespace that only pid 1 is in.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ UNMASK = (
     "this container masks parts of its own /proc, so the kernel gives no box a new one: unmask it, never --privileged "
     "(Kubernetes: procMount Unmasked; Docker: --security-opt systempaths=unconfined)"
 )
+_REPORT = "report this with the output of `uname -r`: the box was not started"
 STAGE = "/tmp"
 """Where the new root is built; a mount of ours hides whatever the host has there."""
 
@@ -110,9 +113,9 @@ def _scan(folder: int, path: bytes, waiting: list[tuple[int, bytes]]) -> bytes:
 
 
 def begin(plan: Mapping[str, Any], sources: Sources, seen: Sequence[etcfiles.Seen]) -> dict[str, set[str]]:
-    """Enter the new root, which lacks only what the box calls its doors. After this the host's files are gone.
+    """Enter the new root, which lacks only what the box calls its doors, and check it. After this the host's files are gone.
 
-    Returns the mounts that are expected.
+    Returns the mounts that are expected once the root is closed.
     """
     syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     syscalls.mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=8m,nr_inodes=2k")
@@ -127,15 +130,20 @@ def begin(plan: Mapping[str, Any], sources: Sources, seen: Sequence[etcfiles.See
     expected |= _places(plan, sources) | _given(sources.given)
     os.chdir(STAGE)
     syscalls.pivot_here()
+    verify({**expected, "/": expected["/"] - {"ro"}})
     return expected
 
 
 def finish(names: Mapping[str, str], authority: str, expected: Mapping[str, set[str]]) -> None:
-    """Write what the box calls its doors and whom it trusts beside the host, close the root, and check what the box will see."""
+    """Write what the box calls its doors and whom it trusts beside the host, close the root, and check what that changed."""
     etcfiles.write_names("", names)
     covered = trust.add(authority.encode()) if authority else []
     syscalls.set_mount_attributes(syscalls.AT_FDCWD, "/", ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV)
-    verify({**expected, **{path: {"ro", "nosuid", "nodev"} for path in covered}})
+    if covered:
+        verify({**expected, **{path: {"ro", "nosuid", "nodev"} for path in covered}})
+    closed = os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV
+    if os.statvfs("/").f_flag & closed != closed:
+        raise UnsafeError("weak_mount", "the root of the box was not closed", remedy=_REPORT)
 
 
 def _system(writable: bool) -> None:
@@ -273,7 +281,7 @@ def verify(expected: Mapping[str, set[str]]) -> None:
             raise UnsafeError(
                 "weak_mount",
                 f"the mount at {point} lacks {', '.join(sorted(wanted - flags))}",
-                remedy="report this with the output of `uname -r`: the box was not started",
+                remedy=_REPORT,
             )
     missing = set(expected) - set(found)
     if missing or not expected["/box"] <= found["/box"]:

@@ -25,7 +25,7 @@ class Numbering:
         number = len(self.requests)
         if self.faults.get(number) == "down":
             raise UpstreamDown("no route")
-        headers = {"Content-Type": "application/json", "Retry-After": "3", "set-cookie": SECRET, "x-request-id": "r1"}
+        headers = {"content-type": "application/json", "retry-after": "3", "set-cookie": SECRET, "x-request-id": "r1"}
         return UpstreamResponse(429 if self.faults.get(number) == "busy" else 200, headers, self._chunks(number))
 
     async def _chunks(self, number):

@@ -45,7 +45,7 @@ TOOL_CALLS = (
 KILL = "for p in /proc/[0-9]*; do grep -qs models[e]rver $p/cmdline && kill -9 ${p#/proc/}; done; true"
 
 
-pytestmark = pytest.mark.timeout(400)  # a real model, on cores that others use too
+pytestmark = [pytest.mark.local, pytest.mark.timeout(400)]  # a real model, on cores that others use too
 
 
 class Lent:

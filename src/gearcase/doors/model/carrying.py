@@ -209,7 +209,7 @@ class Carrier:
         response = await call.route.upstream.send(outgoing)
         call.status = response.status
         call.first_byte = time.monotonic() - call.started
-        kind = {name.lower(): value for name, value in response.headers.items()}.get("content-type", "")
+        kind = response.headers.get("content-type", "")
         async with closing_stream(response.chunks) as chunks:
             if response.status == 200 and call.request.stream and "json" not in kind:
                 call.passage = Passage(lambda: self._leave(call))

@@ -232,7 +232,7 @@ class ModelDoor:
 
     def _reply(self, call: Call, answered: Answered) -> Reply:
         streamed = not isinstance(answered.body, bytes)
-        given = {name.lower(): value for name, value in answered.headers.items()}.get("content-type")
+        given = answered.headers.get("content-type")
         headers = {
             **response_headers(answered.headers),
             "content-type": given or content_type(streamed),

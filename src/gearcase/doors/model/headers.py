@@ -58,8 +58,8 @@ def request_headers(headers: Iterable[tuple[bytes, bytes]], edits: list[str]) ->
 
 
 def response_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers that come back from an upstream."""
-    return {name.lower(): value for name, value in headers.items() if name.lower().startswith(RESPONSE)}
+    """Those of an upstream's headers, named in lower case, that go back."""
+    return {name: value for name, value in headers.items() if name.startswith(RESPONSE)}
 
 
 REFUSED, RESOURCE = "x-gearcase-refused", "x-gearcase-resource"

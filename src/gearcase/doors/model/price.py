@@ -13,8 +13,8 @@ The threat: a request that is priced lower than it is billed is a hole in the bu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 from gearcase.errors import Refused
 
@@ -93,6 +93,7 @@ class Price:
     snapshot: str
     asks_to_cache: bool = False  # cache writes are billed only where the request asks for them
     unpriced: tuple[str, ...] = ()
+    _flat: dict[tuple[CacheWrite, str], _Dearest] = field(default_factory=dict[Any, Any], init=False, repr=False, compare=False)
 
     @property
     def tiers(self) -> frozenset[str]:
@@ -142,12 +143,17 @@ class Price:
         return room // dearest.output if dearest.output else self.max_output
 
     def _dearest(self, input_tokens: int, cache_write: CacheWrite, tier: str) -> _Dearest:
+        if known := self._flat.get((cache_write, tier)):
+            return known
         # A usage may stay below the bound, so every band that starts within it can apply.
         bands = [band for name in self._servable(tier) for band in self.rates[name] if band.above < max(input_tokens, 1)]
         if len(bands) == 1:  # almost every model
             [band] = bands
             output = max(band.output, band.reasoning)
-            return _Dearest(self._dearest_input(band, cache_write), output, band.web_search, band.request)
+            dearest = _Dearest(self._dearest_input(band, cache_write), output, band.web_search, band.request)
+            if all(len(self.rates[name]) == 1 for name in self._servable(tier)):  # whatever the size of the prompt
+                self._flat[cache_write, tier] = dearest
+            return dearest
         return _Dearest(
             input=max(self._dearest_input(band, cache_write) for band in bands),
             output=max(max(band.output, band.reasoning) for band in bands),

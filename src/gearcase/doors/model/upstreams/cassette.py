@@ -203,7 +203,7 @@ class Recording:
             broken = f"{type(error).__name__}: {error}"
             raise
         finally:
-            headers = {name.lower(): value for name, value in response.headers.items() if name.lower() in _HEADERS}
+            headers = {name: value for name, value in response.headers.items() if name in _HEADERS}
             chunks = [_written(chunk) for chunk in received]
             answer = {"status": response.status, "headers": headers, "chunks": chunks, "usage": _usage(received)}
             self._tape.record(request, order, answer | ({"broken": broken} if broken else {}))

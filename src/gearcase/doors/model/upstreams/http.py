@@ -20,6 +20,10 @@ from gearcase.seams import UpstreamDown, UpstreamRequest, UpstreamResponse
 
 if TYPE_CHECKING:
     import aiohttp
+    from yarl import URL
+
+MOST_URLS = 1000
+"""That are remembered."""
 
 CONNECT, FIRST_BYTE_OR_NEXT = 20.0, 300.0
 """Seconds: to connect; until the next byte of an answer. Providers think for minutes before the first."""
@@ -44,6 +48,7 @@ class Http:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._session: aiohttp.ClientSession | None = None
+        self._urls: dict[tuple[str, str, str, bool], URL] = {}
         # The client takes a tenth of a second to load: it does so while the box is being made.
         threading.Thread(target=importlib.import_module, args=("aiohttp",), daemon=True).start()
 
@@ -65,7 +70,8 @@ class Http:
             raise UpstreamDown(f"{self._endpoint.base} did not accept a connection within {CONNECT:g} s") from error
         except aiohttp.ClientError as error:  # it may have been heard: no `UpstreamDown`
             raise ConnectionError(f"{type(error).__name__}: {error}") from error
-        return UpstreamResponse(response.status, dict(response.headers), _chunks(response))
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return UpstreamResponse(response.status, headers, _chunks(response))
 
     async def close(self) -> None:
         """See `Upstream`."""
@@ -73,7 +79,22 @@ class Http:
             await self._session.close()
             self._session = None
 
-    def _url(self, request: UpstreamRequest) -> str:
+    def _url(self, request: UpstreamRequest) -> URL:
+        """Parsed once: what is asked for is a handful of paths and models."""
+        key = (request.protocol, request.path, request.model, request.stream)
+        found = self._urls.get(key)
+        if found is None:
+            from yarl import URL
+
+            if len(self._urls) >= MOST_URLS:
+                self._urls.clear()
+            try:
+                found = self._urls[key] = URL(self._text_of(request))
+            except ValueError as error:
+                raise UpstreamDown(f"{self._endpoint.base} is no address: {error}") from error
+        return found
+
+    def _text_of(self, request: UpstreamRequest) -> str:
         if request.protocol != "gemini":
             return self._endpoint.base + request.path.removeprefix("/v1")
         path = request.path.removeprefix("/v1beta").replace("{model}", quote(request.model, safe=""))

@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 KEPT = 4000
 """Characters of a masked text that are kept to be shown; its digest covers all of it."""
 
@@ -51,7 +53,10 @@ def mask(text: str) -> str:
 
 def canonical(value: Any) -> str:
     """One text for one JSON value, whatever the order of its keys."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    except TypeError:  # half of a surrogate pair, a number beyond 64 bits
+        return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def digest(text: str) -> str:
