@@ -1,4 +1,4 @@
-"""Invented lines of three invented formats, and what is right about them: `python3 generate.py OUT --seed 7 --lines 16`.
+"""Invented lines of three invented formats, and what is right about them: `python3 generate.py OUT --seed 7`.
 
 They need no data of others, so that a recorded run over them can be kept. OUT/truth.jsonl is for `score.py` alone, never for the box.
 """
@@ -98,8 +98,8 @@ def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("out", type=Path)
     options.add_argument("--seed", type=int, default=7)
-    options.add_argument("--lines", type=int, default=16, help="of each format, to map")
-    options.add_argument("--held-out", type=int, default=4, help="of each format")
+    options.add_argument("--lines", type=int, default=14, help="of each format, to map")
+    options.add_argument("--held-out", type=int, default=3, help="of each format")
     given = options.parse_args()
     chance = random.Random(given.seed)
     files: dict[str, list[dict[str, str]]] = {"lines.log": [], "held-out.log": []}
