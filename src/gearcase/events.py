@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import Field, FrozenInstanceError, field
-from typing import Any, ClassVar, Never, cast, dataclass_transform
+from typing import Any, ClassVar, Never, Self, cast, dataclass_transform
 
 FORMAT = "1.0"
 
@@ -60,6 +60,14 @@ class Event(metaclass=_Kind):
             raise TypeError(f"{type(self).__name__} lacks its field {name}")
         default = self.defaults[name]
         return cast(Field[Any], default).default_factory() if isinstance(default, Field) else default  # type: ignore[misc]
+
+    def but(self, **changes: Any) -> Self:
+        """The same event with other values in these fields."""
+        return type(self)(**{**self.as_dict(), **changes})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its fields by their names."""
+        return dict(zip(self.fields, self._values(), strict=True))
 
     def _values(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in self.fields)

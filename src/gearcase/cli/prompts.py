@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import typer
@@ -76,7 +76,7 @@ def _maps(journal: Any) -> dict[str, _Prompts]:
 def _as_json(one: _Prompts) -> dict[str, Any]:
     started = one.started
     first = {"prompt": started.prompt, "text": started.text, "parent": None}
-    tried = [{**asdict(event), "diff": list(_difference(one, event))} for event in one.tried]
+    tried = [{**event.as_dict(), "diff": list(_difference(one, event))} for event in one.tried]
     ended = {"account": one.ended.account, "repair": one.ended.repair} if one.ended else None
     return {"map": started.map, "model": started.model, "first": first, "tried": tried, "ended": ended}
 
