@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import time
 from collections import Counter
+from contextlib import closing
 
 import pytest
 
@@ -21,8 +22,8 @@ USD = 5 * 10**9
 
 def runs(user):
     """The folders of all runs, the oldest first."""
-    folders = (user.home / "state/gearcase/runs").glob("*")
-    return sorted(folders, key=lambda folder: json.loads((folder / "run.json").read_text())["created"])
+    begun = (user.home / "state/gearcase/runs").glob("*/run.json")
+    return [file.parent for file in sorted(begun, key=lambda file: json.loads(file.read_text())["created"])]
 
 
 def until(reached, what, timeout=60):
@@ -43,7 +44,7 @@ def kill(user, watcher):
 def kept(folder):
     """How many answers are on disk."""
     try:
-        with sqlite3.connect(f"file:{folder}/results.sqlite?mode=ro", uri=True) as store:
+        with closing(sqlite3.connect(f"file:{folder}/results.sqlite?mode=ro", uri=True)) as store:
             return store.execute("SELECT count(*) FROM results").fetchone()[0]
     except sqlite3.Error:
         return 0
