@@ -61,9 +61,13 @@ class Event(metaclass=_Kind):
         default = self.defaults[name]
         return cast(Field[Any], default).default_factory() if isinstance(default, Field) else default  # type: ignore[misc]
 
-    def changed(self, **named: Any) -> Self:
-        """The same with other values of these fields."""
-        return type(self)(**{**dict(zip(self.fields, self._values(), strict=True)), **named})
+    def but(self, **changes: Any) -> Self:
+        """The same event with other values in these fields."""
+        return type(self)(**{**self.as_dict(), **changes})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its fields by their names."""
+        return dict(zip(self.fields, self._values(), strict=True))
 
     def _values(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in self.fields)
@@ -109,6 +113,15 @@ class RunResumed(Event):
 
     boot_id: str
     repaired_bytes: str = ""  # base64 of a torn last line that was cut
+
+
+class RunContinues(Event):
+    """This run goes on for one whose process died: its limits are what that one left, and it has the answers of its maps."""
+
+    run: str
+    name: str
+    spent: Amounts
+    answers: int
 
 
 class RunEnded(Event):

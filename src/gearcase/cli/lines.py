@@ -124,6 +124,11 @@ def _settled(event: events.Settled) -> _Said | None:
 
 _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
     events.RunStarted: lambda e: ("door" if e.kind == "door" else "run", "bold", f"{neutral(e.name)}  {first_line(e.goal)}"),
+    events.RunContinues: lambda e: (
+        "run",
+        "bold",
+        f"goes on for {neutral(e.name)}, whose process died; {e.answers:,} answers of its maps",
+    ),
     events.RunResumed: lambda e: ("run", "bold", "its journal is taken up again after a stop"),
     events.RunEnded: lambda e: ("end", "bold", neutral(state_word(e.status, str(e.record.get("kind"))))),
     events.Failure: lambda e: _error(e.error),

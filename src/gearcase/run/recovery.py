@@ -204,7 +204,7 @@ def supervisor_died(folder: RunFolder) -> RunError:
     return RunError(
         "supervisor_died",
         "the process that drove this run ended without an ending on record",
-        remedy=f"its boxes died with it; see what was done: gearcase logs {folder.name}",
+        remedy=f"its boxes died with it; see why: gearcase logs {folder.name}; go on in a new one: gearcase recover {folder.name}",
     )
 
 

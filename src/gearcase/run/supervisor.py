@@ -26,6 +26,7 @@ from gearcase.doors.repositories import remember
 from gearcase.errors import GearcaseError, UsageError
 from gearcase.events import Failure, Giving
 from gearcase.run.accounts import LEAD_PURSE
+from gearcase.run.again import ABOUT, note_asked
 from gearcase.run.away import AwayEngine, require
 from gearcase.run.books import Books, open_books
 from gearcase.run.doors import Doors, declared
@@ -102,7 +103,11 @@ class Supervisor:
 
     async def _in_folder(self, folder: RunFolder, routing: Routing, stack: AsyncExitStack) -> EndRecord:
         options = self._options
+        note_asked(folder, options)
+        continues = options.continues.take_over(folder) if options.continues is not None else None
         books = await open_books(folder, self._box, stack, "program" if options.program else "agent", options.out, options.force)
+        if continues is not None:
+            books.journal.append(continues)
         books.questions.answered = options.answered
         books.questions.unanswered, books.questions.after = options.unanswered, options.after
         stayed: list[str] = []
@@ -140,7 +145,8 @@ class Supervisor:
             await unless_killed(brake, doors.open(housing))
             books.copies.doors = doors
             route = None if self._options.program else routing.lead()
-            acceptance = lead.equip(route, children.operations, books.questions)
+            about = ABOUT if self._options.continues is not None else ""
+            acceptance = lead.equip(route, children.operations, books.questions, about)
             await lead.serve()
             work = lead.agent.run() if lead.agent is not None else self._program(lead.room)
             try:

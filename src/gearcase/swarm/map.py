@@ -25,9 +25,10 @@ from gearcase.seams import Recorder
 from gearcase.swarm.account import ItemAccount
 from gearcase.swarm.items import Canary, Ended, Item, Known, MapSpec, Use, Waiting
 from gearcase.swarm.known import KnownAnswers
+from gearcase.swarm.learned import Learned
 from gearcase.swarm.questions import HALTED, Ask, Flights, Judge, Questions, Reply, Tally
 from gearcase.swarm.queues import Endings, Line
-from gearcase.swarm.repair import Desk, Learned, Repair
+from gearcase.swarm.repair import Desk, Repair
 from gearcase.swarm.results import Kept, Results
 from gearcase.swarm.telling import End, Telling
 from gearcase.swarm.worker import Answered, Fault
@@ -400,10 +401,6 @@ class Map:
         """An item has ended."""
         self._end(ended)
 
-    def learned(self) -> Learned | None:
-        """What a later map of the same question need not find out again."""
-        return self.repair.learned() if self.repair is not None else None
-
     def again(self, waiting: Sequence[Waiting]) -> None:
         """Items to be asked about once more, each with the prompt that it names. They come before those that were never asked about."""
         for one in waiting:
@@ -414,9 +411,13 @@ class Map:
         self._put_to_work()
 
     def record(self, event: PromptTried) -> None:
-        """Put it on record."""
+        """Put it on record; keep what was found for a later map of the same question."""
         self.told.record(event)
-        if event.decision != "refused" and self._known.known:
+        if event.decision == "refused":
+            return
+        if self.repair is not None:
+            self._results.learn(self.spec.digest(), self.repair.learned())
+        if self._known.known:
             self._known.again()
             if not self._input_open:
                 self._plant_rest()

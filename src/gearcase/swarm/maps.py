@@ -15,7 +15,6 @@ Threat: arguments are the agent's. Sizes, counts and the schema are bounded befo
 from __future__ import annotations
 
 import asyncio
-import fnmatch
 import itertools
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -28,12 +27,12 @@ from gearcase.errors import Refused, UsageError
 from gearcase.seams import Recorder
 from gearcase.swarm.asking import MAX_OUTPUT
 from gearcase.swarm.items import Item, Known, MapSpec, Use
-from gearcase.swarm.known import KnownAnswers
+from gearcase.swarm.known import KnownAnswers, is_named
 from gearcase.swarm.map import Map
 from gearcase.swarm.questions import Flights, Judge
-from gearcase.swarm.repair import Desk, Learned
+from gearcase.swarm.repair import Desk
 from gearcase.swarm.results import Results
-from gearcase.swarm.rewriting import REPLY, REPLY_OUTPUT
+from gearcase.swarm.rewriting import MOST_PROMPT, REPLY, REPLY_OUTPUT
 from gearcase.swarm.schema import Schema
 from gearcase.swarm.shards import Asking
 from gearcase.swarm.worker import Worker
@@ -48,8 +47,6 @@ CONCURRENCY = 16
 MOST_CONCURRENCY = 512
 MAX_FAILURE_RATE = 0.5
 """Of the canary; above it the rest is not asked about."""
-MOST_PROMPT = 64 * 1024
-"""Bytes of a prompt."""
 MOST_ITEM = 256 * 1024
 """Bytes of one item's text."""
 MOST_SHARD = 640 * 1024
@@ -102,7 +99,6 @@ class Maps:
         flights: Flights | None = None,
     ) -> None:
         self._engines = engines
-        self._learned: dict[bytes, Learned] = {}
         self._box = box
         self._carve = carve
         self._close_account = close
@@ -137,6 +133,9 @@ class Maps:
         self._beginning += 1
         try:
             made = await self._make(name, agent, spec, route, arguments)
+        except BaseException:
+            await self._end_commands(name)
+            raise
         finally:
             self._beginning -= 1
         self._maps[name] = made
@@ -187,7 +186,7 @@ class Maps:
             judge=judge,
             use=use,
             desk=desk,
-            learned=self._learned.get(spec.digest()),
+            learned=self._results.learned(spec.digest()),
             known=self._known_of(arguments),
             width=asking.width,
             stop_asking=asking.stop,
@@ -196,7 +195,7 @@ class Maps:
     def _known_of(self, arguments: Mapping[str, Any]) -> KnownAnswers | None:
         """The answers that are known for a map with these names."""
         named = [str(name) for name in cast("list[Any]", arguments.get("named") or [])][:1000] or [""]
-        fits = [one for one in self._box.known if any(fnmatch.fnmatchcase(name, one.map) for name in named)]
+        fits = [one for one in self._box.known if any(is_named(name, one.map) for name in named)]
         if not fits or arguments.get("run"):
             return None
         return KnownAnswers([Known(one.item, one.answer) for one in fits], self._box.known_at_least)
@@ -255,7 +254,6 @@ class Maps:
             self._seen[name] = self._now()
         if one.finished:
             self._maps.pop(name, None)
-            self._learn(one)
             one.conclude()
             one.finish("stopped" if one.stopped else "done")
             ending = asyncio.create_task(self._end_commands(name))
@@ -300,12 +298,6 @@ class Maps:
             await self._sandboxes.forget()
         self._results.close()
 
-    def _learn(self, one: Map) -> None:
-        """The same map, begun again, goes on with the prompts that were found."""
-        learned = one.learned()
-        if learned is not None and learned.variants:
-            self._learned[one.spec.digest()] = learned
-
     async def _end_commands(self, name: str) -> None:
         """A map has ended: no sandbox of its commands is left."""
         self._engines.forget(name)
@@ -340,7 +332,6 @@ class Maps:
     async def _abandon(self, name: str, one: Map) -> None:
         try:
             await one.abandon()
-            self._learn(one)
             await self._end_commands(name)
         except asyncio.CancelledError:
             await one.cut()

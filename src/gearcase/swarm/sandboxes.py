@@ -4,7 +4,8 @@ No doors and no network but its own loopback. The files are a view (`sandbox/vie
 /mnt/workspace; in a sandbox's own, writable /workspace a link stands for each of them. What one leaves behind, the next does not see.
 
 A sandbox gets a share of what the agent's box may use, and waits until that share is free: all of them together never have more than the
-box once more. They are known to the run's brake from the moment in which they are made.
+box once more; the one in which a map's answers are judged lives beside them, with a quarter. They are known to the run's brake from the
+moment in which they are made.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from gearcase.doors.housed import Housed
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.manifest import Manifest
 from gearcase.sandbox.threads import in_thread
-from gearcase.sandbox.views import chosen, make_view, remove_view
+from gearcase.sandbox.views import at_or_below, make_view, remove_view
 from gearcase.seams import Housing, Limits, Mount
 from gearcase.swarm.items import Use
 
@@ -101,7 +102,7 @@ class Sandboxes:
         wanted, hidden = [_inside(path) for path in paths], [_inside(path) for path in without]
         folder = _inside(cwd)
         async with self._making:
-            manifest = chosen(await self._state(), wanted, folder, hidden)
+            manifest = at_or_below(await self._state(), wanted, folder, hidden)
             place = self._own / manifest.digest
             if not self._views.get(place):
                 await in_thread(remove_view, place) if place.exists() else None
