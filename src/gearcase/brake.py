@@ -20,7 +20,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -114,7 +114,7 @@ class Brake:
             door.latch()
 
     def remove_door(self, door: Latch) -> None:
-        """A door that is closed obeys nothing. Idempotent."""
+        """A door that is closed needs no brake. Idempotent."""
         if door in self._doors:
             self._doors.remove(door)
 
@@ -129,14 +129,19 @@ class Brake:
         if sandbox in self._sandboxes:
             self._sandboxes.remove(sandbox)
 
-    async def pull(self, level: Level, by: str, reason: str = "") -> float:
-        """Set the level of one source; returns the milliseconds until it was in force. Raises RunError when a process resists."""
+    async def pull(self, level: Level, by: str, reason: str = "", also: Sequence[str] = ()) -> float:
+        """Set the level of one source; returns the milliseconds until it was in force. Raises RunError when a process resists.
+
+        `also`: sources whose level ends with this, because it answers what they asked.
+        """
         began = time.perf_counter()
         if level > Level.RUNNING:
             for door in self._doors:
                 door.latch()
         async with self._turn:
             before = self.level
+            for source in also:
+                self._sources.pop(source, None)
             self._sources[by] = level
             if level is Level.RUNNING:
                 del self._sources[by]

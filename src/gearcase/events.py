@@ -61,7 +61,7 @@ class Event(metaclass=_Kind):
         default = self.defaults[name]
         return cast(Field[Any], default).default_factory() if isinstance(default, Field) else default  # type: ignore[misc]
 
-    def changed(self, **named: Any) -> Self:
+    def but(self, **named: Any) -> Self:
         """The same with other values of these fields."""
         return type(self)(**{**dict(zip(self.fields, self._values(), strict=True)), **named})
 
@@ -710,6 +710,20 @@ class AgentTurn(Event):
     step: int
     text: str
     commands: int
+
+
+class AttemptFailed(Event):
+    """An agent's call came to nothing and is made again, after `wait` seconds: it was the `attempt`th of at most `attempts`.
+
+    `until`: when about the last one is made (unix seconds). `unreached`: provably nothing was sent, so nothing is charged.
+    """
+
+    attempt: int
+    attempts: int
+    why: str
+    wait: float
+    until: float
+    unreached: bool
 
 
 class ContextCompacted(Event):

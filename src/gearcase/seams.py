@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -235,9 +236,16 @@ class Sandbox(Protocol):
         """Undo freeze. Idempotent."""
         ...
 
+    def still(self) -> AbstractAsyncContextManager[None]:
+        """Nothing in it moves within the block, one block at a time; whether it moves afterwards is for `freeze` and `thaw` to say.
+
+        Raises as `freeze` does.
+        """
+        ...
+
     @property
     def frozen(self) -> bool:
-        """Whether it stands still."""
+        """Whether `freeze` holds it."""
         ...
 
     async def usage(self) -> Usage:

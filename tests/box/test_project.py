@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gearcase.box import load_box
+from gearcase.box.inside import has_module
 from gearcase.box.project import look_at
 from gearcase.box.starting import first_box
 
@@ -105,6 +106,25 @@ def test_tests_and_packages_of_this_machine_are_the_checks_and_not_the_agents(tm
     assert "cp -r tests work/" in check.run and '"$OLDPWD"/.venv/lib/python3.11/site-packages' in check.run
     box = made(tmp_path / "js", {"package.json": '{"scripts": {"test": "x"}}', "node_modules/a/index.js": ""})
     assert [path.name for path in box.checks[0].files] == ["node_modules"]
+
+
+def test_a_test_runner_that_the_files_do_not_bring_is_looked_for_before_money_is_spent(tmp_path):
+    files = {"tests/test_a.py": "", "pytest.ini": ""}
+    assert made(tmp_path / "a", files).sandbox.packages == ("python3", "python3:pytest")
+    brought = {**files, ".venv/pyvenv.cfg": "", ".venv/lib/python3.11/site-packages/pytest/__init__.py": ""}
+    assert made(tmp_path / "b", brought).sandbox.packages == ("python3",)
+    assert made(tmp_path / "c", {"go.mod": "module x\n"}).sandbox.packages == ("go",)
+
+
+def test_init_says_at_once_that_the_test_runner_is_not_inside(tmp_path):
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    told = gearcase(tmp_path, "init")
+    lacks = json.loads(gearcase(tmp_path, "init", "--force", "--json").stdout)["lacking"]
+    assert told.returncode == 0
+    assert lacks == ([] if has_module("pytest") else ["pytest"])
+    assert ("pytest is not seen inside a box" in told.stderr) == bool(lacks)
+    assert ("gearcase init --force" in " ".join(told.stderr.split())) == bool(lacks)
 
 
 def test_the_whole_folder_is_given_and_may_leave(tmp_path):

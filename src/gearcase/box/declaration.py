@@ -24,6 +24,7 @@ from gearcase.box.fields import (
     ModelName,
     Money,
     Name,
+    Package,
     Pattern,
     Program,
     Rate,
@@ -148,8 +149,8 @@ class Sandbox(Table):
     need: tuple[Literal["filesystem", "network", "processes", "memory", "cpu", "disk", "freeze", "syscalls"], ...] = Field(
         default=("network", "filesystem", "processes"), description="the run does not start where one of these is not enforced"
     )
-    packages: tuple[Program, ...] = Field(
-        default=(), description="programs that must exist inside; looked for before money is spent"
+    packages: tuple[Package, ...] = Field(
+        default=(), description="programs that must exist inside, or `python3:MODULE`; looked for before money is spent"
     )
     tools: tuple[Program, ...] = Field(
         default=(), description="your own programs, found on PATH: seen read-only below /opt/tools, started from /box/bin"

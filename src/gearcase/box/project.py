@@ -17,6 +17,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
+from gearcase.box.inside import brings_module
+
 _MOST = 4 << 20
 """Bytes of a file that are read."""
 _MANY = 8000
@@ -46,7 +48,10 @@ _COMPOSE = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compos
 
 @dataclass(frozen=True, slots=True)
 class TestCommand:
-    """How tests are run, as a check: its name, command, files of this machine, the program it needs, and what told it."""
+    """How tests are run, as a check: its name, command, files of this machine, the program it needs, and what told it.
+
+    `module`: of that Python, where the files do not bring it.
+    """
 
     __test__ = False
 
@@ -55,6 +60,7 @@ class TestCommand:
     files: tuple[str, ...]
     program: str
     told_by: str
+    module: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +196,8 @@ def _python(top: Path) -> TestCommand | None:
         brought = (*folders, packages.name)
     whole = f"{environment} python3 -m pytest -q" if told_by else _unittest(top, environment, folders)
     command = _command(top, whole, folders)
-    return TestCommand("tests", command, brought, "python3", told_by or ", ".join(folders) or "test files")
+    module = "pytest" if told_by and not (packages is not None and brings_module(packages, "pytest")) else ""
+    return TestCommand("tests", command, brought, "python3", told_by or ", ".join(folders) or "test files", module)
 
 
 def _unittest(top: Path, environment: str, folders: Sequence[str]) -> str:

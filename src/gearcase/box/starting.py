@@ -56,6 +56,7 @@ def _files(project: Project) -> Iterator[str]:
 
 def _sandbox(project: Project) -> Iterator[str]:
     programs = sorted({test.program for test in project.tests})
+    programs += sorted({f"{test.program}:{test.module}" for test in project.tests if test.module})
     if programs:
         yield "[sandbox]"
         yield "# Looked for inside before money is spent."

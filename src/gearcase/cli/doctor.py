@@ -53,7 +53,7 @@ def doctor(
     as_json: o.Json = False,
     need: Annotated[list[str] | None, typer.Option("--need", help="An aspect that must be enforced (repeat).")] = None,
 ) -> None:
-    """Say what is enforced on this machine, by what, and the remedy for each "no"; then start a box. Exit 3 when none can start."""
+    """Say what is enforced on this machine, and by what. With the remedy for each "no"; then start a box. Exit 3 when none can start."""
     profile, box = asyncio.run(_tried())
     facts = [*_facts(), box]
     needed = tuple(need or Sandbox().need)
@@ -106,7 +106,7 @@ async def _box(driver: NamespacesDriver) -> Fact:
         left = ", ".join(residue) or "none"
         told = f"was started, `true` {ended.ended} with {ended.exit_code}; residue: {left}"
         return Fact("a box", False, told, "report this with the output of gearcase doctor --json")
-    return Fact("a box", True, f"was started and ended in {took}, residue none")
+    return Fact("a box", True, f"was started and ended in {took}, left behind: nothing")
 
 
 def page(profile: Profile, facts: list[Fact], needed: tuple[str, ...], lacking: list[str], user: str) -> RenderableType:

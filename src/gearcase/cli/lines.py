@@ -10,7 +10,7 @@ from rich.text import Text
 
 from gearcase import events
 from gearcase.cli import maps, subagents
-from gearcase.cli.shapes import state_word
+from gearcase.cli.shapes import braked, missed, state_word
 from gearcase.cli.text import first_line, neutral
 from gearcase.journal import Record
 from gearcase.units import format_bytes, format_duration, format_money
@@ -102,8 +102,7 @@ def _turn(event: events.AgentTurn) -> _Said | None:
 
 
 def _brake(event: events.BrakeChanged) -> _Said:
-    reason = f": {neutral(event.reason)}" if event.reason else ""
-    return ("brake", "bold yellow", f"{neutral(event.level)} by {neutral(event.by)}{reason}  ({event.milliseconds:.0f} ms)")
+    return ("brake", "bold yellow", f"{braked(event.level, event.by, event.reason)}  ({event.milliseconds:.0f} ms)")
 
 
 def _error(error: dict[str, Any]) -> _Said:
@@ -179,6 +178,7 @@ _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
     events.MapEnded: lambda e: ("map", "green" if e.ended == "done" and not e.classes else "yellow", maps.ending(e)),
     events.AgentStarted: lambda e: ("agent", "cyan", neutral(e.model)),
     events.AgentTurn: _turn,
+    events.AttemptFailed: lambda e: ("waits", "yellow", missed(e)),
     events.ContextCompacted: lambda e: ("context", "cyan", f"{e.tokens_before:,} to {e.tokens_after:,} tokens"),
     events.AgentEnded: lambda e: ("agent", "cyan", f"ended: {neutral(e.reason)} {first_line(e.detail)}"),
     events.AgentSpawned: lambda e: (

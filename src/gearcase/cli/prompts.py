@@ -39,7 +39,7 @@ def prompts(
     only: Annotated[str, typer.Option("--map", help="Only this map of the run: m1.")] = "",
     as_json: o.Json = False,
 ) -> None:
-    """Show how the prompts of a run's maps were repaired: the tree, the scores, the differences."""
+    """Show how the prompts of a run's maps were repaired. The tree, the scores, the differences."""
     folder = find(run)
     maps = _maps(folder.journal)
     if only and only not in maps:

@@ -74,7 +74,7 @@ def spend(
     ] = False,
     as_json: o.Json = False,
 ) -> None:
-    """Show what was spent, as billed: calls of a person, a cassette or a script cost nothing and are left out."""
+    """Show what was spent, as billed. Calls of a person, a cassette or a script cost nothing and are left out."""
     first = _first_moment(since)
     rows = list(_grouped(_all_calls(first), by))
     if as_csv:

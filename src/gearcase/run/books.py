@@ -25,7 +25,7 @@ from gearcase.ledger import Ledger
 from gearcase.run.accounts import RUN, Pace, charge_time, close_agent_accounts, open_accounts
 from gearcase.run.doors import Copies
 from gearcase.run.ending import Ending
-from gearcase.run.questions import BUDGET, Questions
+from gearcase.run.questions import BUDGET, UPSTREAM, Questions
 from gearcase.run.record import EndRecord, Kind
 from gearcase.run.requests import Requests
 from gearcase.runs import RunFolder, boot_id, write_atomically
@@ -114,8 +114,7 @@ def _verbs(
 
     async def resume(request: Mapping[str, Any]) -> dict[str, Any]:
         added = await grant({"usd": request["add_usd"]}) if request.get("add_usd") else {}
-        await brake.pull(Level.RUNNING, "operator")
-        await brake.pull(Level.RUNNING, BUDGET)
+        await brake.pull(Level.RUNNING, "operator", also=(BUDGET, UPSTREAM))
         return {**added, "level": brake.level.name.lower()}
 
     async def wind_down(request: Mapping[str, Any]) -> dict[str, Any]:

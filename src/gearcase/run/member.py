@@ -88,7 +88,7 @@ class Member:
         self.reach = reach
         self.sandbox = sandbox
         self.room = Room(sandbox, shared.recorder, shared.brake, shared.clock, pace, purse, shared.commands)
-        self.workspace = Workspace(sandbox, shared.store, shared.recorder, shared.brake, purse.agent)
+        self.workspace = Workspace(sandbox, shared.store, shared.recorder, purse.agent)
         self.driving = Driving(
             box=box,
             sandbox=sandbox,

@@ -344,7 +344,7 @@ class Repair:
         looks = [await self._look(first, candidate, mine, failed)]
         if looks[0].most:
             looks.append(await self._look(second, candidate, mine, failed))
-        event = event.changed(looks=[look.as_json() for look in looks])
+        event = event.but(looks=[look.as_json() for look in looks])
         stopped = next((look.stopped for look in looks if look.stopped is not None), None)
         if stopped is not None and stopped.code != HALTED:
             self.over = f"the test cannot be paid for or asked: {stopped.message}"
@@ -356,7 +356,7 @@ class Repair:
             return
         decision, why, kept = await self._scope(candidate, len(taken))
         if kept is not None:
-            event = event.changed(kept=kept.as_json())
+            event = event.but(kept=kept.as_json())
         if decision == "default":
             self.default = candidate
             self._meet_default(cluster)
@@ -436,7 +436,7 @@ class Repair:
             return Reply(Fault("terminal", error.code, f"{error.message}; {error.remedy}"))
 
     def _tell(self, event: PromptTried, decision: str, why: str, began: int) -> None:
-        self._host.record(event.changed(decision=decision, why=why, spent=self.tally.spent - began))
+        self._host.record(event.but(decision=decision, why=why, spent=self.tally.spent - began))
 
 
 def _different(waiting: Sequence[Waiting]) -> int:

@@ -25,7 +25,7 @@ import orjson
 from gearcase.doors.model.admission import Admission, Patience
 from gearcase.doors.model.bounds import Bounds
 from gearcase.doors.model.carrying import Answered, Call, Caller, Carrier, closing_stream
-from gearcase.doors.model.headers import COST, REFUSED, RESOURCE, request_headers, response_headers
+from gearcase.doors.model.headers import COST, REFUSED, RESOURCE, UNREACHED, request_headers, response_headers
 from gearcase.doors.model.leases import Leases
 from gearcase.doors.model.protocols import COUNTING, KNOWN_PATHS, PROTOCOLS, Speech, address_of, content_type, speech_of
 from gearcase.doors.model.protocols.gemini import listed
@@ -191,7 +191,8 @@ class ModelDoor:
             body = orjson.dumps(asked.body)
             if asked.edits:
                 self._recorder.append(RequestEdited(number, asked.edits), caller.agent)
-            self._ledger.sent(admitted.hold)
+            if route.leaves:  # else nobody can bill it, whatever becomes of this process
+                self._ledger.sent(admitted.hold)
             if self._strict:
                 await self._recorder.durable()
             else:
@@ -247,6 +248,8 @@ class ModelDoor:
             return Reply(answered.status, headers, answered.body)
         text = f"the upstream of {call.route.name} failed: {answered.failed}"
         headers["content-type"] = "application/json"
+        if answered.unreached:
+            headers[UNREACHED] = "1"
         return Reply(answered.status, headers, call.speech.refusal(answered.status, "upstream", text))
 
     def _remaining(self, caller: Caller) -> dict[str, str]:

@@ -69,6 +69,9 @@ class Route:
     price: Price
     upstream: Upstream
     billed: bool = True  # by anybody: a person, a cassette or a script sends no invoice
+    leaves: bool = (
+        True  # for somewhere else: a person and the local model are asked here, and what they did not answer cost nothing
+    )
 
 
 class Routing:
@@ -264,7 +267,7 @@ class Routing:
         nominal = replace(pricing.nominal(name or "local"), context_window=CONTEXT, max_output=MAX_OUTPUT)
         price = self._price("local", name or "local", nominal)
         upstream = self._upstream(reference, reference, make)
-        return Route(reference, "local", name or "local", "chat", frozenset(_SPEAKS), price, upstream, billed=False)
+        return Route(reference, "local", name or "local", "chat", frozenset(_SPEAKS), price, upstream, billed=False, leaves=False)
 
     def _synthetic(self, reference: str, kind: str, place: Path) -> Route:
         def make() -> Upstream:
@@ -278,7 +281,8 @@ class Routing:
         if played is not None:
             protocol, name = played
         price = self._price(kind, name, pricing.nominal(name))
-        return Route(reference, kind, name, protocol, frozenset(_SPEAKS), price, upstream, billed=False)
+        leaves = kind != "manual"
+        return Route(reference, kind, name, protocol, frozenset(_SPEAKS), price, upstream, billed=False, leaves=leaves)
 
     def _plays(self, reference: str) -> bool:
         """Whether a cassette answers for this model."""
