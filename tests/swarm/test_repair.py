@@ -323,7 +323,7 @@ def test_what_was_found_is_kept_when_it_is_found_and_not_at_the_end_of_the_map(t
 
     asyncio.run(second())
     assert bench.map.account.ok == 120 and not bench.requests
-    assert bench.map.found >= 60 and all(count <= 1 for count in bench.model.answered.values())
+    assert bench.map.told.found >= 60 and all(count <= 1 for count in bench.model.answered.values())
 
 
 def test_without_money_for_it_nothing_is_repaired(tmp_path):
