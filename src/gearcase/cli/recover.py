@@ -18,7 +18,8 @@ from gearcase.units import format_money
 def recover(run: o.RunReference = "", as_json: o.Json = False, quiet: program.Quiet = False) -> None:
     """Go on with a run whose process died.
 
-    Its goal or program begins again in a new box. What its maps have answered is found, not asked again. Both runs together keep to its limits.
+    Its goal or program begins again in a new box. What its maps have answered is found, not asked again. Both runs together keep to its
+    limits.
     """
     folder = find(run)
     settings = options_of(folder)
