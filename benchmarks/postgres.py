@@ -81,7 +81,7 @@ async def measure() -> list[Figure]:
     """Every figure of the door."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as text:
         folder = Path(text)
-        async with opened(folder) as (_door, cluster, port):
+        async with opened(folder) as (door, cluster, port):
             path = cluster.housed.path_of(".s.PGSQL.5432").replace("self", str(os.getpid()))
             (folder / ".s.PGSQL.5432").symlink_to(path)
             pump = await asyncio.create_subprocess_exec(sys.executable, HERE / "pump.py", path, stdout=asyncio.subprocess.PIPE)
@@ -100,7 +100,7 @@ async def measure() -> list[Figure]:
             finally:
                 pump.kill()
                 await pump.wait()
-            return [*_rates({name: statistics.median(one) for name, one in rates.items()}), *await _start(cluster, folder)]
+            return [*_rates({name: statistics.median(one) for name, one in rates.items()}), *await _start(door, cluster, folder)]
 
 
 def _rates(rates: dict[str, float]) -> list[Figure]:
@@ -112,10 +112,10 @@ def _rates(rates: dict[str, float]) -> list[Figure]:
     ]
 
 
-async def _start(cluster: Cluster, folder: Path) -> list[Figure]:
+async def _start(door: PostgresDoor, cluster: Cluster, folder: Path) -> list[Figure]:
     """A snapshot, a branch, and a copy of the same data inside the server: the quickest that PostgreSQL itself can do."""
     size = int(await cluster.ask("SELECT pg_database_size('bench');"))
-    branches, copies, templates, dumps = [], [], [], []
+    branches, copies, templates, dumps, own = [], [], [], [], []
     stopped = folder / "stopped"
     await _stopped(folder, stopped)
     for number in range(ROUNDS):
@@ -133,13 +133,18 @@ async def _start(cluster: Cluster, folder: Path) -> list[Figure]:
         began = time.perf_counter()
         async with opened(folder / f"copy-{number}", declared):
             copies.append(time.perf_counter() - began)
+        await cluster.ask(f"DROP DATABASE copy{number};", database="postgres")
+        own.append(await _of_a_sub_agent(door, number))
     branch, copy, template, dump = (statistics.median(one) for one in (branches, copies, templates, dumps))
+    sub_agent = statistics.median(own)
     beside, data = f"createdb -T {template:.2f} s", f"{size / 1e6:.0f} MB"
     return [
         Figure(f"a branch of a local database of {data}", f"{branch:.2f} s", beside, branch, at_most=1.0, unit="s"),
         Figure(f"a branch of a local database of {data}", f"{branch:.2f} s", beside, branch / template),
         Figure(f"a branch of a stopped cluster of {data}", f"{copy:.2f} s", beside, copy, at_most=1.0, unit="s"),
         Figure(f"a branch of a stopped cluster of {data}", f"{copy:.2f} s", beside, copy / template),
+        Figure(f"a sub-agent's branch of a branch of {data}", f"{sub_agent:.2f} s", beside, sub_agent, at_most=1.0, unit="s"),
+        Figure(f"a sub-agent's branch of a branch of {data}", f"{sub_agent:.2f} s", beside, sub_agent / template),
         Figure(f"a snapshot at the gate, of {data}", f"{dump:.2f} s", beside, dump / template),
     ]
 
@@ -151,6 +156,18 @@ async def _stopped(folder: Path, target: Path) -> None:
     async with opened(folder / "to-stop", declared) as (_door, cluster, _port):
         await cluster.run("pg_ctl", "-D", "/workspace/data", "-w", "-m", "fast", "stop")
         shutil.copytree(f"/proc/self/fd/{cluster.housed.sandbox.workspace}/data", target)
+
+
+async def _of_a_sub_agent(door: PostgresDoor, number: int) -> float:
+    """Seconds until a sub-agent has a branch of what is behind a door that is open."""
+    assert door._housing is not None
+    own = door.branch(f"a{number}")
+    began = time.perf_counter()
+    try:
+        await own.open(door._housing)
+        return time.perf_counter() - began
+    finally:
+        await own.close()
 
 
 async def _template(cluster: Cluster, number: int) -> float:

@@ -295,6 +295,23 @@ def test_a_waiter_wakes_when_room_may_have_appeared(how: str) -> None:
     asyncio.run(scenario())
 
 
+def test_what_a_lease_was_drawn_for_is_spent_and_what_is_left_of_it_stays_held_until_it_ends() -> None:
+    ledger, memory = ledger_with({"usd": 100, "calls": 9})
+    lease = ledger.hold("run", {"usd": 60, "calls": 3})
+    ledger.sent(lease)
+    number, over = ledger.draw(lease, {"usd": 10, "calls": 1})
+    assert over == {} and number != lease and ledger.left(lease) == {"usd": 50, "calls": 2}
+    assert ledger.balance("run", "usd") == Balance(100, spent=10, held=50, carved=0)
+    again = Ledger.recover(memory.events, Memory())
+    assert again.balance("run", "usd") == Balance(100, spent=60, held=0, carved=0), "a crash counts what is left as spent"
+    assert ledger.draw(lease, {"usd": 55})[1] == {"usd": 5}, "what exceeds it is booked and told"
+    assert ledger.balance("run", "usd") == Balance(100, spent=65, held=0, carved=0)
+    ledger.settle(lease, {})
+    assert ledger.balance("run", "calls") == Balance(9, spent=1, held=0, carved=0)
+    with pytest.raises(Refused, match="ended"):
+        ledger.draw(lease, {"usd": 1})
+
+
 # --- random interleavings --------------------------------------------------------------------------------------------------
 
 
@@ -426,6 +443,15 @@ class Walk:
         self.honest = False
         self.end(number, lambda: self.ledger.settle(number, amounts), amounts)
 
+    def do_draw(self, one: int, two: int, amounts: dict[str, int]) -> None:
+        number = self.pick_hold(one)
+        account, held, sent = self.model.holds.get(number, ("", {}, False))
+        true = {resource: amount * (two % 5) // 4 for resource, amount in held.items()}
+        self.expect(bool(account), lambda: self.ledger.draw(number, true))
+        if account:
+            self.model.holds[number] = (account, {name: amount - true[name] for name, amount in held.items()}, sent)
+            self.model.spend(account, true)
+
     def do_release(self, one: int, two: int, amounts: dict[str, int]) -> None:
         number = self.pick_hold(one)
         self.end(number, lambda: self.ledger.release(number), {})
@@ -505,7 +531,7 @@ class Walk:
 
 
 ACTS = {
-    **{"open": 6, "root": 1, "hold": 10, "sent": 5, "settle": 6, "overrun": 2, "release": 3, "cut": 2},
+    **{"open": 6, "root": 1, "hold": 10, "sent": 5, "settle": 6, "overrun": 2, "draw": 4, "release": 3, "cut": 2},
     **{"charge": 3, "close": 3, "grant": 1, "crash": 1},
 }
 SHARES = {"overrun": (0.5, 2, 5)}  # of what is free
@@ -540,5 +566,6 @@ def test_the_random_histories_reach_what_they_are_to_test() -> None:
     events = [event for seed in range(60) for _, event in play(seed, 80).memory.events]
     kinds = Counter(type(event).__name__ for event in events)
     assert min(kinds[name] for name in ("AccountOpened", "AccountClosed", "Held", "Sent", "Settled", "Released", "Cut")) > 60
+    assert sum(isinstance(event, Settled) and event.lease > 0 for event in events) > 60
     assert any(isinstance(event, Settled) and event.over for event in events)
     assert any(isinstance(event, Cut) and event.reason == "crash" for event in events)

@@ -1,4 +1,6 @@
-"""Accuracy against the truth beside the logs: `python3 score.py LOGS LINES RESULTS...`. Who repairs a prompt never sees what this reads.
+"""Accuracy against the truth: `python3 score.py TRUTH LINES RESULTS...`. Who repairs a prompt never sees what this reads.
+
+TRUTH is the folder of logs with their `*_structured.csv`, or what `generate.py` wrote.
 
 A field is right where it is the truth's but for spaces. A line without an answer has none right.
 """
@@ -12,7 +14,9 @@ FIELDS = ("time", "level", "component", "message", "template")
 
 
 def truth(logs: Path) -> dict[str, dict[str, str]]:
-    """The fields of every line of the three formats."""
+    """The fields of every line."""
+    if logs.is_file():
+        return {(row := json.loads(line))["line"]: row for line in logs.read_text().splitlines()}
     found = {}
     for file in sorted(logs.glob("*/*_2k.log")):
         with file.with_name(f"{file.name}_structured.csv").open(newline="", encoding="utf-8") as table:
@@ -50,11 +54,11 @@ def score(lines: list[str], results: Path, known: dict[str, dict[str, str]]) -> 
 def main() -> None:
     """Print a line for each file of results."""
     options = argparse.ArgumentParser()
-    options.add_argument("logs", type=Path)
+    options.add_argument("truth", type=Path)
     options.add_argument("lines", type=Path)
     options.add_argument("results", type=Path, nargs="+")
     given = options.parse_args()
-    known = truth(given.logs)
+    known = truth(given.truth)
     lines = [line for line in given.lines.read_text().splitlines() if line.strip()]
     for file in given.results:
         shares = score(lines, file, known)

@@ -1,36 +1,36 @@
-"""Holds an answer against its line: what it says must stand there. It knows nothing of what is right beyond that."""
+"""Holds an answer against its line: what it says must stand there. It knows nothing of what is right beyond that.
+
+Every failure is one kind, with its reason in quotes: a prompt that is rewritten for one of them alone would break the others.
+"""
 
 import json
 import os
 import re
 import sys
 
-
-def check_time(line, answer):
-    assert answer["time"] in line and re.search(r"\d", answer["time"]), "time is not a part of the line, as it stands there"
+LEVELS = r"\b(?:notice|error|warn|warning|info|INFO|WARN|ERROR|DEBUG|FATAL)\b"
 
 
-def check_message(line, answer):
-    assert answer["message"] and line.endswith(answer["message"]), "message is not the end of the line, unchanged"
-
-
-def check_head(line, answer):
-    head = line[: len(line) - len(answer["message"])]
-    for name in ("time", "level", "component"):
-        assert answer[name] in head, f"{name} does not stand before the message; it is empty where a line has none"
-    for word in re.findall(r"\b(?:notice|error|warn|warning|info|INFO|WARN|ERROR|DEBUG|FATAL)\b", head):
-        assert answer["level"] == word, "level is not the word for it that stands before the message"
-
-
-def check_template(line, answer):
-    parts = [re.escape(part) for part in answer["template"].split("<*>")]
-    assert re.fullmatch("(.*)".join(parts), answer["message"]), "template is not the message with <*> in the place of values"
-    assert not re.search(r"\d{3}|/\w+/", answer["template"]), "template still holds a value: a number, an address, a path"
+def wrong(line, answer):
+    """The first thing that is wrong with an answer."""
+    time, level, component, message, template = (answer[name] for name in ("time", "level", "component", "message", "template"))
+    if not message.strip() or not line.endswith(message):
+        return "message is not the end of the line, unchanged"
+    head = line[: len(line) - len(message)]
+    if time not in head or not re.search(r"\d", time):
+        return "time is not a part of the line before the message, as it stands there"
+    if component not in head:
+        return "component does not stand before the message; it is empty where a line has none"
+    if level != "".join(re.findall(LEVELS, head)[:1]):
+        return "level is not the word for it that stands before the message; it is empty where a line has none"
+    if not template.strip() or (template.split()[0] != message.split()[0] and "<*>" not in template.split()[0]):
+        return "template does not begin as the message does"
+    if re.search(r"\d{3}|/\w+/", template):
+        return "template still holds a value: a number, an address, a path"
+    return ""
 
 
 if __name__ == "__main__":
     with open(os.environ["ITEM"], encoding="utf-8") as file:
-        line = file.read().strip()
-    answer = json.load(sys.stdin)
-    for check in (check_time, check_message, check_head, check_template):
-        check(line, answer)
+        reason = wrong(file.read().strip(), json.load(sys.stdin))
+    assert not reason, repr(reason)

@@ -20,7 +20,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +28,7 @@ from typing import Any, Protocol
 from gearcase.errors import GearcaseError, RunError, UsageError, unpack
 from gearcase.events import BrakeChanged
 from gearcase.runs import RunFolder, write_atomically
-from gearcase.seams import Recorder, Sandbox
+from gearcase.seams import Recorder
 
 
 class Level(IntEnum):
@@ -49,6 +49,18 @@ class Latch(Protocol):
 
     def unlatch(self) -> None:
         """Take requests again."""
+        ...
+
+
+class Freezes(Protocol):
+    """What stands still while the run is frozen: a sandbox, or all that a run has on other machines."""
+
+    async def freeze(self) -> Any:
+        """Stop. Idempotent."""
+        ...
+
+    async def thaw(self) -> None:
+        """Undo `freeze`. Idempotent."""
         ...
 
 
@@ -86,7 +98,7 @@ class Brake:
         self._clock = clock
         self._sources: dict[str, Level] = {}
         self._doors: list[Latch] = []
-        self._sandboxes: list[Sandbox] = []
+        self._sandboxes: list[Freezes] = []
         self._changed = asyncio.Condition()
         self._turn = asyncio.Lock()
 
@@ -101,25 +113,35 @@ class Brake:
         if self.level > Level.RUNNING:
             door.latch()
 
-    async def add_sandbox(self, sandbox: Sandbox) -> None:
+    def remove_door(self, door: Latch) -> None:
+        """A door that is closed obeys nothing. Idempotent."""
+        if door in self._doors:
+            self._doors.remove(door)
+
+    async def add_sandbox(self, sandbox: Freezes) -> None:
         """From now on this sandbox obeys the brake."""
         self._sandboxes.append(sandbox)
         if self.level >= Level.FROZEN:
             await sandbox.freeze()
 
-    def remove_sandbox(self, sandbox: Sandbox) -> None:
+    def remove_sandbox(self, sandbox: Freezes) -> None:
         """A sandbox that is torn down needs no brake. Idempotent."""
         if sandbox in self._sandboxes:
             self._sandboxes.remove(sandbox)
 
-    async def pull(self, level: Level, by: str, reason: str = "") -> float:
-        """Set the level of one source; returns the milliseconds until it was in force. Raises RunError when a process resists."""
+    async def pull(self, level: Level, by: str, reason: str = "", also: Sequence[str] = ()) -> float:
+        """Set the level of one source; returns the milliseconds until it was in force. Raises RunError when a process resists.
+
+        `also`: sources whose level ends with this, because it answers what they asked.
+        """
         began = time.perf_counter()
         if level > Level.RUNNING:
             for door in self._doors:
                 door.latch()
         async with self._turn:
             before = self.level
+            for source in also:
+                self._sources.pop(source, None)
             self._sources[by] = level
             if level is Level.RUNNING:
                 del self._sources[by]

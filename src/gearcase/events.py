@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import Field, FrozenInstanceError, field
-from typing import Any, ClassVar, Never, cast, dataclass_transform
+from typing import Any, ClassVar, Never, Self, cast, dataclass_transform
 
 FORMAT = "1.0"
 
@@ -61,6 +61,14 @@ class Event(metaclass=_Kind):
         default = self.defaults[name]
         return cast(Field[Any], default).default_factory() if isinstance(default, Field) else default  # type: ignore[misc]
 
+    def but(self, **changes: Any) -> Self:
+        """The same event with other values in these fields."""
+        return type(self)(**{**self.as_dict(), **changes})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its fields by their names."""
+        return dict(zip(self.fields, self._values(), strict=True))
+
     def _values(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in self.fields)
 
@@ -105,6 +113,15 @@ class RunResumed(Event):
 
     boot_id: str
     repaired_bytes: str = ""  # base64 of a torn last line that was cut
+
+
+class RunContinues(Event):
+    """This run goes on for one whose process died: its limits are what that one left, and it has the answers of its maps."""
+
+    run: str
+    name: str
+    spent: Amounts
+    answers: int
 
 
 class RunEnded(Event):
@@ -169,7 +186,8 @@ class Sent(Event):
 class Settled(Event):
     """A hold became what the action really cost. `over` is what exceeded the hold: a defect, booked and alarmed.
 
-    Without a `Held` before it, a charge: what had happened already, `over` is what exceeded the account's free amounts.
+    Without a `Held` before it, a charge: what had happened already, `over` is what exceeded the account's free amounts. With a `lease`,
+    the part of that hold which a node spent on one call; the hold stays, smaller by as much.
     """
 
     hold: int
@@ -177,6 +195,7 @@ class Settled(Event):
     amounts: Amounts
     over: Amounts = field(default_factory=dict[str, int])
     purpose: str = ""  # of a charge
+    lease: int = 0
 
 
 class Released(Event):
@@ -673,6 +692,26 @@ class PromptTried(Event):
     spent: int = 0
 
 
+class NodeJoined(Event):
+    """A node of the run's engine takes work of maps: a process of ours on a machine of the cluster."""
+
+    node: str
+    host: str
+    pid: int
+
+
+class NodeLeft(Event):
+    """A node takes no more work: the run ends, or `why` says how it was lost. `items` were answered there.
+
+    `spent`: nano-dollars that its leases still held, which count as spent; less, where a node that was only silent is heard again.
+    """
+
+    node: str
+    items: int
+    why: str = ""
+    spent: int = 0
+
+
 class MapEnded(Event):
     """A map ended: done | stopped | abandoned (the program that asked is gone) | cut (the run ended). `account` adds up.
 
@@ -715,6 +754,20 @@ class AgentTurn(Event):
     step: int
     text: str
     commands: int
+
+
+class AttemptFailed(Event):
+    """An agent's call came to nothing and is made again, after `wait` seconds: it was the `attempt`th of at most `attempts`.
+
+    `until`: when about the last one is made (unix seconds). `unreached`: provably nothing was sent, so nothing is charged.
+    """
+
+    attempt: int
+    attempts: int
+    why: str
+    wait: float
+    until: float
+    unreached: bool
 
 
 class ContextCompacted(Event):

@@ -7,7 +7,8 @@ limited, the child must be.
 
 Invariants, for every account and resource at every instant:
 - `spent + held + carved + free = limit`; integers; nothing negative.
-- A hold ends once: settled, released or cut.
+- A hold ends once: settled, released or cut. A lease is a hold that is drawn on, call by call, before it ends: what is left of it
+  counts as spent whole after a crash, what was drawn as what it was.
 - What was not held is never spent, with two exceptions that are facts and not permissions: a settlement above its hold, and a
   charge for what has happened already. They are booked whole and reported (`over`). What exceeds the account's limit is taken
   from its parent's room, and so on up, so that the run as a whole stays within its limit as long as it has anything free.
@@ -212,6 +213,15 @@ class Ledger:
         self._record(Settled(hold, open_hold.account, dict(amounts), over), self._agent_of(hold))
         return over
 
+    def draw(self, lease: int, amounts: Amounts) -> tuple[int, Amounts]:
+        """Book what one call of a lease's holder really cost; returns a number of its own, and what exceeded the lease ({} normally)."""
+        _check(amounts)
+        open_hold, number = self._hold(lease), self._next_hold
+        over = {name: amount - held for name, amount in amounts.items() if amount > (held := open_hold.amounts.get(name, 0))}
+        event = Settled(number, open_hold.account, dict(amounts), over, lease=lease)
+        self._record(event, self._agent_of(lease))
+        return number, over
+
     def release(self, hold: int) -> None:
         """Give a hold back: its action did not happen, or provably cost nothing."""
         self._record(Released(hold), self._agent_of(hold))
@@ -292,8 +302,10 @@ class Ledger:
         self._holds[event.hold].sent = True
 
     def _settled(self, event: Settled) -> None:
-        if event.hold == self._next_hold:  # a charge: nothing was held
+        if event.hold == self._next_hold:  # a charge: nothing was held, unless a lease holds it
             self._next_hold += 1
+            if event.lease:
+                self._shrink(event.lease, event.amounts)
         else:
             self._unhold(event.hold)
         self._spend(event.account, event.amounts)
@@ -315,6 +327,17 @@ class Ledger:
                 above.carved[resource] -= amount + mine.taken.get(resource, 0)
             self._spend(mine.parent, mine.spent)
         self._wake()
+
+    def _shrink(self, lease: int, amounts: Amounts) -> None:
+        hold = self._holds[lease]
+        before, hold.amounts = hold.amounts, less(hold.amounts, amounts)
+        for resource, amount in hold.amounts.items():
+            self._accounts[hold.account].held[resource] -= before[resource] - amount
+        self._wake()
+
+    def left(self, hold: int) -> Amounts:
+        """What an open hold still sets aside."""
+        return dict(self._hold(hold).amounts)
 
     def _unhold(self, number: int) -> _Hold:
         hold = self._holds.pop(number)
@@ -386,6 +409,11 @@ class Ledger:
 
     def _agent_of(self, hold: int) -> str:
         return self._accounts[self._hold(hold).account].agent
+
+
+def less(amounts: Mapping[str, int], drawn: Mapping[str, int]) -> Amounts:
+    """What a lease of `amounts` still holds after so much was drawn."""
+    return {resource: max(0, amount - drawn.get(resource, 0)) for resource, amount in amounts.items()}
 
 
 def _add(to: Amounts, amounts: Amounts) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -235,9 +236,16 @@ class Sandbox(Protocol):
         """Undo freeze. Idempotent."""
         ...
 
+    def still(self) -> AbstractAsyncContextManager[None]:
+        """Nothing in it moves within the block, one block at a time; whether it moves afterwards is for `freeze` and `thaw` to say.
+
+        Raises as `freeze` does.
+        """
+        ...
+
     @property
     def frozen(self) -> bool:
-        """Whether it stands still."""
+        """Whether `freeze` holds it."""
         ...
 
     async def usage(self) -> Usage:
@@ -281,6 +289,88 @@ class Housing:
     adopt: Callable[[Sandbox], Awaitable[None]]
     release: Callable[[Sandbox, tuple[str, ...]], None]
     folder: Path
+
+
+# --- engines ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A shard of a map: `items` are texts that are worked on in one way, at most `at_once` of them at a time.
+
+    `work` is plain JSON and says how; its `name` is unique among the works of an engine.
+    """
+
+    id: str
+    work: Mapping[str, Any]
+    items: tuple[str, ...]
+    at_once: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A task is under way on a node."""
+
+    task: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Items of a task have ended: by their places in it, what each came to, as plain JSON. What they cost is paid.
+
+    `over`: nothing more comes of this task; items that were not told of were not begun.
+    """
+
+    task: str
+    answers: tuple[tuple[int, Mapping[str, Any]], ...]
+    over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Nothing more comes of a task: its node is gone, or it was cancelled hard. `spent`: nano-dollars that count as spent with it."""
+
+    task: str
+    node: str
+    why: str
+    spent: int = 0
+
+
+EngineEvent = Started | Done | Lost
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What an engine takes: so many tasks `free` of `most`, of at most `shard` items each."""
+
+    free: int
+    most: int
+    shard: int
+
+
+class Engine(Protocol):
+    """Where the work of maps executes. What crosses is plain JSON and files; an engine tries nothing again, that is the map's affair."""
+
+    async def submit(self, task: Task) -> str:
+        """Begin it; returns its handle, the task's id. Raises GearcaseError where it cannot be begun; then nothing is told of it."""
+        ...
+
+    def events(self) -> AsyncIterator[EngineEvent]:
+        """What happens, for one reader: of each task a `Started`, then `Done` until one is over, or `Lost`. Ends with `close`."""
+        ...
+
+    async def cancel(self, handle: str, hard: bool) -> None:
+        """Begin no further item of it; what is going on ends, or is broken off when `hard`. Its end is told as of any other."""
+        ...
+
+    def capacity(self) -> Capacity:
+        """At this moment."""
+        ...
+
+    async def close(self) -> tuple[str, ...]:
+        """End all that is going on, hard; returns what stayed of it. Idempotent."""
+        ...
 
 
 # --- doors -----------------------------------------------------------------------------------------------------------------

@@ -161,6 +161,7 @@ class Stage:
     commands: list = field(default_factory=list)
     statuses: int = 0
     limit: str = "usd"
+    waits_for_upstream: object = None
     agent: Agent | None = None
 
     def __post_init__(self):
@@ -231,7 +232,10 @@ class Stage:
 
     def play(self, goal="Count the lines."):
         model = Model("a-model", self.protocol, self.window, 8000, self.options)
-        around = Surroundings(self.ask, self.shell, self.keep, self.status, self.phase, lambda: self.limit, self.done, self.sleep)
+        more = {} if self.waits_for_upstream is None else {"waits_for_upstream": self.waits_for_upstream}
+        around = Surroundings(
+            self.ask, self.shell, self.keep, self.status, self.phase, lambda: self.limit, self.done, self.sleep, **more
+        )
         self.agent = Agent("lead", model, "You work in a box.", goal, around, self.recorder)
         end = asyncio.run(self.agent.run())
         for body in self.bodies:

@@ -9,7 +9,7 @@ import pytest
 from gearcase.agent.loop import LAST_TURNS, NUDGES
 from gearcase.doors.server import Reply
 from gearcase.errors import RunError
-from gearcase.events import AgentEnded, AgentStarted, AgentTurn, ContextCompacted, Failure
+from gearcase.events import AgentEnded, AgentStarted, AgentTurn, AttemptFailed, ContextCompacted, Failure
 
 
 def test_a_command_is_run_its_output_told_and_gear_done_ends_the_agent(any_stage, play):
@@ -199,6 +199,48 @@ def test_a_provider_that_stays_down_is_a_failure_with_its_cause(any_stage, play)
     assert "try again later" in end.detail
     assert len(any_stage.sleeps) == 7
     assert sum(any_stage.sleeps) < 200
+
+
+def unreached(play):
+    return play.error(
+        502, "the upstream of x failed: http://x.invalid/v1 cannot be reached: no such name", X_Gearcase_Unreached="1"
+    )
+
+
+def test_what_cannot_be_reached_is_told_with_each_attempt_and_soon_given_up_where_it_never_answered(any_stage, play):
+    any_stage.script += [unreached(play) for _ in range(5)]
+    before = time.time()
+    end = any_stage.play()
+    assert end.reason == "failed" and end.error.code == "model_unanswered"
+    assert "http://x.invalid/v1 cannot be reached: no such name" in end.error.message and "Remedy" not in end.error.message
+    assert "nothing is charged" in end.error.remedy and "start it again" in end.error.remedy
+    told = any_stage.recorder.of(AttemptFailed)
+    assert [(one.attempt, one.attempts, one.unreached) for one in told] == [(at, 5, True) for at in range(1, 5)]
+    assert told[0].why == "http://x.invalid/v1 cannot be reached: no such name"
+    assert [one.wait for one in told] == [round(slept, 3) for slept in any_stage.sleeps] and sum(any_stage.sleeps) < 20
+    assert before + 14 < told[0].until < time.time() + 16
+
+
+def test_one_that_has_answered_before_is_given_the_time_of_a_network_that_comes_back(any_stage, play):
+    any_stage.said(calls=[play.bash("true")])
+    any_stage.script += [unreached(play) for _ in range(7)]
+    assert any_stage.hands_in().play().reason == "done"
+    assert [one.attempts for one in any_stage.recorder.of(AttemptFailed)] == [8] * 7
+
+
+def test_where_somebody_says_so_it_is_asked_again_with_all_that_was_done(any_stage, play):
+    any_stage.said(calls=[play.bash("true")])
+    any_stage.script += [play.error(529, "Overloaded") for _ in range(8)]
+    asked = []
+
+    async def waits(why):
+        asked.append(why)
+        return True
+
+    any_stage.waits_for_upstream = waits
+    assert any_stage.hands_in().play().reason == "done"
+    assert len(asked) == 1 and "8 attempts failed" in asked[0]
+    assert len(any_stage.bodies) == 1 + 8 + 1 and any_stage.bodies[-1] == any_stage.bodies[1]
 
 
 def test_a_connection_that_breaks_is_tried_again(stage):

@@ -41,6 +41,19 @@ def test_a_check_that_never_looks_at_what_is_delivered_is_told_where_that_lies(t
     assert len(of(tmp_path, '[[check]]\nname = "a"\nrun = "python3 checks/a.py"\nfiles = ["checks"]\n')) == 0
 
 
+def test_a_module_that_no_box_sees_is_told_with_what_to_do_about_it(tmp_path):
+    run = "cd '\"$DELIVERED\"' && PYTHONPATH=. python3 -m no_such_module -q"
+    text = f'[[check]]\nname = "a"\nrun = """{run}"""\n'
+    (doubt,) = of(tmp_path, text)
+    assert "check a runs python3 -m no_such_module, which is not inside" in doubt
+    assert "apt install python3-no_such_module" in doubt and ".venv/bin/pip install no_such_module" in doubt
+    assert of(tmp_path, text.replace("no_such_module", "unittest")) == []
+    assert of(tmp_path, f'{text}[sandbox]\npackages = ["python3:no_such_module"]\n') == []  # the run itself looks for it
+    (tmp_path / ".venv/lib/python3.11/site-packages/no_such_module").mkdir(parents=True)
+    assert of(tmp_path, f'{text}files = [".venv"]\n') == []
+    assert of(tmp_path, f'{text}[files]\ngive = ["."]\n') == []
+
+
 def test_what_is_no_script_is_not_doubted(tmp_path):
     told = of(
         tmp_path, '[[check]]\nname = "a"\nrun = "test -s $DELIVERED/out/totals.csv && pytest -q $HOME/x.py /opt/y.py *.py"\n'

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gearcase.box import load_box
+from gearcase.box.inside import has_module
 from gearcase.box.project import look_at
 from gearcase.box.starting import first_box
 
@@ -107,6 +108,25 @@ def test_tests_and_packages_of_this_machine_are_the_checks_and_not_the_agents(tm
     assert [path.name for path in box.checks[0].files] == ["node_modules"]
 
 
+def test_a_test_runner_that_the_files_do_not_bring_is_looked_for_before_money_is_spent(tmp_path):
+    files = {"tests/test_a.py": "", "pytest.ini": ""}
+    assert made(tmp_path / "a", files).sandbox.packages == ("python3", "python3:pytest")
+    brought = {**files, ".venv/pyvenv.cfg": "", ".venv/lib/python3.11/site-packages/pytest/__init__.py": ""}
+    assert made(tmp_path / "b", brought).sandbox.packages == ("python3",)
+    assert made(tmp_path / "c", {"go.mod": "module x\n"}).sandbox.packages == ("go",)
+
+
+def test_init_says_at_once_that_the_test_runner_is_not_inside(tmp_path):
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    told = gearcase(tmp_path, "init")
+    lacks = json.loads(gearcase(tmp_path, "init", "--force", "--json").stdout)["lacking"]
+    assert told.returncode == 0
+    assert lacks == ([] if has_module("pytest") else ["pytest"])
+    assert ("pytest is not seen inside a box" in told.stderr) == bool(lacks)
+    assert ("gearcase init --force" in " ".join(told.stderr.split())) == bool(lacks)
+
+
 def test_the_whole_folder_is_given_and_may_leave(tmp_path):
     box = made(tmp_path / 'odd "name" [x]', {"a": ""})
     assert [path.name for path in box.files.give] == ['odd "name" [x]']
@@ -114,13 +134,19 @@ def test_the_whole_folder_is_given_and_may_leave(tmp_path):
     assert box.limits.usd == 2 * 10**9
 
 
-def test_a_folder_of_very_many_files_is_taken_by_its_folders(tmp_path):
+def test_folders_of_what_others_made_stay_inside(tmp_path):
+    box = made(tmp_path, {"src/a": "", "node_modules/x/index.js": "", ".venv/bin/python": "", "vendor/own": ""})
+    name = tmp_path.name
+    assert box.files.take == (f"{name}/**", f"!{name}/.venv", f"!{name}/node_modules")
+
+
+def test_of_very_many_files_those_that_may_be_of_others_stay_too(tmp_path):
     (tmp_path / "node_modules").mkdir()
     for number in range(8001):
         (tmp_path / "node_modules" / str(number)).touch()
-    box = made(tmp_path, {"src/a": "", "lib/b": "", ".git/x": ""})
+    box = made(tmp_path, {"src/a": "", "vendor/b": "", ".git/x": ""})
     name = tmp_path.name
-    assert box.files.take == (f"{name}/*", f"{name}/lib/**", f"{name}/src/**")
+    assert box.files.take == (f"{name}/**", f"!{name}/node_modules", f"!{name}/vendor")
 
 
 def test_hosts_of_lock_files_and_databases_are_remarks_without_values(tmp_path):

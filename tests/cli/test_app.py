@@ -17,6 +17,9 @@ from gearcase.cli.failure import unexpected
 GEARCASE = str(Path(sys.executable).with_name("gearcase"))
 
 
+GROUPS = [name for name, entry in COMMANDS.items() if entry.name == "app"]
+
+
 def gearcase(folder: Path, *arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     around = {**os.environ, "XDG_STATE_HOME": str(folder / "state"), "COLUMNS": "100", **environment}
     return subprocess.run([GEARCASE, *arguments], cwd=folder, env=around, input=stdin, capture_output=True, text=True, timeout=60)
@@ -34,6 +37,12 @@ def test_the_version_is_told_without_importing_the_command_line(tmp_path: Path) 
 def test_help_names_every_command(tmp_path: Path) -> None:
     told = gearcase(tmp_path, "--help").stdout
     assert all(f" {name} " in told for name in COMMANDS)
+
+
+@pytest.mark.parametrize("group", ["", *GROUPS])
+def test_no_description_in_a_list_of_commands_is_cut_at_80_columns(tmp_path: Path, group: str) -> None:
+    listed = gearcase(tmp_path, *group.split(), "--help", COLUMNS="80").stdout.partition("Commands:")[2]
+    assert listed and "..." not in listed
 
 
 @pytest.mark.parametrize("command", list(COMMANDS))

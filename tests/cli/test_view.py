@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -267,7 +268,7 @@ def test_the_report_tells_what_a_person_asks(tmp_path: Path) -> None:
         "a symbolic link",
         "✓  valid  passed  score 0.96",
         "$0.41 of $2.00",
-        "a signal sweep (by at most 700 ms)",
+        "a signal sweep (overshoot: 700 ms)",
         "left behind: nothing",
         "cassette: message 3 differs",
         "limit reached: tokens",
@@ -420,6 +421,24 @@ def test_a_command_counts_box_time_and_nothing_else_is_shown_as_its_output(tmp_p
     assert "old words" not in told
     assert "running 0" in told or "running 1 s" in told, told
     assert "gearcase resume amber-fox" in told
+
+
+def test_after_the_agent_has_ended_it_is_told_what_is_still_done(tmp_path: Path) -> None:
+    view = view_of(tmp_path, STARTED, events.AgentStarted("m", "g"), events.AgentEnded("done", ""))
+    assert "looked at for credentials, checked and delivered" in rendered(LivePanel(Limits(), view, view.now + 1))
+    over = replace(view, ended={"status": "accepted"})
+    assert "looked at for credentials" not in rendered(LivePanel(Limits(), over, view.now + 1))
+
+
+def test_what_the_model_does_not_answer_is_told_until_it_does(tmp_path: Path) -> None:
+    missed = events.AttemptFailed(2, 5, "http://x.invalid/v1 cannot be reached: no such name", 4.0, 1_700_000_000.0, True)
+    view = view_of(tmp_path, STARTED, events.AgentStarted("m", "g"), missed)
+    told = " ".join(rendered(LivePanel(Limits(), view, view.now), width=400).split())
+    assert "no answer http://x.invalid/v1 cannot be reached: no such name (attempt 2 of 5, again in 4 s, until about" in told
+    assert "nothing was sent, nothing is charged" in told
+    (tmp_path / "more").mkdir()
+    answered = view_of(tmp_path / "more", STARTED, missed, events.AgentTurn(1, "I look.", 1))
+    assert "no answer" not in rendered(LivePanel(Limits(), answered, answered.now))
 
 
 def test_a_person_who_is_waited_for_is_told_which_file(tmp_path: Path) -> None:

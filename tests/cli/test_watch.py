@@ -12,6 +12,7 @@ import re
 import select
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,8 +100,8 @@ class Terminal:
         os.close(follower)
         self.seen = ""
 
-    def wait_for(self, wanted: str) -> None:
-        """Read until a text is on the screen since the last call."""
+    def wait_for(self, wanted: str) -> str:
+        """Read until a text is on the screen since the last call; what has come since then."""
         until = time.monotonic() + 20
         while wanted not in self.plain:
             assert time.monotonic() < until, f"no {wanted!r} in {self.plain[-2000:]!r}"
@@ -109,7 +110,8 @@ class Terminal:
                     self.seen += os.read(self.leader, 65536).decode("utf-8", "replace")
                 except OSError:  # the program closed its terminal
                     assert wanted in self.plain, self.plain
-        self.seen = ""
+        seen, self.seen = self.plain, ""
+        return seen
 
     @property
     def plain(self) -> str:
@@ -126,7 +128,6 @@ class Terminal:
 
 def _take_terminal(descriptor: int) -> None:
     import fcntl
-    import termios
 
     fcntl.ioctl(descriptor, termios.TIOCSCTTY, 0)
 
@@ -145,14 +146,14 @@ def test_ctrl_c_freezes_and_asks_and_resume_goes_on(state: Path) -> None:
     try:
         terminal.wait_for("python3 count.py")
         terminal.press("\x03")
-        terminal.wait_for("[r]esume")
+        terminal.wait_for("[r/w/k/d]")
         assert json.loads((runs.find().path / "level").read_text()) == {"operator": "frozen"}
         terminal.press("x")  # no choice: the question stays
         terminal.press("r")
         terminal.wait_for("python3 count.py")
         assert json.loads((runs.find().path / "level").read_text()) == {}
         terminal.press("\x03")
-        terminal.wait_for("[k]ill")
+        terminal.wait_for("[r/w/k/d]")
         terminal.press("k")
         terminal.wait_for("ENDED")
         assert terminal.process.wait(10) == 0
@@ -166,7 +167,7 @@ def test_a_second_ctrl_c_leaves_it_frozen_and_says_how_to_go_on(state: Path) -> 
     try:
         terminal.wait_for("python3 count.py")
         terminal.press("\x03")
-        terminal.wait_for("[d]etach")
+        terminal.wait_for("[r/w/k/d]")
         terminal.press("\x03")
         terminal.wait_for("gearcase resume amber-fox")
         assert terminal.process.wait(10) == 0
@@ -177,12 +178,49 @@ def test_a_second_ctrl_c_leaves_it_frozen_and_says_how_to_go_on(state: Path) -> 
         terminal.close()
 
 
+def test_the_question_stands_below_the_frozen_run_and_says_what_each_answer_does_and_how_to_come_back(state: Path) -> None:
+    terminal = Terminal(state)
+    try:
+        terminal.wait_for("python3 count.py")
+        terminal.press("x\x03")
+        screen = terminal.wait_for("[r/w/k/d]")
+        assert "^C" not in screen and "x^" not in screen  # written over the right edge, they would tear the picture
+        panel, _, asked = screen.rpartition("amber-fox is frozen by Ctrl-C")
+        assert "amber-fox · frozen" in panel
+        for told in (
+            "goes on exactly where",
+            "hand in what there is",
+            "nothing is checked or delivered",
+            "gearcase resume amber-fox",
+        ):
+            assert told in " ".join(asked.split())
+        terminal.press("d")
+        terminal.wait_for("gearcase kill amber-fox")
+        assert terminal.process.wait(10) == 0
+        assert termios.tcgetattr(terminal.leader)[3] & termios.ECHO
+    finally:
+        terminal.close()
+
+
+def test_what_is_typed_meanwhile_is_not_shown_and_the_terminal_echoes_again_afterwards(state: Path) -> None:
+    terminal = Terminal(state)
+    try:
+        terminal.wait_for("python3 count.py")
+        assert not termios.tcgetattr(terminal.leader)[3] & termios.ECHO
+        command(runs.find(), "kill")
+        terminal.wait_for("ENDED")
+        assert terminal.process.wait(10) == 0
+        assert termios.tcgetattr(terminal.leader)[3] & termios.ECHO
+    finally:
+        terminal.close()
+
+
 def test_a_run_that_its_limit_froze_asks_too(state: Path) -> None:
     terminal = Terminal(state, "asks")
     try:
         terminal.wait_for("the money is spent")
         terminal.press("d")
-        terminal.wait_for("left frozen")
+        terminal.wait_for("is left frozen")
         assert terminal.process.wait(10) == 0
     finally:
         terminal.close()

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from gearcase.doors import giving
 from gearcase.doors.changes import changed
 from gearcase.doors.delivery import deliver, verify
-from gearcase.doors.files import MAX_PATH, Delivery, give, take
+from gearcase.doors.files import MAX_PATH, Delivery, give, take, unasked_git
 from gearcase.doors.flags import flags
 from gearcase.doors.patches import as_patch, quoted
 from gearcase.doors.patterns import Patterns, fits
@@ -53,8 +53,10 @@ class Bench:
             file.write(data)
         os.chmod(target, mode)
 
-    def take(self, *patterns: str, most_bytes: int = MUCH, most_files: int = 100) -> Delivery:
-        return take(self.root, patterns, self.staging, most_bytes=most_bytes, most_files=most_files)
+    def take(
+        self, *patterns: str, most_bytes: int = MUCH, most_files: int = 100, unasked: frozenset[bytes] = frozenset()
+    ) -> Delivery:
+        return take(self.root, patterns, self.staging, most_bytes=most_bytes, most_files=most_files, unasked=unasked)
 
 
 @pytest.fixture
@@ -97,7 +99,32 @@ def test_patterns_match_components(pattern, yes, no):
     assert [path for path in no if patterns.match(path.encode())] == []
 
 
-@pytest.mark.parametrize("pattern", ["", "/etc/*", "../x", "a/../../b", "a//b", "a\0", "."])
+@pytest.mark.parametrize(
+    ("patterns", "yes", "no"),
+    [
+        (["r/**", "!r/.venv"], ["r/a", "r/b/.venv/x", "r/.venv2"], ["r/.venv", "r/.venv/lib/x"]),
+        (["!**/node_modules/**", "r/**"], ["r/a", "r/node_modules"], ["r/node_modules/x", "r/a/node_modules/b/c", "x"]),
+        (["**", "!*.log"], ["a", "d/a.log"], ["a.log"]),
+        (["!a"], [], ["a", "b", "a/b"]),
+        (["./!a"], ["!a"], ["a"]),
+    ],
+)
+def test_what_a_pattern_keeps_back_does_not_leave(patterns, yes, no):
+    made = Patterns(patterns)
+    assert [path for path in yes if not made.match(path.encode())] == []
+    assert [path for path in no if made.match(path.encode())] == []
+
+
+def test_a_folder_that_is_kept_back_is_not_even_looked_into(bench):
+    for name in ("r/a", "r/.venv/lib/x"):
+        bench.write(name)
+    made = Patterns(["r/**", "!r/.venv"])
+    inside = made.below(made.start, b"r")
+    assert made.is_open(inside) and not made.is_open(made.below(inside, b".venv"))
+    assert taken(bench.take("r/**", "!r/.venv")) == [b"r/a"]
+
+
+@pytest.mark.parametrize("pattern", ["", "!", "!/x", "!../x", "/etc/*", "../x", "a/../../b", "a//b", "a\0", "."])
 def test_patterns_that_are_not_below_the_workspace_are_refused(pattern):
     with pytest.raises(UsageError) as caught:
         Patterns([pattern])
@@ -234,6 +261,20 @@ def test_the_number_of_files_is_limited_and_the_list_of_refusals_too(bench):
         (bench.workspace / "out" / f"{number:04}").touch()
     delivery = bench.take("out/**", most_files=5)
     assert len(delivery.files) == 5 and len(delivery.refused) == 1000 and delivery.refused_more == 100
+
+
+def test_the_git_folder_of_a_given_repository_stays_inside_without_a_word_unless_it_is_asked_for(
+    bench: Bench, tmp_path: Path
+) -> None:
+    repository = tmp_path / "mine"
+    (repository / ".git").mkdir(parents=True)
+    for path in ("mine/.git/HEAD", "mine/a.py", "mine/new/.git/HEAD"):
+        bench.write(path)
+    delivery = bench.take("mine/**", unasked=unasked_git([repository], ["mine/**"]))
+    assert [file.path for file in delivery.files] == [b"mine/a.py"]
+    assert [refusal.path for refusal in delivery.refused] == [b"mine/new/.git"]  # made by the agent: it may wonder
+    assert unasked_git([repository], ["mine/**", "mine/.git/HEAD"]) == frozenset()
+    assert unasked_git([tmp_path], ["**"]) == frozenset()  # no repository
 
 
 def test_hostile_names_are_delivered_flagged_and_recorded_as_plain_json(bench):

@@ -40,6 +40,10 @@ class Provider:
         lines = self._log.read_text().splitlines() if self._log.exists() else []
         return [one for one in map(json.loads, lines) if not one["path"].endswith("count_tokens")]
 
+    def count(self):
+        """How many calls it has had, soon told."""
+        return self._log.read_bytes().count(b"\n") if self._log.exists() else 0
+
     def billed(self, provider):
         """Nano-dollars of all of it, at the price table's prices."""
         return sum(pricing.find(provider, one["model"]).cost(pricing.TokenUsage(**one["billed"])) for one in self.calls())

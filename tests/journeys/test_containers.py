@@ -41,9 +41,9 @@ def test_a_masked_proc_is_refused_with_what_to_grant(user):
 
 def test_doctor_starts_a_real_box_and_says_what_came_of_it(user):
     told = " ".join(user.types("doctor", code=0).out.split())
-    assert re.search(r"a box was started and ended in \d+ ms, residue none", told), told
+    assert re.search(r"a box was started and ended in \d+ ms, left behind: nothing", told), told
     code, told = contained(user, as_user("$G doctor"))
-    assert code == 0 and "residue none" in told, told
+    assert code == 0 and "left behind: nothing" in told, told
 
 
 def test_where_no_namespaces_can_be_made_a_box_is_refused_and_the_door_alone_still_limits_money(user):

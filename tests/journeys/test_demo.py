@@ -1,6 +1,7 @@
 """The demo shows what it says, on this machine, every time."""
 
 import json
+import subprocess
 
 import pytest
 
@@ -13,7 +14,11 @@ def test_the_demo_does_real_work_and_stops_every_attack(user):
     ran = told["run"]
     assert ran["status"] == "accepted" and ran["warnings"] == [] and ran["residue"] == []
     assert [check["score"] for check in ran["checks"]] == [1.0]
-    assert len((user.folder / "gearcase-demo/out/inventory.csv").read_text().splitlines()) == 28
+    subprocess.run(["git", "init", "-q"], cwd=user.folder, check=True)
+    delivered = user.folder / "gearcase-out" / ran["name"] / "out/inventory.csv"
+    assert len(delivered.read_text().splitlines()) == 28
+    status = subprocess.run(["git", "status", "--porcelain"], cwd=user.folder, capture_output=True, text=True, check=True)
+    assert status.stdout == "", "a repository in which the demo is run is left as it was"
     assert {one["name"]: one["held"] for one in told["attacks"]} == dict.fromkeys(ATTACKS, True)
     runs = json.loads(user.types("ps", "--json", code=0).out)
     assert {one["name"] for one in runs} == {ran["name"], *(one["run"] for one in told["attacks"])}

@@ -153,3 +153,50 @@ def test_a_map_of_commands_that_is_frozen_stands_still_and_one_that_is_killed_le
     assert not sleeping()
     [ended] = [record for record in user.journal("is-killed") if record["type"] == "map_ended"]
     assert ended["ended"] == "cut" and ended["account"]["pending"] == 60
+
+
+def test_a_prompt_is_repaired_and_only_what_failed_is_asked_again(user):
+    """Of 200 items, those with a 7 fit the first prompt; the others fit the rewritten one."""
+    (user.folder / "app.log").write_text("".join(f"line {n}.\n" for n in range(200)))
+    reply = json.dumps({"diagnosis": "no form is named", "prompt": "Say as JSON: {item}"})
+    steps = [
+        {"text": "prose"},
+        {"text": reply, "when": "Only the text of the prompt changes"},
+        {"text": '{"n": 1}', "when": "as JSON"},
+        {"text": '{"n": 7}', "when": "7"},
+    ]
+    shape = '{"type": "object", "required": ["n"]}'
+    begin = f"echo 'Say ok to: {{item}}' > p; echo '{shape}' > s"
+    program = f"{begin}; gear map --over app.log --split lines:1 --prompt p --schema s --out mapped"
+    with user.provides(*steps) as provider:
+        box = [
+            "--model",
+            f"{provider.base}/v1#small",
+            "--give",
+            "app.log",
+            "--take",
+            "mapped/**",
+            "--out",
+            "result",
+            "--usd",
+            "5",
+        ]
+        user.types("exec", *box, "--", "sh", "-c", program, code=0, OPENAI_API_KEY=user.key)
+        calls = provider.calls()
+    asked = [found.groups() for one in calls if (found := re.search(r"(ok to|as JSON): line (\d+)\.$", one["asked"].strip()))]
+    assert len(calls) == len(asked) + 1, "and one rewrite"
+    assert len(set(asked)) == len(asked), "no question twice"
+    first = {n for prompt, n in asked if prompt == "ok to"}
+    assert {n for prompt, n in asked if prompt == "as JSON"} >= {n for n in first if "7" not in n}
+    told = json.loads((user.folder / "result/mapped/account.json").read_text())
+    assert told["account"]["ok"] == 200 and told["canary"]["first_failed"] >= 4 and told["repair"]["accepted"] == 1
+    assert told["calls"] + told["repair"]["calls"] == len(calls)
+    journal = user.journal()
+    assert sum(one["type"] == "model_called" for one in journal) == len(calls)
+    [tried] = [one for one in journal if one["type"] == "prompt_tried"]
+    rows = lines(user.folder / "result/mapped/results.jsonl")
+    assert {row["prompt"] for row in rows} == {tried["prompt"], tried["parent"]}
+    assert all("7" in str(row["item"]) for row in rows if row["prompt"] == tried["parent"])
+    shown = user.types("prompts", code=0).out
+    assert "the prompt of all that came after" in shown and "+Say as JSON: {item}" in shown
+    assert "1 of 1 rewrites of the prompt accepted" in " ".join(user.types("report", code=0).out.split())

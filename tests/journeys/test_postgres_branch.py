@@ -319,3 +319,56 @@ def test_work_about_a_database_that_was_never_read_is_not_handed_in(user, shop):
     assert (user.folder / "out/out/sum").read_text().strip() == "500500" and record["status"] == "unverified"
     refused = facts(user, "alarm_raised")
     assert [(one["detector"], one["action"]) for one in refused] == [("no_contact", "refuse")] * 2
+
+
+def test_a_parent_and_its_sub_agent_work_on_branches_of_their_own(user, shop):
+    """The sub-agent drops every table of its branch; its parent's and the live one are whole, and each difference is told."""
+    before = shop.digest()
+    (user.folder / "destroy.sql").write_text(DESTROY)
+    sql = "psql -XqAt -v ON_ERROR_STOP=1"
+    lead = [
+        f"mkdir out; {sql} -c 'INSERT INTO orders (customer, total) VALUES (7, 7)'",
+        "gear spawn --branch shop --take 'said' 'drop them all' > out/told; cp said out",
+        f"{sql} -c 'SELECT count(*) FROM orders; SELECT count(*) FROM customers' > out/kept",
+    ]
+    left = "SELECT count(*) FROM pg_tables WHERE schemaname = $$public$$"
+    child = f"({sql} -c 'SELECT count(*) FROM orders'; {sql} -f destroy.sql; {sql} -c '{left}') > said"
+    steps = [
+        {"commands": ["; ".join(lead)]},
+        {"commands": ["gear done"]},
+        {"agent": "a1", "commands": [child]},
+        {"agent": "a1", "commands": ["gear done"]},
+    ]
+    model = user.script(*steps)
+    file = branch(user, shop)
+    user.types(
+        "run",
+        "g",
+        "-f",
+        file,
+        "--model",
+        model,
+        "--give",
+        user.folder / "destroy.sql",
+        "--take",
+        "out/**",
+        "--out",
+        "made",
+        code=0,
+    )
+    out = user.folder / "made/out"
+    assert (out / "said").read_text().split() == ["1001", "1"], "it has what its parent had written, and destroyed all of it"
+    assert (out / "kept").read_text().split() == ["1001", "200"]
+    assert "dropped  table public.orders (1,001 rows)" in (out / "told").read_text()
+    assert shop.digest() == before
+    told = json.loads(user.types("db", "diff", "--json", code=0).out)["databases"]
+    by_name = {one["name"]: [(change["what"], change["name"]) for change in one["changes"]] for one in told}
+    assert by_name["shop"] == [("changed", "public.orders")]
+    assert {("dropped", "public.orders"), ("dropped", "public.customers"), ("added", "public.left_behind")} <= set(
+        by_name["shop@a1"]
+    )
+    shown = user.types("db", "diff", code=0)
+    assert "shop@a1 (branch of postgres.shop)" in shown.err
+    assert [one["file"] for one in facts(user, "database_snapshot")] == ["shop@a1-before.dump"]
+    seen = user.types("db", "psql", "--name", "shop@a1", "--before", "-c", "SELECT count(*) AS kept FROM orders", code=0)
+    assert "1001" in seen.out

@@ -110,7 +110,11 @@ def test_a_change_of_a_real_package_is_tested_shown_and_put_on_a_branch(user, ar
         *("run", "add doubled()", "-f", "box.toml", "--model", model, "--name", "double", "--json"), code=0
     ).record
     assert (record["status"], record["residue"]) == ("accepted", [])
+    assert record["refused"] == [], "the repository's .git was never asked for"
     assert six.state() == before, "a run changed the user's files"
+    report = " ".join(user.types("report", "double", code=0).out.split())
+    assert "six/six.py" in report and "six/test_doubled.py" in report and "files as given, unchanged" in report
+    assert "site-packages" not in report and "refused" not in report, "what came back as it was given is counted, not listed"
     shown = user.types("diff", code=0)
     assert "+def doubled(text):" in shown.out and "added test_doubled.py" in shown.out
     assert "\033" not in shown.out and ".pyc" not in shown.out and "My own words" not in shown.out

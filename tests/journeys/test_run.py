@@ -124,6 +124,22 @@ def test_freeze_resume_and_kill_from_another_terminal(user):
     assert json.loads(out)["status"] == "stopped" and json.loads(out)["residue"] == []
 
 
+def test_time_in_which_a_run_stood_frozen_is_no_time_of_its_commands(user):
+    running = user.starts(
+        "run", "wait", "--model", user.script({"commands": ["sleep 2; gear done"]}), "--take", "out/**", "--json"
+    )
+    user.waits_for("command_started")
+    user.types("freeze", code=0)
+    time.sleep(6)
+    user.types("resume", code=0)
+    running.communicate(timeout=60)
+    ended = next(one for one in user.journal() if one["type"] == "command_ended")
+    assert 0 < ended["seconds"] < 5, "six seconds of it were frozen"
+    logs = user.types("logs", code=0).out
+    assert "frozen, by the operator" in logs and "goes on, by the operator" in logs
+    assert logs.count("goes on") == 1 and " by budget" not in logs
+
+
 def test_the_watcher_may_die_and_the_run_goes_on(user):
     (user.folder / "words.txt").write_text("hello\n")
     model = user.script({"commands": ["sleep 2", BUILD]}, {"commands": ["gear done"]})
@@ -225,10 +241,25 @@ def test_what_watches_a_run_and_is_told_to_end_leaves_it_frozen(user):
     user.waits_for("command_started")
     run.terminate()
     _, err = run.communicate(timeout=30)
-    assert "left frozen. Go on: gearcase resume left-frozen" in err
+    assert "left-frozen is left frozen" in err and "go on   gearcase resume left-frozen" in err
     assert run.returncode == 14
     assert "frozen" in user.types("ps", code=0).out
     user.types("kill", "left-frozen", "--yes", code=0)
+
+
+def test_the_report_counts_every_file_that_left_however_many_a_line_of_the_journal_holds(user):
+    model = user.script({"commands": ["mkdir out; for n in $(seq 1500); do echo $n > out/$n; done; gear done"]})
+    user.types("run", "g", "--take", "out/**", "--model", model, "--name", "many", code=0)
+    assert len(list((user.folder / "gearcase-out/many/out").iterdir())) == 1500
+    assert "and 1,480 files more" in user.types("report", "many", code=0).out
+
+
+def test_a_virtual_environment_that_is_given_finds_its_python_inside(user):
+    (user.folder / "mine").mkdir()
+    subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", "mine/.venv"], cwd=user.folder, check=True)
+    show = "import sys; print(sys.prefix)"
+    ended = user.types("exec", "--give", "mine", "--", "mine/.venv/bin/python", "-c", show, code=0)
+    assert ended.out.strip() == "/workspace/mine/.venv"
 
 
 def test_exec_uses_the_box_of_the_folder(user):

@@ -48,13 +48,18 @@ class Stage:
         self.work = tmp_path / "work"
         self.work.mkdir()
 
-    def script(self, *steps):
-        file = self.folder / f"script-{time.monotonic_ns()}.json"
+    def script(self, *steps, name=""):
+        file = self.folder / f"script-{name or time.monotonic_ns()}.json"
         file.write_text(json.dumps(list(steps)))
         return f"scripted:{file}"
 
-    def box(self, *steps, check=(), take=("out/**",), give=(), see=(), worker=None, allow=(), swarm=None, more=(), **limits):
-        values = [Override(("goal",), "the goal", "GOAL"), Override(("model", "lead"), self.script(*steps), "--model")]
+    def box(
+        self, *steps, check=(), take=("out/**",), give=(), see=(), worker=None, allow=(), swarm=None, more=(), script="", **limits
+    ):
+        values = [
+            Override(("goal",), "the goal", "GOAL"),
+            Override(("model", "lead"), self.script(*steps, name=script), "--model"),
+        ]
         values += [Override(("model", "worker"), worker, "--worker")] * bool(worker)
         values += more
         values += [Override(("model", "allow"), model, "--allow") for model in allow]

@@ -107,7 +107,7 @@ def test_a_fork_holds_the_moment_and_is_its_own(tmp_path, journal_of):
         name = f"fork-{os.getpid()}"
         agent = await driver.open(SandboxSpec(name, SMALL))
         try:
-            workspace, forks = Workspace(agent, store, Nowhere(), brake), Forks(driver, store, brake, name)
+            workspace, forks = Workspace(agent, store, Nowhere()), Forks(driver, store, brake, name)
             await agent.run(Command((*SHELL, "mkdir d; echo first > d/x; ln -s /etc/hostname link; mkfifo pipe; chmod 700 d/x")))
             moment = await workspace.state()
             await agent.run(Command((*SHELL, "echo second > d/x")))

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import io
 import json
 import os
 import shutil
@@ -10,8 +11,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from gearcase import events
+from gearcase.cli import summary
+from gearcase.cli.history import history
 from gearcase.errors import RunError
 from gearcase.journal import read, verify
 from gearcase.run.process import ending
@@ -274,3 +278,12 @@ def test_recovery_works_inside_an_event_loop(journal_of):
 
     assert asyncio.run(scenario())
     assert verify(folder.journal).ok
+
+
+def test_the_report_says_in_words_that_a_call_in_flight_counts_with_its_worst_case(journal_of):
+    run = history(journal_of(*BEGUN, *HOLDS))  # recovers it
+    stream = io.StringIO()
+    Console(file=stream, width=100).print(summary.report(run, ending(run.folder)))
+    said = " ".join(stream.getvalue().split())
+    assert "up to $" in said and "1 call was in flight or broke off" in said and "worst case" in said
+    assert summary.as_json(run, None)["uncertain"] == {"calls": 1, "usd": 200}

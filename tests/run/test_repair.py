@@ -84,6 +84,26 @@ def test_the_same_map_again_finds_every_answer_of_every_prompt(stage):
     assert len({row["prompt"] for row in lines(played.out / "out/m/results.jsonl")}) == 2
 
 
+def test_rewrites_of_a_map_that_was_begun_again_are_shown_below_what_an_earlier_one_had_found(stage, capsys):
+    """The second map goes on with the first one's prompt, under which its own items fail anew."""
+    better = {"text": '{"n": 2}', "when": "JSON, better"}
+    asked = {"text": REWRITE["text"], "when": ASKED, "times": 1}
+    second = {"text": json.dumps({"prompt": "Say as JSON, better: {item}"}), "when": ASKED}
+    more = "seq 300 399 | sed 's/^/new /' >> words.txt"
+    command = f"({MAP} --schema '{SHAPE}'; {more}; {MAP} --schema '{SHAPE}')"
+    played = repaired(
+        stage, asked, second, worker=(FIRST, ODD, better, {"text": "prose", "when": "JSON: new"}, BETTER), command=command
+    )
+    tried = [r.event for r in played.records("prompt_tried")]
+    later = [one for one in tried if one.map == "m2"]
+    assert later, said(played)
+    assert later[0].parent == tried[0].prompt
+    assert run_command_line(["prompts", played.folder.id, "--map", "m2"]) == 0
+    shown = capsys.readouterr().out
+    assert "found by an earlier map" in shown and later[0].prompt[:8] in shown
+    assert "-Say as JSON: {item}" in shown and "+Say as JSON, better: {item}" in shown
+
+
 def test_known_answers_of_the_box_stop_a_map_and_are_seen_outside_alone(stage):
     lead = stage.script(
         {"commands": [f"mkdir out; {BEGIN % 60}; {MAP} > out/said; cat out/m/*.jsonl > out/all; gear done --as-is"]}

@@ -1,5 +1,6 @@
 """Commands of maps inside a run: a fresh sandbox for each item, what is told of one that fails, and validators of answers."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -273,3 +274,27 @@ def test_a_command_is_judged_by_a_validator_too(stage):
     played = ran(stage, command, items=12)
     assert account(played)["account"]["ok"] == 9 and [row["answer"] for row in failed(played)] == ['"7"'] * 3
     assert {row["stage"] for row in failed(played)} == {"validator"}
+
+
+def test_what_a_validator_leaves_running_is_paid(stage):
+    judge = "[ -e /tmp/once ] || { touch /tmp/once; (while :; do :; done) & }\nsleep 0.3\n"
+    played = ran(stage, f"{MAP} --validator 'bash v.sh' --concurrency 1", files={"v.sh": judge}, worker=[{"text": "x"}])
+    assert account(played)["account"]["ok"] == 6
+    [ended] = [r.event for r in played.records("map_ended")]
+    assert ended.cpu > 0.2, "a quarter of a processor for two seconds"
+
+
+def test_a_map_that_is_refused_leaves_no_view(stage):
+    seen = []
+
+    async def watch(folder):
+        while not seen or not seen[-1]:
+            await asyncio.sleep(0.02)
+            if (folder.path / "journal").exists() and b'"refused"' in b"".join(
+                file.read_bytes() for file in folder.journal.iterdir()
+            ):
+                seen.append([str(one) for one in folder.path.glob("shards/*/*")] or "none")
+
+    command = f"{MAP} --validator 'bash v.sh' --repair-model nobody; sleep 1"
+    ran(stage, command, files={"v.sh": "true"}, worker=[{"text": "x"}], beside=watch)
+    assert seen[-1] == "none"

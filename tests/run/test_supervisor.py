@@ -152,6 +152,18 @@ def test_a_cassette_in_the_way_is_found_before_anything_starts(stage):
     assert (stage.work / "tape.jsonl").read_text() == "mine\n"
 
 
+def test_a_module_that_the_box_needs_and_does_not_find_is_told_before_money_is_spent_with_two_ways_to_get_it(stage):
+    text = f'goal = "g"\n[model]\nlead = "{stage.script({"text": "x"})}"\n[sandbox]\npackages = ["python3", "python3:{{}}"]\n'
+    (stage.work / "box.toml").write_text(text.format("no_such_module"))
+    record = json.loads(stage.types("run", "--json", code=13).stdout)
+    assert record["error"]["code"] == "packages" and "python3:no_such_module" in record["error"]["message"]
+    assert ".venv" in record["error"]["remedy"] and "apt install" in record["error"]["remedy"]
+    assert record["spent"]["usd"] == 0 and record["residue"] == []
+    (stage.work / "box.toml").write_text(text.format("json"))
+    record = json.loads(stage.types("run", "--json").stdout)
+    assert record["error"]["code"] != "packages" and record["spent"]["calls"] > 0  # it went on to ask its model
+
+
 def test_a_program_that_the_box_needs_and_does_not_find_is_told_before_money_is_spent(stage):
     (stage.work / "box.toml").write_text(
         f'goal = "g"\n[model]\nlead = "{stage.script({"text": "x"})}"\n[sandbox]\npackages = ["sh", "no-such-program"]\n'

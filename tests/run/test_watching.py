@@ -162,6 +162,14 @@ def test_a_replay_of_the_journal_says_what_the_live_watch_said(stage, given):
     assert replayed
 
 
+def test_a_run_that_takes_more_than_accepted_runs_of_its_box_is_seen(stage, given):
+    for _ in range(2):
+        stage.play({"commands": [WORK]}, DONE, check="true", out=f"result-{_}", script="same")
+    played = stage.play({"commands": [WORK]}, DONE, check="true", out="last", script="same")
+    (base,) = played.records("baseline")
+    assert base.event.runs == 2 and base.event.steps == 2 and base.event.usd > 0
+
+
 # --- what test runners say -------------------------------------------------------------------------------------------------------
 
 

@@ -111,6 +111,37 @@ def test_nothing_moves_while_a_box_is_frozen_and_everything_goes_on_after(means)
 
 
 @every
+def test_the_brake_neither_sets_a_box_going_that_is_held_still_nor_is_it_undone_by_that(means):
+    async def work(opened):
+        await shell(opened, "(while :; do date +%s%N > beat; done) & while [ ! -s beat ]; do :; done")
+
+        def beat():
+            return os.stat("beat", dir_fd=opened.workspace).st_mtime_ns
+
+        async def stands():
+            before = beat()
+            await asyncio.sleep(0.2)
+            return beat() == before
+
+        async with opened.still():
+            assert await stands() and not opened.frozen
+            await opened.freeze()
+            await opened.thaw()
+            assert await stands(), "whoever resumes waits until it is looked at"
+        assert not await stands()
+        async with opened.still():
+            await opened.freeze()
+        assert await stands() and opened.frozen, "what the operator froze stays frozen"
+        async with opened.still():
+            pass
+        assert await stands()
+        await opened.thaw()
+        assert not await stands()
+
+    in_box(means, work)
+
+
+@every
 def test_a_command_that_starts_while_the_brake_is_pulled_stands_still_and_then_goes_on(means):
     async def work(opened):
         for number in range(12):

@@ -304,11 +304,14 @@ def test_links_that_lead_out_are_left_out_and_reported(tree, tmp_path):
     folder, root = tree
     source = given(tmp_path)
     os.symlink("/etc/passwd", source / "absolute")
+    os.symlink("/usr/../etc/passwd", source / "pretends")
+    os.symlink("/usr/bin/python3", source / "system")
     os.symlink("../../etc", source / "sub" / "climbs")
     os.symlink("../hard", source / "sub" / "stays")
     copied = copy_in(source, root, b"given", ME)
-    assert {refusal.path for refusal in copied.left_out} == {b"absolute", b"sub/climbs"}
+    assert {refusal.path for refusal in copied.left_out} == {b"absolute", b"pretends", b"sub/climbs"}
     assert sorted(os.listdir(folder / "given/sub")) == ["run", "stays"]
+    assert os.readlink(folder / "given/system") == "/usr/bin/python3"  # /usr is the same inside
 
 
 @pytest.mark.parametrize("plant", ["fifo", "socket"])

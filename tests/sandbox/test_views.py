@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gearcase.errors import UsageError
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.snapshots import scan
-from gearcase.sandbox.views import chosen, make_view, remove_view
+from gearcase.sandbox.views import at_or_below, make_view, remove_view
 
 TREE = {"a.py": b"1", "run.sh": b"#!/bin/sh", "data/x/1.txt": b"one", "data/x/2.txt": b"two", "data/y.txt": b"y", "out/r": b"r"}
 
@@ -40,17 +40,17 @@ def paths(manifest):
 
 def test_what_is_named_is_chosen_with_the_folders_that_lead_there(held):
     manifest, _ = held
-    some = chosen(manifest, [b"data/x", b"a.py"], b"out")
+    some = at_or_below(manifest, [b"data/x", b"a.py"], b"out")
     assert paths(some) == {"a.py", "data/x/1.txt", "data/x/2.txt"}
     assert {entry.path for entry in some.entries if entry.kind == "directory"} == {b"data", b"data/x", b"out"}
-    assert paths(chosen(manifest, [b""], without=[b"out"])) == {*TREE, "link", "away"} - {"out/r"}
-    assert paths(chosen(manifest, [])) == set()
+    assert paths(at_or_below(manifest, [b""], without=[b"out"])) == {*TREE, "link", "away"} - {"out/r"}
+    assert paths(at_or_below(manifest, [])) == set()
 
 
 @pytest.mark.parametrize("path", [b"nothing", b"data/z", b"../tree", b"..", b"/etc"])
 def test_what_is_not_there_is_refused(held, path):
     with pytest.raises(UsageError) as caught:
-        chosen(held[0], [path])
+        at_or_below(held[0], [path])
     assert caught.value.code == "no_file"
 
 
@@ -58,7 +58,7 @@ def test_a_view_holds_the_contents_readable_by_all_and_links_as_they_are(held, t
     manifest, store = held
     view = tmp_path / "views/one"
     view.parent.mkdir()
-    make_view(chosen(manifest, [b""]), store, view)
+    make_view(at_or_below(manifest, [b""]), store, view)
     for path, data in TREE.items():
         assert (view / path).read_bytes() == data
         assert stat.S_IMODE((view / path).stat().st_mode) == (0o555 if path == "run.sh" else 0o444)
@@ -84,7 +84,7 @@ def test_a_choice_is_what_lies_at_or_below_and_every_folder_stands_before_what_i
     descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     manifest = scan(descriptor, BlobStore(folder / "blobs"))
     os.close(descriptor)
-    got = chosen(manifest, [one.encode() for one in some], without=[one.encode() for one in without])
+    got = at_or_below(manifest, [one.encode() for one in some], without=[one.encode() for one in without])
 
     def below(path, folders):
         return any(path == one or path.startswith(one + "/") for one in folders)

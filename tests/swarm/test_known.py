@@ -7,7 +7,7 @@ import pytest
 
 from gearcase.events import MapEnded
 from gearcase.swarm.items import Known
-from gearcase.swarm.known import KnownAnswers, holds
+from gearcase.swarm.known import KnownAnswers, holds, is_named
 from gearcase.swarm.map import Map
 from gearcase.swarm.results import Results
 from gearcase.swarm.spread import WINDOW, Spread
@@ -31,6 +31,26 @@ from tests.swarm.test_repair import Bench, canary, items
 )
 def test_what_is_known_must_stand_in_the_answer(wanted, answer, is_there):
     assert holds(wanted, answer) is is_there
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern", "is_meant"),
+    [
+        ("prompt.txt", "prompt.txt", True),
+        ("./prompt.txt", "prompt.txt", True),
+        ("prompt.txt", "./prompt.txt", True),
+        ("/workspace/a/../prompt.txt", "prompt.txt", True),
+        ("work/prompt.txt", "prompt.txt", True),
+        ("work/prompt.txt", "data/prompt.txt", False),
+        ("./work//lines.log", "work/lines.log", True),
+        ("other.txt", "prompt.txt", False),
+        ("", "prompt.txt", False),
+        ("", "*", True),
+        ("a/b", "*", True),
+    ],
+)
+def test_a_map_is_named_by_its_files_however_they_are_typed(file, pattern, is_meant):
+    assert is_named(file, pattern) is is_meant
 
 
 def planted(folder, wrong=(), count=200, *, gate=True):

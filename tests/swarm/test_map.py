@@ -235,7 +235,7 @@ def test_the_same_item_is_asked_about_once_even_at_the_same_time(tmp_path):
             made = one.map(40)
             endings = await serve(made, ["same", "bad"] * 20)
             assert one.model.calls == {"same": 1, "bad": 1}
-            assert made.account.ok == 20 and made.account.quarantined == 20 and made.found == 19
+            assert made.account.ok == 20 and made.account.quarantined == 20 and made.told.found == 19
             assert sum(ended.cost for ended in endings) == 2 * COST == made.spent
 
     asyncio.run(scenario())
@@ -247,7 +247,7 @@ def test_what_another_map_answered_is_found_and_what_differs_is_not(tmp_path):
             await serve(one.map(2), ["a", "b"])
             again = one.map(3)
             await serve(again, ["c", "b", "a"])
-            assert again.found == 2 and again.spent == COST
+            assert again.told.found == 2 and again.spent == COST
             await serve(one.map(1, max_output=99), ["a"])
             await serve(one.map(1, reference="other"), ["a"])
             assert one.model.calls == {"a": 3, "b": 1, "c": 1}

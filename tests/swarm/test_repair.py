@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from gearcase.errors import Refused, RunError
 from gearcase.events import MapEnded, PromptTried
 from gearcase.swarm.items import Item, Waiting
+from gearcase.swarm.learned import Learned
 from gearcase.swarm.map import Map
-from gearcase.swarm.repair import MAP_TRIES, TRIES, Desk
+from gearcase.swarm.repair import MAP_TRIES, TRIES, Desk, Repair
 from gearcase.swarm.results import Results
 from gearcase.swarm.rewriting import Evidence, read, request
 from gearcase.swarm.signature import signature_of
@@ -45,7 +46,7 @@ class Model:
 class Bench:
     """A map with a repair; `replies` are the texts of new prompts, or whole outcomes."""
 
-    def __init__(self, folder, replies=(), *, odd=(), limit=BUDGET, expected=0, **more):
+    def __init__(self, folder, replies=(), *, odd=(), limit=BUDGET, expected=0, learned=None, **more):
         self.model, self.record = Model(odd), Record()
         self.replies, self.requests = list(replies), []
         self.results = Results(folder / "results.sqlite")
@@ -54,7 +55,8 @@ class Bench:
         self.limit = limit
         desk = Desk("lead", self.rewrite, self.test, self.open, self.close)
         asked = spec(expected, repair=True, **more)
-        self.map = Map("m1", asked, self.model, self.results, {}, self.record, "lead", ready=ready, desk=desk, sleep=at_once)
+        how = {"ready": ready, "desk": desk, "learned": learned, "sleep": at_once}
+        self.map = Map("m1", asked, self.model, self.results, {}, self.record, "lead", **how)
 
     def open(self, projected, to_come):
         if self.limit is None:
@@ -288,6 +290,40 @@ def test_a_store_that_refuses_in_the_middle_of_a_test_loses_no_item(tmp_path, mo
     account = bench.map.account
     assert account.pending == 0 and len(endings) == 22 == account.items
     assert "the disk is full" in (bench.map.repair.over or bench.map.stopped.message)
+
+
+def test_an_error_of_ours_that_nobody_expects_ends_the_repair_and_not_the_map(tmp_path, monkeypatch):
+    asked = []
+
+    async def broken(self, cluster, taken, mine):
+        asked.append(len(taken))
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Repair, "_mend", broken)
+    bench, _ = play(tmp_path, items(ok=4, a=6), ["p +a"])
+    assert len(asked) == 1 and bench.map.account.quarantined == 6 and bench.map.account.ok == 4
+    assert "Gearcase itself failed" in bench.map.repair.over
+
+
+def test_what_was_found_is_kept_when_it_is_found_and_not_at_the_end_of_the_map(tmp_path):
+    texts = items(ok=60, a=60)
+
+    async def first():
+        bench = Bench(tmp_path, ["p +a"], expected=len(texts))
+        await serve(bench.map, texts, 70)  # and then the process is killed
+
+    asyncio.run(first())
+    store = Results(tmp_path / "results.sqlite")
+    found = store.learned(spec(len(texts), repair=True).digest())
+    assert found is not None and list(found.variants.values()) == ["p +a"] and Learned.from_json(found.to_json()) == found
+    bench = Bench(tmp_path, [], expected=len(texts), learned=found)
+
+    async def second():
+        return await serve(bench.map, texts)
+
+    asyncio.run(second())
+    assert bench.map.account.ok == 120 and not bench.requests
+    assert bench.map.told.found >= 60 and all(count <= 1 for count in bench.model.answered.values())
 
 
 def test_without_money_for_it_nothing_is_repaired(tmp_path):

@@ -1,12 +1,14 @@
 """Ask the model through its door, with bounded patience.
 
 Waiting helps against 408, 409, 425, 429, 5xx, a broken connection and an answer that is none: they are tried again with
-exponential back-off, or when `Retry-After` says. Nothing else is. What is left over becomes a `Fault`, sorted by what can help.
+exponential back-off, or when `Retry-After` says, and each such miss is told at once. Nothing else is. What is left over becomes a
+`Fault`, sorted by what can help.
 """
 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,14 +16,18 @@ from email.utils import parsedate_to_datetime
 from typing import Literal
 
 from gearcase.agent.transcript import Answer, BadAnswer, Dialect, read_object, table
-from gearcase.doors.model.headers import is_out_of_budget
+from gearcase.doors.model.headers import UNREACHED, is_out_of_budget
 from gearcase.doors.server import Reply
+from gearcase.events import AttemptFailed
 
 Ask = Callable[[str, bytes], Awaitable[Reply]]
 """One call of the model door: (path, body) -> reply. May wait as long as the run is frozen."""
 Sleep = Callable[[float], Awaitable[None]]
+Tell = Callable[[AttemptFailed], None]
 
 ATTEMPTS = 8
+FIRST_ATTEMPTS = 5
+"""Where nothing was ever answered and nothing can be reached: an address is wrong more often than a network is down."""
 LONGEST_WAIT = 60.0
 """Seconds of one wait of our own choice."""
 LONGEST_TOLD_WAIT = 300.0
@@ -50,9 +56,10 @@ _REMEDIES = {
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why there is no answer. `budget`: the account cannot pay; `too_long`: over the window; `failed`: nothing helps."""
+    """Why there is no answer. `budget`: the account cannot pay; `too_long`: over the window; `down`: nobody answered, however often
+    it was tried; `failed`: nothing helps."""
 
-    kind: Literal["budget", "too_long", "failed"]
+    kind: Literal["budget", "too_long", "down", "failed"]
     detail: str
 
 
@@ -60,17 +67,21 @@ class Fault:
 class Miss:
     """One attempt that failed. `wait` is what the other side asked for, in seconds; None where it did not say.
 
-    `never`: the provider says that nothing at all will be answered, whatever is asked.
+    `never`: the provider says that nothing at all will be answered, whatever is asked. `unreached`: nothing was sent to it.
     """
 
     fault: Fault
     again: bool
     wait: float | None = None
     never: bool = False
+    unreached: bool = False
 
 
-async def ask_model(ask: Ask, dialect: Dialect, body: bytes, sleep: Sleep) -> Answer | Fault:
-    """The answer, after as many attempts as make sense. A GearcaseError of the door (a cassette mismatch) is raised."""
+async def ask_model(ask: Ask, dialect: Dialect, body: bytes, sleep: Sleep, tell: Tell, answered: bool) -> Answer | Fault:
+    """The answer, after as many attempts as make sense. A GearcaseError of the door (a cassette mismatch) is raised.
+
+    `tell` hears of each attempt that is made again. `answered`: this model has answered this agent before.
+    """
     attempt = 1
     while True:
         outcome = await _attempt(ask, dialect, body)
@@ -78,12 +89,22 @@ async def ask_model(ask: Ask, dialect: Dialect, body: bytes, sleep: Sleep) -> An
             return outcome
         if not outcome.again:
             return outcome.fault
-        if attempt == ATTEMPTS:
+        attempts = FIRST_ATTEMPTS if outcome.unreached and not answered else ATTEMPTS
+        if attempt >= attempts:
             remedy = "the provider is down or overloaded; try again later, or choose another model"
-            return Fault("failed", f"{attempt} attempts failed, the last so: {outcome.fault.detail}. Remedy: {remedy}")
-        backoff = min(LONGEST_WAIT, 2.0 ** (attempt - 1)) * random.uniform(0.75, 1.25)
-        await sleep(backoff if outcome.wait is None else min(outcome.wait, LONGEST_TOLD_WAIT))
+            if outcome.unreached:
+                remedy = "nothing was sent and nothing is charged; see that this machine reaches it: address, DNS, proxy, VPN"
+            return Fault("down", f"{attempt} attempts failed, the last so: {outcome.fault.detail}. Remedy: {remedy}")
+        backoff = _backoff(attempt) * random.uniform(0.75, 1.25)
+        wait = backoff if outcome.wait is None else min(outcome.wait, LONGEST_TOLD_WAIT)
+        until = time.time() + wait + sum(map(_backoff, range(attempt + 1, attempts)))
+        tell(AttemptFailed(attempt, attempts, outcome.fault.detail[:500], round(wait, 3), round(until, 3), outcome.unreached))
+        await sleep(wait)
         attempt += 1
+
+
+def _backoff(attempt: int) -> float:
+    return min(LONGEST_WAIT, 2.0 ** (attempt - 1))
 
 
 async def _attempt(ask: Ask, dialect: Dialect, body: bytes) -> Answer | Miss:
@@ -122,6 +143,8 @@ def miss_of(status: int, headers: Mapping[str, str], body: bytes) -> Miss:
         return Miss(Fault("too_long", f"{detail}. Remedy: a model with a larger window, or a shorter goal"), again=False)
     if any(sign in lowered for sign in _NEVER):
         return Miss(Fault("failed", f"{detail}. Remedy: pay in at the provider, or choose another"), again=False, never=True)
+    if headers.get(UNREACHED):
+        return Miss(Fault("failed", told.partition(" failed: ")[2] or told), again=True, unreached=True)
     if (status in _AGAIN or status >= 500) and headers.get("x-should-retry") != "false":
         return Miss(Fault("failed", detail), again=True, wait=_wait(headers))
     remedy = _REMEDIES.get(status, "the provider refuses the request itself: see its message")

@@ -20,8 +20,8 @@ from gearcase.agent.context import Context
 from gearcase.agent.dialects import DIALECTS
 from gearcase.agent.prompt import CALL_CUT_OFF, CUT_OFF, HAND_IN, NO_COMMAND
 from gearcase.agent.transcript import Answer, Call, Model, Ran, Said, clip
-from gearcase.errors import GearcaseError
-from gearcase.events import AgentEnded, AgentStarted, AgentTurn
+from gearcase.errors import GearcaseError, RunError
+from gearcase.events import AgentEnded, AgentStarted, AgentTurn, AttemptFailed
 from gearcase.seams import CommandResult, Recorder
 
 Phase = Literal["work", "wind_down", "stop"]
@@ -48,6 +48,16 @@ class AgentEnd:
     error: GearcaseError | None = None
 
 
+async def _ends(why: str) -> bool:
+    return False
+
+
+def _down(model: str, detail: str) -> RunError:
+    told, _, remedy = detail.partition(". Remedy: ")
+    again = "then start it again; with --unanswered it stands still instead and waits for you"
+    return RunError("model_unanswered", f"{model} does not answer: {told}", remedy=f"{remedy}; {again}")
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What the loop is given. All are called from the loop's task; `ask` and `shell` may wait as long as the run is frozen."""
@@ -60,6 +70,7 @@ class Surroundings:
     limit: Callable[[], str]  # which limit ended the phase "work": usd, tokens, cpu_time, wall, steps, operator, stopped
     done: Callable[[], str | None]  # the note of `gear done`; None until it is called
     sleep: Sleep = asyncio.sleep
+    waits_for_upstream: Callable[[str], Awaitable[bool]] = _ends  # stands still until somebody answers; true: ask again
 
 
 class Agent:
@@ -157,7 +168,7 @@ class Agent:
         while True:
             self.context.begin(self._around.status())
             body = dialect.request(self._model, self._system, self.context.messages(), self._most_output())
-            outcome = await ask_model(self._around.ask, dialect, body, self._around.sleep)
+            outcome = await ask_model(self._around.ask, dialect, body, self._around.sleep, self._tell, self.step > 0)
             if isinstance(outcome, Answer):
                 return outcome
             if outcome.kind == "too_long" and not shortened:
@@ -165,8 +176,15 @@ class Agent:
                 self.context.too_long()
             elif outcome.kind == "budget" and self._unpaid < 2 and self._around.phase() != "stop":
                 self._cannot_pay()
+            elif outcome.kind == "down":
+                if not await self._around.waits_for_upstream(outcome.detail):
+                    return AgentEnd("failed", outcome.detail, error=_down(self._model.name, outcome.detail))
             else:
                 return AgentEnd("budget" if outcome.kind == "budget" else "failed", outcome.detail)
+
+    def _tell(self, missed: AttemptFailed) -> None:
+        self._recorder.append(missed, self._name)
+        self._recorder.flush()  # whoever watches sees at once why nothing happens
 
     def _cannot_pay(self) -> None:
         """First the hand-over, which the reserve may pay; where that has begun or is refused too, a request half as long."""

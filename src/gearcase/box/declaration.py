@@ -24,6 +24,7 @@ from gearcase.box.fields import (
     ModelName,
     Money,
     Name,
+    Package,
     Pattern,
     Program,
     Rate,
@@ -118,7 +119,8 @@ class Files(Table):
     give: tuple[Path, ...] = Field(default=(), description="copied to /workspace/NAME; the originals are never touched")
     see: tuple[Path, ...] = Field(default=(), description="seen read-only at /given/NAME")
     take: tuple[Pattern, ...] = Field(
-        default=(), description="what may leave, by copy: patterns relative to /workspace, `postgres:NAME`"
+        default=(),
+        description="what may leave, by copy: patterns relative to /workspace, `!PATTERN` for what stays, `postgres:NAME`",
     )
     take_max: Size = written(500 * 2**20, "500MiB", "most bytes that may leave")
     keep: tuple[Pattern, ...] = Field(
@@ -155,8 +157,8 @@ class Sandbox(Table):
     need: tuple[Literal["filesystem", "network", "processes", "memory", "cpu", "disk", "freeze", "syscalls"], ...] = Field(
         default=("network", "filesystem", "processes"), description="the run does not start where one of these is not enforced"
     )
-    packages: tuple[Program, ...] = Field(
-        default=(), description="programs that must exist inside; looked for before money is spent"
+    packages: tuple[Package, ...] = Field(
+        default=(), description="programs that must exist inside, or `python3:MODULE`; looked for before money is spent"
     )
     tools: tuple[Program, ...] = Field(
         default=(), description="your own programs, found on PATH: seen read-only below /opt/tools, started from /box/bin"
@@ -164,13 +166,23 @@ class Sandbox(Table):
 
 
 class Swarm(Table):
-    """Sub-agents: how many there may be. Money, tokens and the rest are carved from who spawns them."""
+    """Sub-agents: how many there may be. Money, tokens and the rest are carved from who spawns them.
+
+    And where the work of maps executes.
+    """
 
     depth: Annotated[int, Field(strict=True, ge=0, le=16)] = Field(
         default=3, description="levels of agents below the lead; 0: it has none"
     )
     agents: Count = Field(default=64, description="sub-agents of a run in all; one more is refused")
     live: Count = Field(default=8, description="sub-agents at work at once; one more waits in line")
+    engine: Literal["local", "ray"] = Field(
+        default="local", description="where maps execute: here, or on the nodes of a Ray cluster"
+    )
+    address: Annotated[str, Field(pattern=r"^[^\s:]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$")] = Field(
+        default="127.0.0.1:6379",
+        description="HOST:PORT of the Ray cluster; what is not this machine is trusted as this machine is",
+    )
 
 
 class KnownAnswer(Table):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from gearcase.box.declaration import Box, Check
+from gearcase.box.inside import brings_module, has_module, how_to_get
 from gearcase.box.mistakes import nearest
 
+_PYTHONS = ("python3", "/usr/bin/python3")
 _WHERE = "DELIVERED"
 _MOST_FILES, _MOST_BYTES = 200, 1 << 20
 _SCRIPT = re.compile(r"[\w.@+-]+(/[\w.@+-]+)*\.(py|sh|js|mjs|cjs|ts|rb|pl|R|jl|sql)")
@@ -17,7 +20,12 @@ _SCRIPT = re.compile(r"[\w.@+-]+(/[\w.@+-]+)*\.(py|sh|js|mjs|cjs|ts|rb|pl|R|jl|s
 
 def doubts(box: Box, folder: Path) -> list[str]:
     """Sentences for the box's owner. `folder` is the one that relative words of the box's commands are looked up in."""
-    return [doubt for check in box.checks for doubt in _of_check(check, box, folder)]
+    return [*_of_engine(box), *(doubt for check in box.checks for doubt in _of_check(check, box, folder))]
+
+
+def _of_engine(box: Box) -> Iterator[str]:
+    if box.swarm.engine == "ray" and importlib.util.find_spec("ray") is None:
+        yield "[swarm] engine is ray, which is not installed here: pip install 'gearcase[ray]'"
 
 
 def _of_check(check: Check, box: Box, folder: Path) -> Iterator[str]:
@@ -36,6 +44,10 @@ def _of_check(check: Check, box: Box, folder: Path) -> Iterator[str]:
         *box.files.give,
         *(one.parent for one in box.files.give),
     ]
+    for module in _modules(words):
+        brought = any(brings_module(place, module) for place in (*check.files, *box.files.give) if place.is_dir())
+        if not brought and f"python3:{module}" not in box.sandbox.packages and not has_module(module):
+            yield f"check {check.name} runs python3 -m {module}, which is not inside; unless the agent delivers it, {how_to_get(module)}"
     for word in words:
         if not _SCRIPT.fullmatch(word) or any((place / word).exists() for place in places):
             continue
@@ -43,6 +55,12 @@ def _of_check(check: Check, box: Box, folder: Path) -> Iterator[str]:
         near = nearest(name, (one.name for one in above.iterdir())) if above.is_dir() else ""
         mended = f": did you mean `{Path(word).parent / near}`?" if near else ", unless the agent writes it"
         yield f"check {check.name} runs {word}, which is not there{mended}"
+
+
+def _modules(words: list[str]) -> list[str]:
+    """Which modules of the box's own Python are run as programs."""
+    pairs = zip(words, words[1:], words[2:], strict=False)
+    return list(dict.fromkeys(name.partition(".")[0] for program, flag, name in pairs if program in _PYTHONS and flag == "-m"))
 
 
 def _looks_at_deliverables(check: Check, folder: Path) -> bool:

@@ -135,8 +135,8 @@ def _pattern(value: Any) -> Any:
     """A take pattern stays inside /workspace and names something."""
     if not isinstance(value, str):
         return value
-    parts = PurePosixPath(value).parts
-    if value.startswith("/"):
+    parts = PurePosixPath(value.removeprefix("!")).parts
+    if value.removeprefix("!").startswith("/"):
         raise wrong(f"{value!r} is absolute: write it relative to /workspace")
     if ".." in parts:
         raise wrong(f"{value!r} leaves /workspace through `..`")
@@ -181,6 +181,7 @@ Pattern = Annotated[str, BeforeValidator(_pattern)]
 Url = Annotated[str, BeforeValidator(_url)]
 ModelName = Annotated[str, BeforeValidator(_model_name)]
 Program = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,128}$")]
+Package = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,128}(:[A-Za-z_][A-Za-z0-9_]{0,127})?$")]
 Word = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x20]+$")]
 
 

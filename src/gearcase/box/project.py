@@ -17,10 +17,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
+from gearcase.box.inside import brings_module
+
 _MOST = 4 << 20
 """Bytes of a file that are read."""
 _MANY = 8000
-"""Files, ignored ones included, above which a box takes folders one by one: a delivery holds 10,000 files."""
+"""Files, ignored ones included, above which a box keeps more back: a delivery holds 10,000 files."""
+_MADE = (".venv", "venv", "node_modules", "target", ".tox", ".nox", ".mypy_cache", ".ruff_cache", ".pytest_cache", "gearcase-out")
+"""Folders that hold what tools made or brought."""
+_MADE_AT_TIMES = ("vendor",)
+"""Others that may: they are often kept in the repository."""
 _NO_TESTS = "no test specified"
 _LOCKS: dict[str, tuple[str, ...]] = {
     "uv.lock": ("pypi.org", "files.pythonhosted.org"),
@@ -46,7 +52,10 @@ _COMPOSE = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compos
 
 @dataclass(frozen=True, slots=True)
 class TestCommand:
-    """How tests are run, as a check: its name, command, files of this machine, the program it needs, and what told it."""
+    """How tests are run, as a check: its name, command, files of this machine, the program it needs, and what told it.
+
+    `module`: of that Python, where the files do not bring it.
+    """
 
     __test__ = False
 
@@ -55,6 +64,7 @@ class TestCommand:
     files: tuple[str, ...]
     program: str
     told_by: str
+    module: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +94,7 @@ def look_at(top: Path) -> Project:
     many = _is_large(top)
     return Project(
         name=name,
-        take=_folders(top) if many else (f"{name}/**",),
+        take=_take(top, many),
         many=many,
         tests=tuple(_tests(top)),
         locks=tuple(_locks(top)),
@@ -116,23 +126,11 @@ def _is_large(top: Path) -> bool:
     return next(islice(names(), _MANY, None), None) is not None
 
 
-def _folders(top: Path) -> tuple[str, ...]:
-    """Patterns of the folders that stand here, without those that hold what others made."""
-    skipped = {
-        ".git",
-        ".venv",
-        "venv",
-        "node_modules",
-        "target",
-        ".tox",
-        ".nox",
-        "vendor",
-        "gearcase-out",
-        ".mypy_cache",
-        ".ruff_cache",
-    }
-    folders = sorted(entry.name for entry in top.iterdir() if entry.is_dir() and not entry.is_symlink())
-    return (f"{top.name}/*", *(f"{top.name}/{folder}/**" for folder in folders if folder not in skipped))
+def _take(top: Path, many: bool) -> tuple[str, ...]:
+    """Patterns of all that stands here but for the folders that hold what others made."""
+    made = (*_MADE, *(_MADE_AT_TIMES if many else ()))
+    there = [name for name in made if (top / name).is_dir() and not (top / name).is_symlink()]
+    return (f"{top.name}/**", *(f"!{top.name}/{name}" for name in there))
 
 
 # --- tests -----------------------------------------------------------------------------------------------------------------
@@ -190,7 +188,8 @@ def _python(top: Path) -> TestCommand | None:
         brought = (*folders, packages.name)
     whole = f"{environment} python3 -m pytest -q" if told_by else _unittest(top, environment, folders)
     command = _command(top, whole, folders)
-    return TestCommand("tests", command, brought, "python3", told_by or ", ".join(folders) or "test files")
+    module = "pytest" if told_by and not (packages is not None and brings_module(packages, "pytest")) else ""
+    return TestCommand("tests", command, brought, "python3", told_by or ", ".join(folders) or "test files", module)
 
 
 def _unittest(top: Path, environment: str, folders: Sequence[str]) -> str:

@@ -41,10 +41,11 @@ def _files(project: Project) -> Iterator[str]:
     for name in project.secrets:
         yield f"# {_inert(name)} goes along, and the agent can read it: move it away first if it holds keys."
     yield 'give = ["."]'
+    yield "# The folder's name inside. `gearcase apply` leaves out what git ignores."
     if project.many:
-        yield "# This folder holds many files and a delivery at most 10,000: folders that hold what others made are not named."
-    else:
-        yield "# The folder's name inside. `gearcase apply` leaves out what git ignores."
+        yield "# This folder holds many files, and a delivery at most 10,000."
+    if len(project.take) > 1:
+        yield "# What `!` names stays inside: folders that hold what others made."
     if len(project.take) == 1:
         yield f"take = [{toml_string(project.take[0])}]"
     else:
@@ -56,6 +57,7 @@ def _files(project: Project) -> Iterator[str]:
 
 def _sandbox(project: Project) -> Iterator[str]:
     programs = sorted({test.program for test in project.tests})
+    programs += sorted({f"{test.program}:{test.module}" for test in project.tests if test.module})
     if programs:
         yield "[sandbox]"
         yield "# Looked for inside before money is spent."

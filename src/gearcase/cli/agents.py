@@ -34,7 +34,9 @@ def claude(
     quiet: Quiet = False,
     tty: Tty = None,
 ) -> None:
-    """Run Claude Code in a box with a copy of this folder: gearcase claude --usd 5 -p "mend the tests"
+    """Run Claude Code in a box with a copy of this folder.
+
+    gearcase claude --usd 5 -p "mend the tests"
 
     Options of Gearcase come first; whatever follows is Claude Code's. What it makes is delivered to ./gearcase-out/NAME.
     """
@@ -51,7 +53,9 @@ def codex(
     quiet: Quiet = False,
     tty: Tty = None,
 ) -> None:
-    """Run Codex in a box with a copy of this folder: gearcase codex --usd 5 exec "mend the tests"
+    """Run Codex in a box with a copy of this folder.
+
+    gearcase codex --usd 5 exec "mend the tests"
 
     Options of Gearcase come first; whatever follows is Codex's. What it makes is delivered to ./gearcase-out/NAME.
     """

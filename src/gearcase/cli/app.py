@@ -53,6 +53,7 @@ COMMANDS: dict[str, _Entry] = {
     "freeze": _Entry("brake", "freeze"),
     "resume": _Entry("brake", "resume"),
     "kill": _Entry("brake", "kill"),
+    "recover": _Entry("recover", "recover"),
     "box": _Entry("box", "app"),
     "journal": _Entry("journal", "app"),
     "monitors": _Entry("monitors", "app"),

@@ -30,7 +30,7 @@ def apply(
     patch: Annotated[Path | None, typer.Option("--patch", help="Write a patch to this new file; make no branch.")] = None,
     as_json: o.Json = False,
 ) -> None:
-    """Put a run's change on a new branch, at the commit that was given.
+    """Put a run's change on a new branch. It begins at the commit that was given.
 
     Your files, what is staged and what is checked out stay as they are; no hook, filter or other program of the repository runs.
     """

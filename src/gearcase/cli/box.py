@@ -21,7 +21,7 @@ File = Annotated[Path, typer.Argument(metavar="[FILE]", help="Box file.", show_d
 
 @app.command("check")
 def check(file: File = Path("box.toml"), as_json: o.Json = False) -> None:
-    """Say whether a box file is right; every mistake with its line and what would be right."""
+    """Say whether a box file is right. Every mistake comes with its line and what would be right."""
     box = load_box(file)
     if as_json:
         print_json({"ok": True, "file": str(box.path)})

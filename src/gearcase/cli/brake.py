@@ -27,14 +27,15 @@ def freeze(
     reason: Annotated[str, typer.Option("--reason", help="Why; goes on record.")] = "",
     as_json: o.Json = False,
 ) -> None:
-    """Stop a run where it is, or without RUN whatever lives: no new call, no process runs, the clock stands. `gearcase resume` goes on."""
+    """Stop a run where it is, nothing is lost. Without RUN: all that live. No new call, no process runs, the clock stands, until
+    `gearcase resume`."""
     everything = everything or (not run and len(_living()) > 1)
     then = "go on: gearcase resume {name}    end it: gearcase kill {name}"
     _pull(_meant(run, everything), "freeze", as_json, then, everything, reason=reason)
 
 
 def resume(run: o.RunReference = "", everything: Everything = False, add_usd: AddUsd = None, as_json: o.Json = False) -> None:
-    """Let a frozen run go on; one that asked for more money and gets none hands in."""
+    """Let a frozen run go on. One that asked for more money and gets none hands in."""
     added = {} if add_usd is None else {"add_usd": parse_money(add_usd)}
     _pull(_meant(run, everything), "resume", as_json, "watch it: gearcase attach {name}", everything, **added)
 

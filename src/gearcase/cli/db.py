@@ -11,7 +11,7 @@ from gearcase.cli import options as o
 from gearcase.cli.console import err, out, print_json
 from gearcase.cli.psql import psql
 from gearcase.cli.text import neutral
-from gearcase.doors.postgres.difference import DATABASES, Change, Kept, compare, recall
+from gearcase.doors.postgres.difference import DATABASES, Kept, as_text, compare, recall
 from gearcase.runs import find
 
 app = typer.Typer(help="What a run did to its databases.", no_args_is_help=True)
@@ -26,7 +26,7 @@ def diff(
     name: Annotated[str, typer.Option("--name", help="One database of it, as the box calls it.")] = "",
     as_json: o.Json = False,
 ) -> None:
-    """Show what differs between a database as the run was given it and as the run left it: schema, and rows of each table."""
+    """Show what a run changed in a database. Its schema, and the rows of each table, as given and as left."""
     folder = find(run)
     kept = recall(folder.path / DATABASES, name)
     if as_json:
@@ -38,18 +38,9 @@ def diff(
         title = Text.assemble((neutral(one.name), "bold"), f" ({one.mode}{neutral(source)}): {len(changes) or 'nothing'} changed")
         err().print(title, soft_wrap=True)
         for change in changes:
-            out().print(Text(_line(change), _STYLES[change.what]), soft_wrap=True)
+            out().print(Text(neutral(as_text(change)), _STYLES[change.what]), soft_wrap=True)
             for line in change.lines:
                 out().print(f"    {neutral(line, limit=_LINE)}", soft_wrap=True)
-
-
-def _line(change: Change) -> str:
-    rows = ""
-    if change.what == "changed" and change.rows_before != change.rows_after:
-        rows = f" ({change.rows_before:,} -> {change.rows_after:,} rows)"
-    elif (count := max(change.rows_before, change.rows_after)) >= 0:
-        rows = f" ({count:,} rows)"
-    return f"{change.what:<8} {change.kind} {neutral(change.name)}{rows}"
 
 
 def _as_json(kept: Kept) -> dict[str, Any]:

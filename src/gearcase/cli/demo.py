@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -36,7 +35,7 @@ def demo(
     local: Annotated[bool, typer.Option("--local", help="The same as --worker local: the model on this machine.")] = False,
     as_json: o.Json = False,
 ) -> None:
-    """Show a box at work and under attack: no key, no account, nothing to pay.
+    """Show a box at work and under attack. No key, no account, nothing to pay.
 
     A recorded model makes an inventory of real package data; every command is really executed again. With --local its worker model is
     live on this machine (gearcase models pull small), with --model all is live.
@@ -89,8 +88,6 @@ def _work(model: str | None, worker: str | None, quiet: bool) -> tuple[RunFolder
         err().print(Text.assemble(("An inventory of 27 packages from four formats", "bold"), f", {whose}.", style=""))
     settings = RunOptions(
         box=load_box(HERE / "box.toml", live),
-        out=Path("gearcase-demo"),
-        force=True,
         cassette=None if model else HERE / "cassette.jsonl",
         live_worker=worker is not None and model is None,
     )

@@ -28,7 +28,7 @@ def diff(
     stat: Annotated[bool, typer.Option("--stat", help="Only the files and how many lines changed.")] = False,
     as_json: o.Json = False,
 ) -> None:
-    """Show what a run changed in the given repository, against what was given.
+    """Show what a run changed in the given repository.
 
     Control characters of the files are shown escaped; `gearcase apply --patch FILE` writes the exact patch.
     """

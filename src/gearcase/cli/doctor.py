@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import importlib.metadata
 import os
 import platform
 import secrets
@@ -52,7 +53,7 @@ def doctor(
     as_json: o.Json = False,
     need: Annotated[list[str] | None, typer.Option("--need", help="An aspect that must be enforced (repeat).")] = None,
 ) -> None:
-    """Say what is enforced on this machine, by what, and the remedy for each "no"; then start a box. Exit 3 when none can start."""
+    """Say what is enforced on this machine, and by what. With the remedy for each "no"; then start a box. Exit 3 when none can start."""
     profile, box = asyncio.run(_tried())
     facts = [*_facts(), box]
     needed = tuple(need or Sandbox().need)
@@ -105,7 +106,7 @@ async def _box(driver: NamespacesDriver) -> Fact:
         left = ", ".join(residue) or "none"
         told = f"was started, `true` {ended.ended} with {ended.exit_code}; residue: {left}"
         return Fact("a box", False, told, "report this with the output of gearcase doctor --json")
-    return Fact("a box", True, f"was started and ended in {took}, residue none")
+    return Fact("a box", True, f"was started and ended in {took}, left behind: nothing")
 
 
 def page(profile: Profile, facts: list[Fact], needed: tuple[str, ...], lacking: list[str], user: str) -> RenderableType:
@@ -153,6 +154,13 @@ def _verdict(facts: list[Fact], needed: tuple[str, ...], lacking: list[str]) -> 
     return Text(f"Boxes start here: what they need (* {', '.join(needed)}) is enforced.", "bold green")
 
 
+def _ray() -> str:
+    try:
+        return importlib.metadata.version("ray")
+    except importlib.metadata.PackageNotFoundError:
+        return "is not installed (for maps on several machines: pip install 'gearcase[ray]')"
+
+
 def _user() -> str:
     return "root" if os.geteuid() == 0 else f"an ordinary user (uid {os.geteuid()})"
 
@@ -174,6 +182,7 @@ def _facts() -> Iterator[Fact]:
         yield Fact("runs", enough, f"{folder}, {format_bytes(free)} free", remedy)
     except GearcaseError as error:
         yield Fact("runs", False, error.message, error.remedy)
+    yield Fact("engines", True, f"local; ray {_ray()}")
     keys = [name for name in _KEYS if os.environ.get(name)]
     yield Fact(
         "keys",

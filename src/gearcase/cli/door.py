@@ -42,7 +42,9 @@ def door(
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one line with url and token, as JSON.")] = False,
 ) -> None:
-    """Serve the metered model door to programs outside any box: gearcase door --model anthropic/claude-haiku-4-5 --usd 5
+    """Serve the metered model door to programs outside any box.
+
+    gearcase door --model anthropic/claude-haiku-4-5 --usd 5
 
     Same ledger, limits and journal as a run: ps, logs, report, freeze, resume and kill work on it. Ctrl-C ends it. Nothing is isolated.
     """

@@ -60,7 +60,9 @@ def execute(
     quiet: Quiet = False,
     tty: Tty = None,
 ) -> None:
-    """Run a program in a box: gearcase exec --usd 1 --model anthropic/claude-haiku-5-5 -- python3 agent.py
+    """Run a program in a box.
+
+    gearcase exec --usd 1 --model anthropic/claude-haiku-5-5 -- python3 agent.py
 
     Without -f, ./box.toml is used where there is one. Of a git repository that is given, changes come out (gearcase diff, apply).
     Inside, http://model.box speaks Anthropic's and http://model.box/v1 OpenAI's protocol; any key will do.

@@ -10,10 +10,11 @@ import typer
 from rich.text import Text
 
 from gearcase.box import load_box
+from gearcase.box.inside import has_module, how_to_get
 from gearcase.box.project import Project, look_at
 from gearcase.box.starting import first_box
 from gearcase.cli import options as o
-from gearcase.cli.console import out, print_json
+from gearcase.cli.console import err, out, print_json
 from gearcase.cli.text import neutral
 from gearcase.doors.repositories import is_repository
 from gearcase.errors import UsageError
@@ -26,7 +27,7 @@ BOX = "box.toml"
 def init(
     force: Annotated[bool, typer.Option("--force", help="Replace the box.toml that is here.")] = False, as_json: o.Json = False
 ) -> None:
-    """Write box.toml for the git repository in this folder: its tests as checks, its packages' hosts and databases as remarks."""
+    """Write box.toml for the git repository in this folder. Its tests are the checks, its packages' hosts and databases remarks."""
     top = Path.cwd()
     _demand(top, force)
     project = look_at(top)
@@ -39,6 +40,9 @@ def init(
     out().print(Text.assemble(("✓ ", "green"), (BOX, "bold"), f" is a box with {shown}"))
     for line in _told(project):
         out().print(Text(f"  {neutral(line)}", "dim"), soft_wrap=True)
+    for module in _lacking(project):
+        told = f"! {module} is not seen inside a box, and a run does not start without it: {how_to_get(module)}, then gearcase init --force"
+        err().print(Text(told, "yellow"))
     out().print(Text('  next      gearcase run "WHAT SHALL BE DONE" -f box.toml --model PROVIDER/MODEL', "dim"), soft_wrap=True)
 
 
@@ -74,6 +78,11 @@ def _told(project: Project) -> list[str]:
     return lines + [f"given     {name} too: move it away first if it holds keys" for name in project.secrets]
 
 
+def _lacking(project: Project) -> list[str]:
+    """Modules that the checks need and no box of this machine has."""
+    return [module for module in dict.fromkeys(test.module for test in project.tests) if module and not has_module(module)]
+
+
 def _as_json(project: Project, top: Path) -> dict[str, object]:
     return {
         "file": str(top / BOX),
@@ -81,4 +90,5 @@ def _as_json(project: Project, top: Path) -> dict[str, object]:
         "hosts": {lock.file: list(lock.hosts) for lock in project.locks},
         "databases": [{"file": file, "key": key} for file, key in project.databases],
         "secrets": list(project.secrets),
+        "lacking": _lacking(project),
     }

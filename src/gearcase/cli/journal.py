@@ -30,7 +30,7 @@ def verify(
     at: Annotated[int, typer.Option("--at", help="Sequence number of that head, if you hold it too.", min=0)] = 0,
     as_json: o.Json = False,
 ) -> None:
-    """Prove offline that nothing in a journal was altered, removed or reordered . Exit 1 if it was."""
+    """Prove that nothing in a journal was altered. Nor removed or reordered; offline. Exit 1 if it was."""
     proof = verify_journal(_folder(run), head, at)
     if as_json:
         print_json(dataclasses.asdict(proof))

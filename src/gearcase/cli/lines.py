@@ -10,7 +10,7 @@ from rich.text import Text
 
 from gearcase import events
 from gearcase.cli import maps, subagents
-from gearcase.cli.shapes import state_word
+from gearcase.cli.shapes import braked, missed, state_word
 from gearcase.cli.text import first_line, neutral
 from gearcase.journal import Record
 from gearcase.units import format_bytes, format_duration, format_money
@@ -102,8 +102,7 @@ def _turn(event: events.AgentTurn) -> _Said | None:
 
 
 def _brake(event: events.BrakeChanged) -> _Said:
-    reason = f": {neutral(event.reason)}" if event.reason else ""
-    return ("brake", "bold yellow", f"{neutral(event.level)} by {neutral(event.by)}{reason}  ({event.milliseconds:.0f} ms)")
+    return ("brake", "bold yellow", f"{braked(event.level, event.by, event.reason)}  ({event.milliseconds:.0f} ms)")
 
 
 def _error(error: dict[str, Any]) -> _Said:
@@ -120,6 +119,13 @@ def _watching(event: events.Watching) -> _Said:
     return ("watch", "cyan", f"{len(able)} of {len(event.levels)} monitors can act (gearcase monitors list)")
 
 
+def _left(event: events.NodeLeft) -> str:
+    if not event.why:
+        return f"{neutral(event.node)} leaves after {event.items:,} items"
+    spent = f"; {format_money(event.spent)} that it had leased count as spent" if event.spent else ""
+    return f"{neutral(event.node)} is lost after {event.items:,} items: {neutral(event.why)}{spent}"
+
+
 def _settled(event: events.Settled) -> _Said | None:
     if not event.over.get("usd"):
         return None
@@ -128,12 +134,19 @@ def _settled(event: events.Settled) -> _Said | None:
 
 _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
     events.RunStarted: lambda e: ("door" if e.kind == "door" else "run", "bold", f"{neutral(e.name)}  {first_line(e.goal)}"),
+    events.RunContinues: lambda e: (
+        "run",
+        "bold",
+        f"goes on for {neutral(e.name)}, whose process died; {e.answers:,} answers of its maps",
+    ),
     events.RunResumed: lambda e: ("run", "bold", "its journal is taken up again after a stop"),
     events.RunEnded: lambda e: ("end", "bold", neutral(state_word(e.status, str(e.record.get("kind"))))),
     events.Failure: lambda e: _error(e.error),
     events.Settled: _settled,
     events.AlarmRaised: _alarm,
     events.Watching: _watching,
+    events.NodeJoined: lambda e: ("node", "", f"{neutral(e.node)} joins: {neutral(e.host)}, pid {e.pid}"),
+    events.NodeLeft: lambda e: ("node", "bold yellow" if e.why else "", _left(e)),
     events.Cut: lambda e: ("cut", "yellow", f"a hold counts as spent whole: {neutral(e.reason)}"),
     events.SandboxOpened: lambda e: ("box", "cyan", f"{neutral(e.sandbox)} is up"),
     events.SandboxLost: lambda e: ("box", "bold red", f"{neutral(e.sandbox)} died: {neutral(e.reason)}"),
@@ -182,6 +195,7 @@ _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
     events.MapEnded: lambda e: ("map", "green" if e.ended == "done" and not e.classes else "yellow", maps.ending(e)),
     events.AgentStarted: lambda e: ("agent", "cyan", neutral(e.model)),
     events.AgentTurn: _turn,
+    events.AttemptFailed: lambda e: ("waits", "yellow", missed(e)),
     events.ContextCompacted: lambda e: ("context", "cyan", f"{e.tokens_before:,} to {e.tokens_after:,} tokens"),
     events.AgentEnded: lambda e: ("agent", "cyan", f"ended: {neutral(e.reason)} {first_line(e.detail)}"),
     events.AgentSpawned: lambda e: (

@@ -14,7 +14,19 @@ from rich.text import Text
 from gearcase.cli import maps, subagents
 from gearcase.cli.lines import arriving
 from gearcase.cli.parts import CommandView
-from gearcase.cli.shapes import STATE_STYLE, VERDICT_MARK, Bar, amount, counted, denied, grid, share, state_text
+from gearcase.cli.shapes import (
+    STATE_STYLE,
+    VERDICT_MARK,
+    Bar,
+    amount,
+    braked,
+    counted,
+    denied,
+    grid,
+    missed,
+    share,
+    state_text,
+)
 from gearcase.cli.text import first_line, neutral
 from gearcase.cli.view import ROOT_LIMITS, View
 from gearcase.units import format_duration
@@ -62,15 +74,20 @@ class LivePanel:
             yield _cut(told)
         if view.said:
             yield _cut(Text.assemble(("says  ", "magenta"), first_line(view.said, width)))
+        if view.missed is not None and view.level == "running":
+            yield Text.assemble(("no answer  ", "bold yellow"), missed(view.missed))
         if self.turns is not None and view.held and not view.running:
             yield from _turn(self.turns)
         if view.checks:
             yield self._checks()
+        if view.agent_end and view.ended is None and view.level == "running":
+            yield _cut(
+                Text.assemble(("ends  ", "cyan"), "what leaves is copied, looked at for credentials, checked and delivered")
+            )
         if view.denied:
             yield _cut(Text(denied(view.denied), "yellow"))
         if view.level != "running" and view.ended is None:
-            reason = f": {neutral(view.brake_reason)}" if view.brake_reason else ""
-            yield _cut(Text(f"{view.level} by {neutral(view.braked_by)}{reason}", STATE_STYLE.get(view.level, "bold")))
+            yield Text(braked(view.level, view.braked_by, view.brake_reason), STATE_STYLE.get(view.level, "bold"))
 
     def _meters(self, cells: int) -> RenderableType:
         view = self.view

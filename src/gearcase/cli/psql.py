@@ -53,7 +53,7 @@ def psql(
         binaries = choose()
         box = Path(text) / "box.toml"
         see = f'see = ["{binaries.root}"]\n' if binaries.bundled else ""
-        box.write_text(f'[files]\ngive = ["{given.name}"]\n{see}[doors.postgres.{name}]\n')
+        box.write_text(f'[files]\ngive = ["{given.name}"]\n{see}[doors.postgres.{name.partition("@")[0]}]\n')
         programs = f"/given/{binaries.root.name}/bin" if binaries.bundled else binaries.inside
         arguments = [word for one in commands or () for word in ("-c", one)]
         link = None if commands else terminal_link(None, False)
@@ -70,7 +70,7 @@ def _only(folder: RunFolder, name: str) -> str:
     """The database that is meant. Raises UsageError `no_database`."""
     doors: dict[str, Any] = tomllib.loads(folder.box_file.read_text()).get("doors", {}).get("postgres", {})
     names = [one for one in doors if doors[one].get("mode", "fresh") != "read_only"]
-    if name in names or (not name and len(names) == 1):
+    if name.partition("@")[0] in names or (not name and len(names) == 1):  # or a sub-agent's branch of it
         return name or names[0]
     remedy = f"name one with --name: {', '.join(names)}" if names else "a read_only database is yours: open it yourself"
     raise UsageError(

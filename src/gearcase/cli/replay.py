@@ -40,7 +40,7 @@ def replay(
     require_checks: o.RequireChecks = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No live view.")] = False,
 ) -> None:
-    """Run a box again with recorded model traffic: no provider is asked, nothing is paid, every command is really executed.
+    """Run a box again with recorded model traffic. No provider is asked, nothing is paid, every command is really executed.
 
     For a run, its verdict is compared with the new one. Calls that differ from the recorded ones are counted in the report.
     """

@@ -24,7 +24,7 @@ Net = Annotated[str, typer.Option("--net", help="A host, asked for or not: NAME,
 
 
 def requests(run: o.RunReference = "", as_json: o.Json = False) -> None:
-    """Show what the agents of a run ask for; without RUN, the open requests of every run that lives."""
+    """Show what the agents of a run ask for. Without RUN: the open requests of every run that lives."""
     folders = [find(run)] if run else [folder for folder in all_runs() if folder.owner_pid()]
     told = [{"run": folder.name, **one} for folder in folders for one in _recorded(folder) if run or one["state"] == "open"]
     if as_json:
@@ -42,7 +42,7 @@ def allow(
     time: Annotated[str, typer.Option("--for", help="A host for so long only, such as 1h.", metavar="TIME")] = "",
     as_json: o.Json = False,
 ) -> None:
-    """Give what a run asks for, or a host that it did not ask for: applied at once."""
+    """Give what a run asks for. Or a host that it did not ask for: applied at once."""
     seconds = parse_duration(time) if time else 0.0
     _answer(run, "allow", _meant(run, "allow", number, net), as_json, seconds=seconds)
 
@@ -54,7 +54,7 @@ def deny(
     say: Annotated[str, typer.Option("--say", help="What the agent is told.", metavar="TEXT")] = "",
     as_json: o.Json = False,
 ) -> None:
-    """Deny what a run asks for, or take a host away: its open connections are cut."""
+    """Deny what a run asks for, or take a host away. Its open connections are cut."""
     _answer(run, "deny", _meant(run, "deny", number, net), as_json, say=say)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -14,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gearcase.cli.text import neutral
-from gearcase.units import format_bytes, format_money
+from gearcase.events import AttemptFailed
+from gearcase.units import format_bytes, format_duration, format_money
 
 STATE_STYLE = {
     "accepted": "bold green",
@@ -93,6 +95,27 @@ _OF_A_DOOR = {"running": "open", "unverified": "closed"}
 def state_word(state: str, kind: str) -> str:
     """How a state is called: a door alone is open or closed, there is nothing to verify."""
     return _OF_A_DOOR.get(state, state) if kind == "door" else state
+
+
+def missed(event: AttemptFailed) -> str:
+    """What came of a call that is made again, and until when it will be."""
+    until = time.strftime("%H:%M:%S", time.localtime(event.until))
+    again = f"attempt {event.attempt} of {event.attempts}, again in {format_duration(event.wait)}, until about {until}"
+    free = "; nothing was sent, nothing is charged" if event.unreached else ""
+    return f"{neutral(event.why, limit=300)} ({again}{free})"
+
+
+_BRAKED = {"frozen": "frozen", "running": "goes on", "latched": "takes nothing new", "killed": "killed"}
+_SOURCES = {"budget": "its money is used up", "upstream": "its model does not answer"}
+"""What pulled the brake where no person did; a reason says it better."""
+
+
+def braked(level: str, by: str, reason: str) -> str:
+    """What the brake did, and why."""
+    word = _BRAKED.get(level, neutral(level))
+    if by in _SOURCES:
+        return f"{word}: {neutral(reason) or _SOURCES[by]}"
+    return f"{word}, by the {neutral(by)}{f': {neutral(reason)}' if reason else ''}"
 
 
 def state_text(state: str) -> Text:

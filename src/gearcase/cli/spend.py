@@ -21,6 +21,7 @@ from gearcase.allowance import today
 from gearcase.cli import options as o
 from gearcase.cli.console import err, out, print_json
 from gearcase.cli.text import neutral
+from gearcase.doors.model.leases import LEASE
 from gearcase.errors import RunError, UsageError
 from gearcase.journal import Record, read
 from gearcase.run.recovery import recover
@@ -73,7 +74,7 @@ def spend(
     ] = False,
     as_json: o.Json = False,
 ) -> None:
-    """Show what was spent, as billed: calls of a person, a cassette or a script cost nothing and are left out."""
+    """Show what was spent, as billed. Calls of a person, a cassette or a script cost nothing and are left out."""
     first = _first_moment(since)
     rows = list(_grouped(_all_calls(first), by))
     if as_csv:
@@ -112,6 +113,7 @@ def _calls(folder: RunFolder, first: float) -> Iterator[Spent]:
     held: dict[int, Record] = {}
     cost: dict[int, tuple[int, bool]] = {}
     told: set[int] = set()
+    drawn: dict[int, int] = {}
     try:
         for record in read(folder.journal):
             raw = record.raw
@@ -119,9 +121,13 @@ def _calls(folder: RunFolder, first: float) -> Iterator[Spent]:
                 case "held":
                     held[raw["hold"]] = record
                 case "settled":
-                    cost[raw["hold"]] = (raw["amounts"].get("usd", 0), True)
+                    usd = raw["amounts"].get("usd", 0)
+                    cost[raw["hold"]] = (usd, True)
+                    if lease := raw.get("lease", 0):
+                        drawn[lease] = drawn.get(lease, 0) + usd
                 case "cut" if raw["hold"] in held:
-                    cost[raw["hold"]] = (held[raw["hold"]].raw["amounts"].get("usd", 0), False)
+                    whole = held[raw["hold"]].raw["amounts"].get("usd", 0)
+                    cost[raw["hold"]] = (max(0, whole - drawn.get(raw["hold"], 0)), False)
                 case "model_called":
                     told.add(raw["hold"])
                     if not raw.get("billed", True) or record.time < first:
@@ -138,6 +144,8 @@ def _calls(folder: RunFolder, first: float) -> Iterator[Spent]:
         err().print(Text(f"{neutral(folder.name)}: {neutral(error.message)}; what comes after is missing here", "yellow"))
     for number in cost.keys() & held.keys() - told:
         record, (usd, certain) = held[number], cost[number]
+        if not usd and record.raw.get("purpose", "").startswith(LEASE):
+            continue  # it was given back: what was drawn on it stands at its calls
         _provider, _, model = record.raw.get("billed_by", "").partition("/")
         if model and record.time >= first:
             yield Spent(today(record.time), folder.name, record.agent, model, 1, 0, 0, 0, 0, usd, usd if certain else 0)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gearcase.allowance import day_total, today, user_limits
-from gearcase.cli import maps, subagents
+from gearcase.cli import delivered, latency, maps, subagents
 from gearcase.cli.history import DIED, History
 from gearcase.cli.parts import CheckView, ModelView
 from gearcase.cli.shapes import (
@@ -32,7 +32,8 @@ from gearcase.cli.text import first_line, neutral
 from gearcase.cli.threads import tree
 from gearcase.cli.view import ROOT_LIMITS, View
 from gearcase.doors.repositories import has_change
-from gearcase.errors import GearcaseError
+from gearcase.errors import GearcaseError, RunError
+from gearcase.journal import Record, read
 from gearcase.run.record import UNENDING, EndRecord
 from gearcase.units import format_bytes, format_duration, format_money
 
@@ -58,7 +59,6 @@ _OF_A_DOOR = {
     "latched": "it takes no new calls",
     DIED: "the process that served it died; calls in flight count as spent",
 }
-_FILES_SHOWN = 20
 
 
 def as_json(run: History, record: EndRecord | None) -> dict[str, Any]:
@@ -94,7 +94,9 @@ def as_json(run: History, record: EndRecord | None) -> dict[str, Any]:
         "sandboxes": view.sandboxes,
         "residue": list(view.residue),
         "spent": view.spent,
+        "uncertain": {"calls": view.uncertain[0], "usd": view.uncertain[1]},
         "seconds": round(view.elapsed(view.now), 3),
+        "latency": _latency(run).as_json(),
         "journal_head": view.head,
         "folder": str(run.folder.path),
     }
@@ -105,10 +107,11 @@ def report(run: History, record: EndRecord | None) -> RenderableType:
     """The report for a person."""
     parts: list[RenderableType] = [_verdict(run, record)]
     if record and (record.delivered or record.refused or record.out):
-        parts.append(_delivered(record))
+        parts.append(_delivered(run, record))
     if run.view.checks:
         parts.append(section("Checks", _checks(run.view.checks)))
     parts.append(section("Spent", *_spent(run)))
+    parts.append(section("Time", *latency.report(_latency(run))))
     if run.view.kind == "door":
         parts.append(section("Isolation", Text("none: what its callers do beside their model calls is not seen", "dim")))
     else:
@@ -126,6 +129,16 @@ def report(run: History, record: EndRecord | None) -> RenderableType:
     parts.append(section("Record", _record(run, record)))
     parts += [Text(), _in_short(run, record)]
     return Group(*parts)
+
+
+def _latency(run: History) -> latency.Latency:
+    """As far as the journal can be read; that it is damaged stands among the errors."""
+    return latency.latency(_readable(run))
+
+
+def _readable(run: History) -> Iterator[Record]:
+    with suppress(RunError):
+        yield from read(run.folder.journal)
 
 
 def _in_short(run: History, record: EndRecord | None) -> Text:
@@ -194,25 +207,10 @@ def _goal(goal: str) -> str:
     return "\n".join(lines[:4] + (["…"] if len(lines) > 4 else []))
 
 
-def _delivered(record: EndRecord) -> RenderableType:
-    table = grid(None, None, None)
-    table.columns[0].no_wrap = False
-    table.columns[1].justify = "right"
-    for file in record.delivered[:_FILES_SHOWN]:
-        flags = ", ".join(str(flag) for flag in file.get("flags", ()))
-        size = format_bytes(int(file.get("size", file.get("bytes", 0))))
-        table.add_row(neutral(file.get("path", "")), size, Text(neutral(flags), "yellow"))
-    rest = len(record.delivered) - _FILES_SHOWN
-    body: list[RenderableType] = [table]
-    if rest > 0:
-        body.append(Text(f"and {counted(rest, 'file')} more", "dim"))
-    if not record.delivered:
-        body = [Text("nothing left the box", "yellow")]
-    for refused in record.refused[:_FILES_SHOWN]:
-        name, why = neutral(refused.get("path", "")), neutral(refused.get("reason", refused.get("why", "")))
-        body.append(Text.assemble(("refused  ", "yellow"), name, (f"  {why}", "dim")))
+def _delivered(run: History, record: EndRecord) -> RenderableType:
     where = f" → {neutral(record.out)}" if record.out and record.delivered else ""
-    return section(f"{'Kept, not delivered' if _is_kept(record) and record.delivered else 'Delivered'}{where}", *body)
+    title = f"{'Kept, not delivered' if _is_kept(record) and record.delivered else 'Delivered'}{where}"
+    return section(title, *delivered.shown(delivered.news(record, run.folder.path)))
 
 
 def _checks(checks: Mapping[str, CheckView]) -> RenderableType:
@@ -236,17 +234,8 @@ def _spent(run: History) -> Iterator[RenderableType]:
     view = run.view
     table = grid(None, None, 1)
     for resource in ROOT_LIMITS:
-        limit, spent = view.limits.get(resource), view.spent.get(resource, 0)
-        held = view.held.get(resource, 0)
-        waiting = f"  ({amount(resource, held)} held)" if held else ""
-        name = "money" if resource == "usd" else resource
-        if resource == "egress" and not spent:
-            continue
-        if limit is not None:
-            bar = Bar(share(spent, limit), share(held, limit))
-            table.add_row(name, bar, f"{amount(resource, spent)} of {amount(resource, limit)}{waiting}")
-        elif resource != "usd" and spent:
-            table.add_row(name, "", f"{amount(resource, spent)}{waiting}")
+        if resource != "egress" or view.spent.get(resource, 0):
+            _amount_row(table, view, resource)
     wall = view.elapsed(view.now)
     if _unending(run):
         table.add_row("time", "", f"{format_duration(wall)}, no limit")
@@ -259,6 +248,8 @@ def _spent(run: History) -> Iterator[RenderableType]:
         day, most = day_total(today(), view.run, view.spent.get("usd", 0)).spent, user_limits().usd_per_day
         table.add_row("today", Bar(share(day, most)), f"{format_money(day)} of {format_money(most)}, all your runs")
     yield table
+    if view.uncertain[1]:
+        yield Text(_uncertain(*view.uncertain), "yellow")
     if view.models:
         yield Text()
         yield Fitting(lambda narrow: _models(view.models, narrow))
@@ -270,6 +261,26 @@ def _spent(run: History) -> Iterator[RenderableType]:
     if (threads := tree(view.threads)) is not None:
         yield Text()
         yield threads
+
+
+def _amount_row(table: Table, view: View, resource: str) -> None:
+    limit, spent, held = view.limits.get(resource), view.spent.get(resource, 0), view.held.get(resource, 0)
+    waiting = f"  ({amount(resource, held)} held)" if held else ""
+    name, most = ("money", "up to " if view.uncertain[1] else "") if resource == "usd" else (resource, "")
+    if limit is not None:
+        bar = Bar(share(spent, limit), share(held, limit))
+        table.add_row(name, bar, f"{most}{amount(resource, spent)} of {amount(resource, limit)}{waiting}")
+    elif resource != "usd" and spent:
+        table.add_row(name, "", f"{amount(resource, spent)}{waiting}")
+
+
+def _uncertain(calls: int, usd: int) -> str:
+    """Why the money is an upper bound."""
+    was, counts = ("was", "counts") if calls == 1 else ("were", "count")
+    return (
+        f"up to: {counted(calls, 'call')} {was} in flight or broke off, so what was billed is not known here; "
+        f"{counts} with the worst case, {format_money(usd)}: the provider's invoice says how much less it is"
+    )
 
 
 def _models(models: Mapping[str, ModelView], narrow: bool) -> Table:
@@ -333,7 +344,7 @@ def _box(run: History) -> Iterator[RenderableType]:
         table = grid(None, None, 1)
         for aspect, guarantee in guarantees.items():
             strength = neutral(guarantee.get("strength", "absent"))
-            bound = f" (by at most {neutral(guarantee['bound'])})" if guarantee.get("bound") else ""
+            bound = f" (overshoot: {neutral(guarantee['bound'])})" if guarantee.get("bound") else ""
             table.add_row(
                 neutral(aspect),
                 Text(strength, STRENGTH_STYLE.get(strength, "")),

@@ -16,6 +16,7 @@ from gearcase.cli import maps, subagents
 from gearcase.cli.parts import CheckView, CommandView, HostView, ModelView, ThreadView
 from gearcase.events import Amounts
 from gearcase.journal import Record
+from gearcase.ledger import less
 from gearcase.run.accounts import RUN
 
 E = TypeVar("E", bound=events.Event)
@@ -48,6 +49,7 @@ class View:
     model: str = ""
     steps: int = 0
     said: str = ""
+    missed: events.AttemptFailed | None = None  # while its model does not answer
     limits: Amounts = field(default_factory=dict[str, int])
     spent: Amounts = field(default_factory=dict[str, int])
     held: Amounts = field(default_factory=dict[str, int])
@@ -56,6 +58,10 @@ class View:
     unjoined_calls: Mapping[int, events.ModelCalled] = field(default_factory=dict[int, events.ModelCalled])
     models: Mapping[str, ModelView] = field(default_factory=dict[str, ModelView])
     threads: Mapping[str, ThreadView] = field(default_factory=dict[str, ThreadView])
+    uncertain: tuple[int, int] = (
+        0,
+        0,
+    )  # calls that count as spent whole, because what they cost is not known; their nano-dollars
     overspent: Amounts = field(default_factory=dict[str, int])
     commands: int = 0
     failed_commands: int = 0
@@ -109,6 +115,7 @@ _OF_ONE = (
     events.LimitReached,
     events.AgentStarted,
     events.AgentTurn,
+    events.AttemptFailed,
     events.AgentEnded,
     events.ContextCompacted,
     events.CheckRan,
@@ -211,6 +218,11 @@ def _(view: View, event: events.Held, record: Record) -> View:
 
 @_on(events.Settled)
 def _(view: View, event: events.Settled, record: Record) -> View:
+    if event.lease in view.open_holds:
+        held = view.open_holds[event.lease]
+        rest = less(held, event.amounts)
+        holds = {**view.open_holds, event.lease: rest}
+        view = replace(view, open_holds=holds, held=_add(_add(view.held, held, -1), rest))
     view = replace(_let_go(view, event.hold), overspent=_add(view.overspent, event.over))
     return _book(view, event.hold, event.amounts)
 
@@ -222,7 +234,10 @@ def _(view: View, event: events.Released, record: Record) -> View:
 
 @_on(events.Cut)
 def _(view: View, event: events.Cut, record: Record) -> View:
-    return _book(_let_go(view, event.hold), event.hold, view.open_holds.get(event.hold, {}))
+    held = view.open_holds.get(event.hold, {})
+    if "usd" in held:
+        view = replace(view, uncertain=(view.uncertain[0] + 1, view.uncertain[1] + held["usd"]))
+    return _book(_let_go(view, event.hold), event.hold, held)
 
 
 def _let_go(view: View, hold: int) -> View:
@@ -308,9 +323,7 @@ def _(view: View, event: events.CommandEnded, record: Record) -> View:
         begun,
         ended=event.ended,
         exit_code=event.exit_code,
-        seconds=min(
-            event.seconds, max(0.0, view.elapsed(record.time) - begun.started)
-        ),  # less the time that the run stood frozen
+        seconds=event.seconds,
         limits=tuple(event.limits),
         lines=tuple((event.tail or event.head)[-8000:].splitlines()[-_LINES:]),
     )
@@ -408,7 +421,12 @@ def _(view: View, event: events.AgentStarted, record: Record) -> View:
 
 @_on(events.AgentTurn)
 def _(view: View, event: events.AgentTurn, record: Record) -> View:
-    return replace(view, steps=max(view.steps, event.step), said=event.text[:4000] or view.said)
+    return replace(view, steps=max(view.steps, event.step), said=event.text[:4000] or view.said, missed=None)
+
+
+@_on(events.AttemptFailed)
+def _(view: View, event: events.AttemptFailed, record: Record) -> View:
+    return replace(view, missed=event)
 
 
 @_on(events.ContextCompacted)
@@ -418,6 +436,7 @@ def _(view: View, event: events.ContextCompacted, record: Record) -> View:
 
 @_on(events.AgentEnded)
 def _(view: View, event: events.AgentEnded, record: Record) -> View:
+    view = replace(view, missed=None)
     return replace(view, agent_end=f"{event.reason}: {event.detail}" if event.detail else event.reason)
 
 

@@ -15,7 +15,7 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -27,16 +27,17 @@ from gearcase.cli import lines
 from gearcase.cli.console import err, interactive
 from gearcase.cli.history import limits_of, turns_of
 from gearcase.cli.live import LivePanel
+from gearcase.cli.question import choices, prompt, question
 from gearcase.cli.text import neutral
 from gearcase.cli.view import View, fold
 from gearcase.errors import GearcaseError
 from gearcase.journal import follow
 from gearcase.run.questions import BUDGET
 from gearcase.runs import RunFolder
-from gearcase.units import format_money
 
 _REFRESH = 0.125
-_CHOICES = {"+": "add", "r": "resume", "w": "wind_down", "k": "kill", "d": "detach"}
+_TOLD = 1.0
+"""Seconds in which the journal tells of a freeze that the run has answered already."""
 
 
 class Watched(Protocol):
@@ -117,7 +118,7 @@ class _Watch:
         """Draw until a question must be asked (true) or the run has ended (false)."""
         drawn = not self.quiet and err().is_terminal
         live = Live(self.panel, console=err(), transient=True, auto_refresh=False) if drawn else contextlib.nullcontext()
-        with live:
+        with _no_echo(sys.stderr.fileno()) if drawn else contextlib.nullcontext(), live:
             while not self.started.poll():
                 if self.interrupts or self._waits_for_answer():
                     return True
@@ -147,18 +148,17 @@ class _Watch:
                     return True  # it ended meanwhile
                 err().print(Text(f"{neutral(error.message)}: {neutral(error.remedy)}", "red"))
                 return False
+            await self._until_told()
         self.asked = str(self.view.frozen_since)
         self.interrupts = 0
-        reason = neutral(self.view.brake_reason) or "by Ctrl-C"
-        name = neutral(self.folder.name)
-        err().print(
-            Text.assemble((f"{name} is frozen", "bold cyan"), f" ({reason}). Nothing runs, nothing is spent, the clock stands.")
-        )
         if self.leaves or not interactive():
             return self._leave()
+        if not self.quiet:
+            self._keep_panel()
         more = self.panel.limits.usd if self.view.braked_by == BUDGET else 0
-        added = f"[+] add {format_money(more)}   " if more else ""
-        choice = await self._choice(f"{added}[r]esume   [w]ind down: let it hand in   [k]ill   [d]etach: leave it frozen ")
+        listed = choices(self.view, more)
+        err().print(question(self.view, listed, self.view.brake_reason if self.quiet else ""))
+        choice = await self._choice(prompt(listed), {one.key: one.verb for one in listed})
         if choice == "detach":
             return self._leave()
         try:
@@ -171,18 +171,33 @@ class _Watch:
 
     def _leave(self) -> bool:
         name = neutral(self.folder.name)
-        err().print(Text(f"left frozen. Go on: gearcase resume {name}    end it: gearcase kill {name}"))
+        err().print(Text.assemble((f"{name} is left frozen", "bold cyan"), ": nothing runs, nothing is spent, its clock stands."))
+        for what, how in (("go on", "resume"), ("watch", "attach"), ("end it", "kill")):
+            err().print(Text(f"  {what:<8}gearcase {how} {name}"))
         return False
+
+    async def _until_told(self) -> None:
+        """What is shown next is the frozen run: wait until its journal has told so."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_TOLD):
+                while self.view.level not in ("frozen", "killed"):
+                    await self.wake.wait()
+                    self.wake.clear()
+
+    def _keep_panel(self) -> None:
+        """What the run is now stays on the screen, above the question."""
+        self.panel.view, self.panel.now = self.view, time.time()
+        err().print(self.panel)
 
     async def _command(self, verb: str, **arguments: int) -> None:
         await asyncio.to_thread(command, self.folder, verb, timeout=30.0, by="operator", **arguments)
 
-    async def _choice(self, question: str) -> str:
-        """One key. A second Ctrl-C, the end of input, or the end of the run detaches."""
+    async def _choice(self, asked: Text, verbs: Mapping[str, str]) -> str:
+        """The verb of one key. A second Ctrl-C, the end of input, or the end of the run detaches."""
         keys: asyncio.Queue[str] = asyncio.Queue()
         loop = asyncio.get_running_loop()
         with _single_keys(sys.stdin.fileno()) as descriptor:
-            err().print(Text(question), end="")
+            err().print(asked, end="")
             loop.add_reader(descriptor, lambda: keys.put_nowait(os.read(descriptor, 1).decode("ascii", "replace").lower()))
             try:
                 while not self.interrupts:
@@ -191,13 +206,40 @@ class _Watch:
                             key = await keys.get()
                         if key in ("", "\x04"):
                             break
-                        if key in _CHOICES:
-                            err().print(Text(_CHOICES[key].replace("_", " "), "bold"))
-                            return _CHOICES[key]
+                        if key in verbs:
+                            err().print(Text(verbs[key].replace("_", " ")))
+                            return verbs[key]
             finally:
                 loop.remove_reader(descriptor)
         err().print()
         return "detach"
+
+
+@contextlib.contextmanager
+def _no_echo(descriptor: int) -> Generator[None]:
+    """Keys, and the ^C of an interrupt, are not written into the picture, which they would tear.
+
+    Nothing is changed where another job has the terminal.
+    """
+    if not _is_ours(descriptor):
+        yield
+        return
+    before = termios.tcgetattr(descriptor)
+    quiet = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    try:
+        termios.tcsetattr(descriptor, termios.TCSANOW, quiet)
+        yield
+    finally:
+        if _is_ours(descriptor):
+            termios.tcsetattr(descriptor, termios.TCSANOW, before)
+
+
+def _is_ours(descriptor: int) -> bool:
+    """Whether this is the foreground job of a terminal: one in the background would be stopped for changing it."""
+    try:
+        return os.tcgetpgrp(descriptor) == os.getpgrp()
+    except OSError:  # no terminal, or not the one that we were started from
+        return False
 
 
 @contextlib.contextmanager

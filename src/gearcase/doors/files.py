@@ -209,13 +209,29 @@ def _name_of(source: Path) -> bytes:
     return name
 
 
-def take(root: int, patterns: Iterable[str], staging: Path, *, most_bytes: int, most_files: int = MAX_FILES) -> Delivery:
+def unasked_git(sources: Iterable[Path], patterns: Iterable[str]) -> frozenset[bytes]:
+    """Where the `.git` of a given repository lies inside: that it stays there is no news, unless a pattern asks for it by name."""
+    if any(".git" in pattern.split("/") for pattern in patterns):
+        return frozenset()
+    return frozenset(_name_of(source) + b"/.git" for source in sources if is_repository(source))
+
+
+def take(
+    root: int,
+    patterns: Iterable[str],
+    staging: Path,
+    *,
+    most_bytes: int,
+    most_files: int = MAX_FILES,
+    unasked: frozenset[bytes] = frozenset(),
+) -> Delivery:
     """Copy what the patterns name from /workspace (the descriptor `root`) into the new folder `staging`.
 
     A file that is special, or does not fit into what is left of `most_bytes` and `most_files`, is refused by itself. Raises
     UsageError `bad_pattern`, RunError `staging_exists`, `tree_changed`, `unreadable`, `disk_full`; then nothing is staged.
+    Git's folders never leave; those that are `unasked` for are no refusals.
     """
-    taking = _Take(Patterns(patterns), most_bytes, most_files)
+    taking = _Take(Patterns(patterns), most_bytes, most_files, unasked)
     with explaining(os.fsencode(staging), "making"):
         staging.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
@@ -253,6 +269,7 @@ class _Take:
     patterns: Patterns
     most_bytes: int
     most_files: int
+    unasked: frozenset[bytes]
     files: list[DeliveredFile] = field(default_factory=list[DeliveredFile])
     refused: list[Refusal] = field(default_factory=list[Refusal])
     refused_more: int = 0
@@ -270,7 +287,8 @@ class _Take:
         if not self.patterns.is_open(self.patterns.below(self._states[-1], name)):
             return False
         if is_git_name(name):
-            self._refuse(source.below(name), NO_GIT)
+            if source.below(name) not in self.unasked:
+                self._refuse(source.below(name), NO_GIT)
             return False
         if self._lengths[-1] + len(name) + 1 > MAX_PATH:
             self._refuse(source.below(name), f"its path is longer than {MAX_PATH} bytes")
@@ -291,7 +309,7 @@ class _Take:
         elif (why := self._along.get(source.below(step.name))) is not None:
             if why and self.patterns.matches(self._states[-1], step.name):
                 self._refuse(source.below(step.name), why)
-        elif self.patterns.matches(self._states[-1], step.name):
+        elif self.patterns.matches(self._states[-1], step.name) and source.below(step.name) not in self.unasked:
             reason = self._reason(source, step)
             if reason:
                 self._refuse(source.below(step.name), reason)

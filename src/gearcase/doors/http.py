@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import itertools
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,10 +72,17 @@ class HttpDoor:
         """What may be reached now."""
         return tuple(self._rules)
 
-    def seat(self, agent: str, meter: EgressMeter, listen: Listen, within: Within = everywhere) -> Seat:
-        """The door as one agent's box has it. `listen` makes listening sockets inside; `within` says of a name whether it may have it
-        at all."""
-        seat = Seat(self, agent, meter, listen, within)
+    def seat(
+        self,
+        agent: str,
+        meter: EgressMeter,
+        listen: Listen,
+        within: Within = everywhere,
+        secrets: Collection[str] | None = None,
+    ) -> Seat:
+        """The door as one agent's box has it. `listen` makes listening sockets inside; `within` says of a name and port whether it may
+        have it at all, `secrets` which of them are put in for it (None: all)."""
+        seat = Seat(self, agent, meter, listen, within, secrets)
         self._seats.append(seat)
         return seat
 

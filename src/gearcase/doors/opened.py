@@ -17,8 +17,8 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,11 @@ class _Host:
     placeholders: tuple[Placeholder, ...]
     context: ssl.SSLContext
     ca: Path | None
+
+    def of(self, secrets: Collection[str] | None) -> _Host:
+        """With these secrets alone; None: all."""
+        kept = tuple(one for one in self.placeholders if secrets is None or one.secret.name in secrets)
+        return replace(self, placeholders=kept)
 
     def is_named(self, text: bytes) -> bool:
         """Whether a Host header means it."""
@@ -117,9 +122,14 @@ class OpenedHosts:
         """Whether TLS to there ends here."""
         return (name, port) in self._hosts
 
-    async def enter(self, agent: str, name: str, port: int, pay: Callable[[int], None]) -> socket.socket:
-        """A connection to the host as the box is to have it. `pay` is told what leaves and comes on its behalf."""
-        host = self._hosts[name, port]
+    async def enter(
+        self, agent: str, name: str, port: int, pay: Callable[[int], None], secrets: Collection[str] | None = None
+    ) -> socket.socket:
+        """A connection to the host as the box is to have it. `pay` is told what leaves and comes on its behalf.
+
+        Of the secrets of the host those are put in that the agent was given; None: all.
+        """
+        host = self._hosts[name, port].of(secrets)
         server = self._servers.get((agent, name, port))
         if server is None:
             handler = functools.partial(self._handle, host, agent, pay)
@@ -146,9 +156,10 @@ class OpenedHosts:
         for key in [key for key in self._servers if key[0] == agent]:
             await self._servers.pop(key).close()
 
-    def hosts_of(self, secret: str) -> frozenset[str]:
-        """The names that a secret is put in for."""
-        return frozenset(secret_host(host).name for host in self._declared[secret].hosts)
+    def places_of(self, secret: str) -> frozenset[tuple[str, int]]:
+        """The names and ports that a secret is put in for."""
+        rules = map(secret_host, self._declared[secret].hosts)
+        return frozenset((rule.name, rule.ports[0]) for rule in rules)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -2,8 +2,8 @@
 
 `*` stands for any bytes within a component, `?` for one byte, `**` as a whole component for any number of folders; everything
 else is itself. `out/**` is all below `out`; a pattern whose last component has no wildcard (`out`) means the file of that name
-or all below the folder of that name. Matching walks along with the tree, so it needs no whole path, and takes time in proportion
-to the lengths: no expression of an agent is ever compiled.
+or all below the folder of that name. What a pattern after `!` names stays, whatever the others say. Matching walks along with the
+tree, so it needs no whole path, and takes time in proportion to the lengths: no expression of an agent is ever compiled.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ class Patterns:
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self._patterns: list[list[bytes]] = []
+        self._kept: set[int] = set()  # those of what stays
         for pattern in patterns:
-            components = _components(pattern)
-            self._patterns.append(components)
-            if b"*" not in components[-1] and b"?" not in components[-1]:
-                self._patterns.append([*components, b"**"])
+            components = _components(pattern.removeprefix("!"))
+            whole = b"*" not in components[-1] and b"?" not in components[-1]
+            for one in [components, [*components, b"**"]] if whole else [components]:
+                if pattern.startswith("!"):
+                    self._kept.add(len(self._patterns))
+                self._patterns.append(one)
         self.start = State(frozenset(self._reached((index, 0) for index in range(len(self._patterns)))))
 
     def below(self, state: State, name: bytes) -> State:
@@ -35,11 +38,14 @@ class Patterns:
 
     def is_open(self, state: State) -> bool:
         """Whether anything in a folder of this state, or below it, can match."""
-        return any(place < len(self._patterns[index]) for index, place in state)
+        if any(self._patterns[index][place:] == [b"**"] for index, place in state if index in self._kept):
+            return False
+        return any(place < len(self._patterns[index]) for index, place in state if index not in self._kept)
 
     def matches(self, state: State, name: bytes) -> bool:
         """Whether the file `name` in a folder of this state may leave."""
-        return any(place == len(self._patterns[index]) for index, place in self._step(state, name))
+        whole = [index for index, place in self._step(state, name) if place == len(self._patterns[index])]
+        return bool(whole) and self._kept.isdisjoint(whole)
 
     def match(self, path: bytes) -> bool:
         """Whether a whole path may leave."""

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
+from typing import ClassVar
 
 from gearcase.errors import Refused
 
@@ -17,19 +18,43 @@ CHUNK = 128 * 1024
 """Bytes read at once where somebody judges them, or where sinks are slow."""
 BULK = 2 * 1024 * 1024
 """Bytes read at once elsewhere: waking up for each chunk is what costs."""
-MOST_KEPT = 32 * 1024 * 1024
-"""Bytes that all relays together keep for slow sinks before none of them reads more than a chunk."""
+MOST_KEPT = 16
+"""Buffers of that size that all relays together keep for slow sinks before none of them reads more than a chunk."""
+_SPARE = 4  # large buffers that nobody uses
 _TURNS = 4
 """Reads in a row before others have their turn."""
 
 Judge = Callable[[bytes], bytes]
-_buffer = memoryview(bytearray(BULK))  # used only between a read and the write that follows it, so all relays share it
+_chunk = memoryview(bytearray(CHUNK))  # used only between a read and the write that follows it, so all relays share it
 
 
-class Kept:
-    """What all relays of this process keep for slow sinks."""
+class Buffers:
+    """The large buffers of all relays of this process: `kept` of them hold what slow sinks have not taken, uncopied."""
 
-    bytes = 0
+    free: ClassVar[list[memoryview]] = []
+    kept = 0
+
+    @classmethod
+    def next(cls) -> memoryview | None:
+        """One to read into; None where too many are kept."""
+        if cls.kept >= MOST_KEPT:
+            return None
+        if not cls.free:
+            cls.free.append(memoryview(bytearray(BULK)))
+        return cls.free[-1]
+
+    @classmethod
+    def keep(cls) -> memoryview:
+        """Take the one that `next` gave away from all others."""
+        cls.kept += 1
+        return cls.free.pop()
+
+    @classmethod
+    def give_back(cls, buffer: memoryview) -> None:
+        """What was kept in it has passed."""
+        cls.kept -= 1
+        if len(cls.free) < _SPARE:
+            cls.free.append(buffer)
 
 
 class Relay:
@@ -96,6 +121,7 @@ class _Way:
         self._sink = sink
         self._judge = judge
         self._left = memoryview(b"")  # what the sink has not taken
+        self._buffer: memoryview | None = None  # the large one that it lies in
         self._reading = self._writing = self._paused = False
         self.over = False
         self.passed = 0
@@ -106,7 +132,7 @@ class _Way:
             self._loop.add_reader(self._source, self._readable)
 
     def halt(self) -> None:
-        self._keep(memoryview(b""))
+        self._let_go()
         self._rest()
         if self._writing:
             self._writing = False
@@ -122,7 +148,9 @@ class _Way:
 
     def push(self, held: bytes) -> None:
         if self._left:
-            self._keep(memoryview(bytes(self._left) + held))
+            left = memoryview(bytes(self._left) + held)
+            self._let_go()
+            self._left = left
         else:
             self._send(memoryview(held))
 
@@ -134,15 +162,16 @@ class _Way:
     def _readable(self) -> None:
         try:
             for _ in range(_TURNS):
-                most = CHUNK if self._judge is not None or Kept.bytes > MOST_KEPT else BULK
-                count = self._source.recv_into(_buffer, most)
+                large = Buffers.next() if self._judge is None else None
+                buffer = _chunk if large is None else large
+                count = self._source.recv_into(buffer)
                 if count == 0:
                     return self._end()
-                chunk = _buffer[:count]
+                chunk = buffer[:count]
                 if self._judge is not None:
                     chunk = memoryview(self._judge(bytes(chunk)))
                 self._relay.pay(len(chunk))
-                if not self._send(chunk) or count < most or self._paused:
+                if not self._send(chunk, large is not None) or count < len(buffer) or self._paused:
                     return None
         except BlockingIOError:
             return None
@@ -151,8 +180,8 @@ class _Way:
         except OSError as error:
             self._relay.end(type(error).__name__)
 
-    def _send(self, chunk: memoryview) -> bool:
-        """Whether the sink took it all; else the rest is kept and nothing is read until it has."""
+    def _send(self, chunk: memoryview, large: bool = False) -> bool:
+        """Whether the sink took it all; else the rest is kept, in its `large` buffer, and nothing is read until it has."""
         try:
             sent = self._sink.send(chunk) if chunk else 0
         except BlockingIOError:
@@ -160,7 +189,10 @@ class _Way:
         self.passed += sent
         if sent == len(chunk):
             return True
-        self._keep(memoryview(bytes(chunk[sent:])))
+        if large:
+            self._buffer, self._left = Buffers.keep(), chunk[sent:]
+        else:
+            self._left = memoryview(bytes(chunk[sent:]))
         self._rest()
         self._writing = True
         self._loop.add_writer(self._sink, self._writable)
@@ -175,15 +207,18 @@ class _Way:
             self._relay.end(type(error).__name__)
             return
         self.passed += sent
-        self._keep(self._left[sent:])
+        self._left = self._left[sent:]
         if not self._left:
+            self._let_go()
             self._writing = False
             self._loop.remove_writer(self._sink)
             self.go()
 
-    def _keep(self, left: memoryview) -> None:
-        Kept.bytes += len(left) - len(self._left)
-        self._left = left
+    def _let_go(self) -> None:
+        self._left = memoryview(b"")
+        if self._buffer is not None:
+            Buffers.give_back(self._buffer)
+            self._buffer = None
 
     def _end(self) -> None:
         """The source says no more: the sink is told, and the other way goes on."""

@@ -15,7 +15,7 @@ import itertools
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gearcase.box.hosts import WEB_PORTS
@@ -42,19 +42,29 @@ _TLS = 22
 _MOST_RECORDS = 2000
 
 Listen = Callable[[Sequence[Listener]], Awaitable[Mapping[Listener, socket.socket]]]
-Within = Callable[[str], bool]
+Within = Callable[[str, int], bool]
 
 
-def everywhere(name: str) -> bool:
-    """No name is kept from a box beside what the door's rules say."""
+def everywhere(name: str, port: int) -> bool:
+    """No place is kept from a box beside what the door's rules say."""
     return True
 
 
 class Seat:
     """The http door in one box: its names, their addresses, its connections."""
 
-    def __init__(self, door: HttpDoor, agent: str, meter: EgressMeter, listen: Listen, within: Within = everywhere) -> None:
+    def __init__(
+        self,
+        door: HttpDoor,
+        agent: str,
+        meter: EgressMeter,
+        listen: Listen,
+        within: Within = everywhere,
+        secrets: Collection[str] | None = None,
+    ) -> None:
+        """`secrets`: those that are put in for this box; None for all."""
         self._door = door
+        self._secrets = secrets
         self.agent = agent
         self._within = within
         self._meter = meter
@@ -92,7 +102,7 @@ class Seat:
 
     def _ports(self, name: str) -> frozenset[int]:
         """At which ports this box may reach a name."""
-        return self._door.ports(name) if self._within(name) else frozenset()
+        return frozenset(port for port in self._door.ports(name) if self._within(name, port))
 
     def _address(self) -> str:
         number = next(self._next)
@@ -165,7 +175,8 @@ class Seat:
                 watch = await self._read_first(connection)
         opened, pay = door.opened if door.opens(name, port) else None, self._meter.take
         if opened is not None:  # what goes on from there is paid there
-            connection.outer, address, pay = await opened.enter(self.agent, name, port, self._meter.take), "", _unpaid
+            connection.outer = await opened.enter(self.agent, name, port, self._meter.take, self._secrets)
+            address, pay = "", _unpaid
         else:
             connection.outer, address = await door.connect(name, port)
         await door.open.wait()

@@ -13,7 +13,8 @@ gear map --over FILE... --split lines:N|records:N|rowgroups|file|bytes:N (--prom
 gear reduce --over FILE... (--prompt FILE | --run CMD) --out DIR [--fan-in N] [--split lines:1] [and as for map]
                                            groups of N inputs to one, again and again, until one is left
 gear spawn [--name N] [--model M] [--usd X] [--tokens N] [--calls N] [--steps N] [--wall 10m] [--egress 1MiB]
-           [--give PATH]... [--take PATTERN]... [--into DIR] [--doors a,b|none] [--check CMD] [--background] GOAL
+           [--give PATH]... [--take PATTERN]... [--into DIR] [--doors a,b|none] [--branch DATABASE,...] [--check CMD]
+           [--background] GOAL
 gear spawn --again ID [...] GOAL           a sub-agent on a copy of your files, paid from your budget; waits and prints its result
 gear wait [ID...] [--any]                  wait for sub-agents; exit 0 when all are done and their checks passed
 gear agents                                the sub-agents below you
@@ -127,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
     reduce.add_argument("--split", default="lines:1")
     reduce.add_argument("--fan-in", type=int, default=8, dest="fan_in")
     spawn = add("spawn")
-    for name in ("--name", "--model", "--usd", "--wall", "--egress", "--into", "--doors", "--check", "--again"):
+    for name in ("--name", "--model", "--usd", "--wall", "--egress", "--into", "--doors", "--branch", "--check", "--again"):
         spawn.add_argument(name)
     for name in ("--tokens", "--calls", "--steps"):
         spawn.add_argument(name, type=int)

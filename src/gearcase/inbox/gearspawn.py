@@ -23,10 +23,10 @@ def run(operation: str, given: dict[str, Any], call: Call) -> tuple[dict[str, An
 def spawn(given: dict[str, Any], call: Call) -> tuple[dict[str, Any], int, str]:
     """Begin one, and wait for it unless it goes on in the background."""
     background = given.pop("background")
-    doors = given.pop("doors")
     given["goal"] = " ".join(given["goal"])
-    if doors is not None:
-        given["doors"] = [one.strip() for one in doors.split(",") if one.strip()]
+    for key in ("doors", "branch"):
+        if (listed := given.pop(key)) is not None:
+            given[key] = [one.strip() for one in listed.split(",") if one.strip()]
     begun = call("spawn", given)
     if background:
         limits = ", ".join(f"{name} {value}" for name, value in begun["limits"].items())
@@ -67,6 +67,9 @@ def result(one: dict[str, Any]) -> list[str]:
         lines.append(f"  copied into your files: {', '.join(one['copied'])}" + (f" and {more} more" if more > 0 else ""))
     lines += [f"  conflict: {found['path']}: you have changed it, its version is {found['beside']}" for found in conflicts(one)]
     lines += [f"  not judged good: {found['path']} lies at {found['beside']}" for found in rejected(one)]
+    for name, changes in one.get("databases", {}).items():
+        lines.append(f"  its {name}: {len(changes) or 'nothing'} changed")
+        lines += [f"    {line}" for line in changes]
     lines += [f"  not copied: {found['path']}: {found['reason']}" for found in one.get("refused", [])]
     for ran in one.get("trace", []):
         lines.append(f"  $ {ran['command'].strip()}")

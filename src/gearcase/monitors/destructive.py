@@ -40,6 +40,8 @@ class Destructive(Detector):
         if isinstance(event, FilesSeen):
             return self._files(event, fact)
         assert isinstance(event, Contact)
+        if fact.agent not in ("", LEAD):  # a sub-agent's branch: nothing of it comes back
+            return None
         told = self._lost.get(event.door, set())
         self._lost[event.door] = set(event.lost)
         if not (lost := [name for name in event.lost if name not in told]):

@@ -25,7 +25,7 @@ from gearcase.ledger import Ledger
 from gearcase.run.accounts import RUN, Pace, charge_time, close_agent_accounts, open_accounts
 from gearcase.run.doors import Copies
 from gearcase.run.ending import Ending
-from gearcase.run.questions import BUDGET, Questions
+from gearcase.run.questions import BUDGET, UPSTREAM, Questions
 from gearcase.run.record import EndRecord, Kind
 from gearcase.run.requests import Requests
 from gearcase.run.watching import MONITOR, Watcher
@@ -92,7 +92,7 @@ async def open_books(
     allowance = DailyAllowance(folder.id, box.limits.usd_per_day)
     questions = Questions(folder.name, brake, ledger, pace)
     requests = Requests(questions, journal)
-    watcher = Watcher(box, kind, journal, brake, questions, ending)
+    watcher = Watcher(folder, box, kind, journal, brake, questions, ending)
     journal.listener = watcher.hear if kind != "door" else None  # of one alone nothing is known but its calls, and it has no pace
     for record in begun:
         watcher.hear(*record)
@@ -123,9 +123,7 @@ def _verbs(
 
     async def resume(request: Mapping[str, Any]) -> dict[str, Any]:
         added = await grant({"usd": request["add_usd"]}) if request.get("add_usd") else {}
-        await brake.pull(Level.RUNNING, "operator")
-        await brake.pull(Level.RUNNING, BUDGET)
-        await brake.pull(Level.RUNNING, MONITOR)
+        await brake.pull(Level.RUNNING, "operator", also=(BUDGET, UPSTREAM, MONITOR))
         return {**added, "level": brake.level.name.lower()}
 
     async def wind_down(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,6 +62,14 @@ def note_delivery(folder: RunFolder, delivery: Delivery) -> None:
     write_atomically(folder.path / _DELIVERY, delivery.to_json(""))
 
 
+def noted_delivery(folder: Path) -> Delivery | None:
+    """What was staged, all of it: a line of the journal has room for a thousand files. None where nothing was, or it cannot be read."""
+    try:
+        return Delivery.from_json((folder / _DELIVERY).read_bytes())
+    except (OSError, GearcaseError):
+        return None
+
+
 def run_with_change(reference: str, here: Path) -> RunFolder:
     """The run that is meant where a change is looked for: without a name the latest one of the repository that `here` is in."""
     if not reference:

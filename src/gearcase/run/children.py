@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 from gearcase.box import Box, Check
@@ -23,6 +23,7 @@ from gearcase.errors import GearcaseError, Refused, UsageError
 from gearcase.events import AgentReturned, AgentSpawned, AgentTold
 from gearcase.run import orders
 from gearcase.run.accounts import LEAD, Pace, Purse, open_purse
+from gearcase.run.branches import OwnDatabases
 from gearcase.run.ending import End
 from gearcase.run.forks import chosen
 from gearcase.run.handover import Acceptance
@@ -70,6 +71,7 @@ class _Life:
     files: Manifest  # what it was forked with
     before: Manifest  # its parent's files at that moment
     reach: Reach
+    databases: OwnDatabases
     route: Any
     began: float
     go: asyncio.Event = field(default_factory=asyncio.Event)
@@ -116,6 +118,8 @@ class Children:
         if self._closing:
             raise Refused("agent_ended", "the run is ending", remedy="nothing is spawned any more")
         carved, key = order.limits(ledger, parent.purse), family.next_id()
+        databases = OwnDatabases(reach.doors.branches(order.branch, key), self._shared.brake, self._shared.housing)
+        reach = replace(reach, doors=databases.among(reach.doors))
         purse = open_purse(ledger, key, parent.purse, carved, parent.box.limits.wind_down_reserve)
         ledger.charge(purse.work, {"agents": 1}, "spawn")
         box = order.box(parent.box, parent.pace, carved)
@@ -123,7 +127,7 @@ class Children:
         depth = (parent_kin.depth if (parent_kin := family.of(agent)) else 0) + 1
         kin = Kin(key, order.name or key, agent, depth, order.goal, route.name, limits, again.kin.id if again else "")
         family.adopt(kin)
-        life = self._lives[key] = _Life(kin, order, purse, files, before, reach, route, self._shared.clock.now())
+        life = self._lives[key] = _Life(kin, order, purse, files, before, reach, databases, route, self._shared.clock.now())
         self._halts[key] = asyncio.get_running_loop().create_future()
         doors = [*(door.id for door in reach.doors.doors), *(f"secrets.{name}" for name in reach.secrets)]
         event = AgentSpawned(
@@ -249,7 +253,7 @@ class Children:
         kin, recorder = life.kin, self._shared.recorder
         end, returned, verdict, reason = End("failed", "it did not begin"), Returned(), "", ""
         try:
-            await self._unless_halted(kin.id, life.go.wait())
+            await self._unless_halted(kin.id, self._prepared(life))
             if self._halts[kin.id].done():
                 end = self._halts[kin.id].result()
             else:
@@ -261,7 +265,10 @@ class Children:
             _log.exception("the sub-agent %s failed", kin.id)
             end = End("failed", f"Gearcase itself failed: {type(error).__name__}")
         finally:
-            spent = await self._close_accounts(life)
+            try:
+                databases = await life.databases.close()
+            finally:
+                spent = await self._close_accounts(life)
         pace = life.member.pace if life.member is not None else None
         outcome = Outcome(
             status=end.reason,
@@ -276,6 +283,7 @@ class Children:
             copied=tuple(returned.copied),
             conflicts=tuple(returned.conflicts),
             refused=tuple(returned.refused),
+            databases=databases,
         )
         if life.member is not None:
             life.trace = list(life.member.room.trace)
@@ -297,6 +305,11 @@ class Children:
         self._family.end(kin.id, outcome)
         life.files = life.before = Manifest()  # nobody asks for them any more
         self._dispatch()
+
+    async def _prepared(self, life: _Life) -> None:
+        """It is its turn, and its databases are there."""
+        await life.go.wait()
+        await life.databases.open()
 
     async def _work(self, life: _Life) -> tuple[End, Returned, str, str]:
         """In a box of its own: (how it ended, what came back, its check's verdict and reason)."""

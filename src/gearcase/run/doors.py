@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from gearcase.box import Box
 from gearcase.doors.metering import EgressMeter
-from gearcase.errors import UsageError
+from gearcase.errors import Refused, UsageError
 from gearcase.runs import RunFolder, state_folder
 from gearcase.seams import Door, Housing, Listener, Sandbox
 
@@ -80,6 +80,20 @@ class HoldsSecrets(Protocol):
         ...
 
 
+@runtime_checkable
+class Branches(Protocol):
+    """A door behind which a sub-agent can have a copy of its own of what another agent finds."""
+
+    def branch(self, agent: str) -> Door:
+        """A door with this one's id to a copy that is made when it is opened. Raises Refused `no_branch`."""
+        ...
+
+    @property
+    def changes(self) -> Sequence[str]:
+        """What became of what is behind it, a line each, once it is closed."""
+        ...
+
+
 class Doors:
     """The declared doors of one run. Raises UsageError `two_doors` where two want the same place."""
 
@@ -122,6 +136,25 @@ class Doors:
         """Those of these names (`api.github`): what an agent's box has that may have no more. Opening and closing stays with the run."""
         return Doors([door for door in self.doors if door.id in names])
 
+    def branches(self, names: Sequence[str], agent: str) -> dict[str, Door]:
+        """For a sub-agent doors to copies of its own, not open yet: of these names, with or without what kind they are.
+
+        Raises Refused `no_branch`.
+        """
+        able = {door.id: door for door in self.doors if isinstance(door, Branches)}
+        made: dict[str, Door] = {}
+        for name in names:
+            meant = [one for one in able if name in (one, one.partition(".")[2])]
+            if len(meant) != 1:
+                remedy = f"name one of {', '.join(able)}" if able else "leave --branch out: only databases have branches"
+                raise Refused("no_branch", f"{name[:80]!r} is no database of yours, or not one alone", remedy=remedy)
+            made[meant[0]] = able[meant[0]].branch(agent)
+        return made
+
+    def replaced(self, doors: Mapping[str, Door]) -> Doors:
+        """These, with other ones in place of those that have their ids."""
+        return Doors([doors.get(door.id, door) for door in self.doors])
+
     async def leave(self, agent: str) -> None:
         """Serve an agent no longer, whose box is about to be closed."""
         for door in self.doors:
@@ -146,8 +179,10 @@ class Doors:
         """Write a database into a new file; returns its bytes. Raises GearcaseError."""
         from gearcase.doors.postgres.door import PostgresDoor
 
-        found = next(one for one in self.doors if isinstance(one, PostgresDoor) and one.id == f"postgres.{name}")
-        return await found.dump(target)
+        for door in self.doors:
+            if isinstance(door, PostgresDoor) and door.id == f"postgres.{name}":
+                return await door.dump(target)
+        raise Refused("no_database", f"there is no database {name[:80]!r}", remedy="`gear doors` lists them")
 
     async def close(self) -> list[str]:
         """Close them, the last one first; returns what stayed."""

@@ -60,6 +60,7 @@ class Driving:
             limit=lambda: self.pace.limit or "stopped",
             done=lambda: self.note,
             sleep=self.sleep,
+            waits_for_upstream=self._waits_for_upstream,
         )
         self._agent = Agent(self.purse.agent, model, instructions(self.box) + about, self.box.goal.strip(), around, recorder)
         return self._agent
@@ -82,8 +83,13 @@ class Driving:
             if self.questions is None or not await self.questions.more_money(self.short_of):
                 self.pace.wind_down("budget")
                 break
+        if self.questions is not None and reply.status == 200:
+            self.questions.asked_once_more = False
         await self.brake.wait_for(lambda level: level < Level.FROZEN)
         return reply
+
+    async def _waits_for_upstream(self, why: str) -> bool:
+        return self.questions is not None and await self.questions.upstream_answers(why)
 
     async def _shell(self, text: str, seconds: float) -> CommandResult:
         await self.brake.wait_for(lambda level: level < Level.FROZEN)

@@ -37,22 +37,19 @@ def chosen(files: Manifest, patterns: Iterable[str]) -> Manifest:
             remedy = "name files or folders below /workspace; `ls` shows them"
             raise UsageError("not_there", f"{pattern!r} names nothing that is there", remedy=remedy)
         kept |= found
-    return Manifest(tuple(entry for entry in files.entries if id(entry) in kept), files.scanned_ns)
+    return files.part(lambda entry: id(entry) in kept)
 
 
 def _matching(files: Manifest, patterns: Patterns) -> set[int]:
     states: dict[int, State] = {id(None): patterns.start}
-    kept: set[int] = set()
+    found: set[int] = set()
     for entry in files.entries:
         state = states[id(entry.parent)]
         if entry.kind == "directory":
             states[id(entry)] = patterns.below(state, entry.name)
         if patterns.matches(state, entry.name) or (entry.kind == "directory" and _named(patterns, state, entry)):
-            folder: Entry | None = entry
-            while folder is not None and id(folder) not in kept:
-                kept.add(id(folder))
-                folder = folder.parent
-    return kept
+            found.add(id(entry))
+    return found
 
 
 def _named(patterns: Patterns, state: State, entry: Entry) -> bool:

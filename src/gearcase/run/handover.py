@@ -19,7 +19,7 @@ from gearcase.box import Box, Check
 from gearcase.brake import Brake, Level
 from gearcase.checks import CheckVerdict, PutFiles, put_files, run_check, view
 from gearcase.doors.delivery import deliver, verify
-from gearcase.doors.files import DeliveredFile, Delivery, Refusal, discard, take
+from gearcase.doors.files import DeliveredFile, Delivery, Refusal, discard, take, unasked_git
 from gearcase.doors.patches import as_patch
 from gearcase.doors.patterns import Patterns
 from gearcase.doors.repositories import recall
@@ -151,8 +151,9 @@ class Acceptance:
         files = self._box.files
         databases = [one.removeprefix(DATABASE) for one in files.take if one.startswith(DATABASE)]
         patterns = [one for one in files.take if not one.startswith(DATABASE)]
+        unasked = unasked_git(files.give, patterns)
         async with self._workspace.still() as workspace:
-            delivery = await in_thread(take, workspace, patterns, staging, most_bytes=files.take_max)
+            delivery = await in_thread(take, workspace, patterns, staging, most_bytes=files.take_max, unasked=unasked)
         for name in databases:
             delivery = await self._stage_database(name, delivery, staging)
         return delivery

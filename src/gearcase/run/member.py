@@ -24,9 +24,11 @@ from gearcase.doors.http import HttpDoor
 from gearcase.doors.metering import EgressMeter
 from gearcase.doors.model.door import ModelDoor
 from gearcase.doors.model.routing import Route
+from gearcase.engines.local import LocalEngine
 from gearcase.errors import GearcaseError
 from gearcase.ledger import Ledger
 from gearcase.run.accounts import LEAD_PURSE, Pace, Purse, carve
+from gearcase.run.away import AwayEngine
 from gearcase.run.driving import Driving
 from gearcase.run.forks import Forks
 from gearcase.run.handover import Acceptance
@@ -43,6 +45,7 @@ from gearcase.seams import Driver, Housing, Mount, Recorder, Sandbox, SandboxSpe
 from gearcase.swarm.maps import Maps
 from gearcase.swarm.questions import Flights
 from gearcase.swarm.results import Results
+from gearcase.swarm.works import Engines
 
 if TYPE_CHECKING:
     from gearcase.swarm.sandboxes import Sandboxes
@@ -68,6 +71,7 @@ class Shared:
     http: HttpDoor
     requests: Requests
     results: Results
+    away: AwayEngine
     sleep: Sleep
     watcher: Watcher
     commands: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -86,7 +90,7 @@ class Member:
         self.reach = reach
         self.sandbox = sandbox
         self.room = Room(sandbox, shared.recorder, shared.brake, shared.clock, pace, purse, shared.commands)
-        self.workspace = Workspace(sandbox, shared.store, shared.recorder, shared.brake, purse.agent)
+        self.workspace = Workspace(sandbox, shared.store, shared.recorder, purse.agent)
         self.driving = Driving(
             box=box,
             sandbox=sandbox,
@@ -165,6 +169,7 @@ class Member:
             box=self.box.maps,
             carve=lambda account, agent, usd: carve(shared.ledger, self.purse.work, account, agent, usd),
             close=shared.ledger.close,
+            engines=Engines(LocalEngine, shared.away.reach, shared.away.same_machine),
             numbers=shared.maps,
             flights=shared.flights,
         )

@@ -159,7 +159,7 @@ class Operations:
                 *(one for one in self._http.describe() if one["name"].removeprefix("secrets.") in self._reach.secrets),
                 *self._reach.doors.describe(),
             ],
-            "hosts": [str(rule) for rule in self._http.rules if "*" in rule.name or self._reach.within(rule.name)],
+            "hosts": self._reach.hosts(self._http),
             "note": "Nothing else can be reached. Port 80 of each door's own address is taken; every other port is yours.",
         }
 

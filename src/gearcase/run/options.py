@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from gearcase.box import LoadedBox
 from gearcase.errors import UsageError
 from gearcase.run.terminal import TerminalLink
+
+if TYPE_CHECKING:
+    from gearcase.run.again import Dead
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ class RunOptions:
     program_environment: Mapping[str, str] = field(default_factory=dict[str, str])
     home: Mapping[str, str] = field(default_factory=dict[str, str])  # what the program finds in its home: path -> text
     terminal: TerminalLink | None = None  # on which the program's terminal is handed over
+    continues: Dead | None = None  # `gearcase recover`: the run whose process died
 
     def require_complete(self) -> None:
         """Raises UsageError `no_goal`, `no_model`, `no_checks` for an agent that lacks what it needs. A cassette brings its model."""

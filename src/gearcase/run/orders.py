@@ -41,6 +41,7 @@ class Order:
     take: tuple[str, ...] = EVERYTHING
     into: str = ""
     doors: tuple[str, ...] | None = None
+    branch: tuple[str, ...] = ()  # databases of which it has a copy of its own
     check: str = ""
     usd: int | None = None
     tokens: int | None = None
@@ -93,7 +94,7 @@ def read_order(arguments: Mapping[str, Any], again: Order | None = None) -> Orde
     for key in ("name", "model", "into", "check"):
         if arguments.get(key):
             changed[key] = str(arguments[key]).strip()
-    for key in ("give", "take", "doors"):
+    for key in ("give", "take", "doors", "branch"):
         if arguments.get(key) is not None:
             changed[key] = _texts(key, arguments[key])
     if changed.get("doors") == ("none",):

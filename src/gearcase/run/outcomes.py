@@ -10,7 +10,7 @@ from gearcase.run.member import Member
 from gearcase.swarm.family import Kin, Outcome
 
 MOST_NAMED = 50
-"""Paths of each kind that are named."""
+"""Paths of each kind, and changes of each database, that are named."""
 
 
 def result_of(kin: Kin) -> dict[str, Any]:
@@ -35,6 +35,7 @@ def result_of(kin: Kin) -> dict[str, Any]:
         "copied_count": len(outcome.copied),
         "conflicts": [{"path": path, "beside": beside} for path, beside in outcome.conflicts[:MOST_NAMED]],
         "refused": [{"path": path, "reason": reason} for path, reason in outcome.refused[:MOST_NAMED]],
+        "databases": {name: list(changes[:MOST_NAMED]) for name, changes in outcome.databases.items()},
         "again_of": kin.again,
         "goal": kin.goal[:500],
         "how_to_go_on": how_to_go_on(kin, outcome),

@@ -1,4 +1,4 @@
-"""What a run asks its operator when its money is used up: more of it, or an end.
+"""What a run asks its operator when its money is used up (more of it, or an end), and when its model does not answer.
 
 It asks by standing still: a freeze of its own source, so that nothing is lost and nothing is spent until somebody answers
 (`gearcase resume RUN --add-usd 3` goes on, `gearcase resume RUN` lets it hand in, `gearcase kill RUN` ends it). Where nobody answers
@@ -18,8 +18,8 @@ from gearcase.run.accounts import LEAD, RUN, Pace
 from gearcase.units import format_duration, format_money
 
 Unanswered = Literal["wind-down", "deny"]
-BUDGET = "budget"
-"""The source of the freeze."""
+BUDGET, UPSTREAM = "budget", "upstream"
+"""The sources of the freeze."""
 
 
 @dataclass(slots=True)
@@ -33,6 +33,7 @@ class Questions:
     answered: bool = False
     unanswered: Unanswered = "wind-down"
     after: float = 1800.0
+    asked_once_more: bool = False  # its model, because nobody told what to do; whoever hears of an answer takes it back
 
     async def more_money(self, resource: str) -> bool:
         """Ask where the lead's next call was refused for want of this. True: it may be tried again."""
@@ -54,6 +55,27 @@ class Questions:
             await self.brake.pull(Level.RUNNING, BUDGET, f"nobody answered for {format_duration(self.after)}: {self.unanswered}")
             return False
         return of_day or (self.ledger.balance(RUN, "usd").limit or 0) > before
+
+    async def upstream_answers(self, why: str) -> bool:
+        """Stand still where the lead's model does not answer, however often it was asked. True: it may be asked again.
+
+        Where nobody answers in time it is asked once more: a network may have come back by itself.
+        """
+        if not self.answered or self.asked_once_more:
+            return False
+        told = why.partition(". Remedy: ")[0]
+        await self.brake.pull(
+            Level.FROZEN, UPSTREAM, f"its model does not answer: {told}; to ask again: gearcase resume {self.name}"
+        )
+        try:
+            async with asyncio.timeout(self.after):
+                await self.brake.wait_for(lambda level: level in (Level.RUNNING, Level.KILLED))
+        except TimeoutError:
+            self.asked_once_more = True
+            await self.brake.pull(
+                Level.RUNNING, UPSTREAM, f"nobody answered for {format_duration(self.after)}: it asks once more"
+            )
+        return True
 
     def grant(self, amount: int, resource: str = "usd") -> int:
         """Give the run and its lead so much more (of money: nano-dollars); returns the run's limit. Raises UsageError."""

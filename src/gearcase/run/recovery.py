@@ -25,7 +25,7 @@ from gearcase.doors.files import discard
 from gearcase.errors import RunError, UsageError
 from gearcase.events import AgentReturned, Amounts, Event, Failure, RunEnded, RunResumed, SandboxClosed, SandboxLost
 from gearcase.journal import Journal, Record, read
-from gearcase.ledger import Ledger
+from gearcase.ledger import Ledger, less
 from gearcase.run.accounts import RUN, charge_time
 from gearcase.run.record import EndRecord
 from gearcase.runs import RunFolder, boot_id, own
@@ -136,6 +136,8 @@ class Story:
             case events.Sent():
                 self.sent.add(event.hold)
             case events.Settled():
+                if event.lease in self.held:
+                    self.held[event.lease] = less(self.held[event.lease], event.amounts)
                 self.held.pop(event.hold, None)
                 _add(self.spent, event.amounts)
             case events.Cut():
@@ -202,7 +204,7 @@ def supervisor_died(folder: RunFolder) -> RunError:
     return RunError(
         "supervisor_died",
         "the process that drove this run ended without an ending on record",
-        remedy=f"its boxes died with it; see what was done: gearcase logs {folder.name}",
+        remedy=f"its boxes died with it; see why: gearcase logs {folder.name}; go on in a new one: gearcase recover {folder.name}",
     )
 
 

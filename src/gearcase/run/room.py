@@ -9,11 +9,13 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
 from gearcase.box import Box
 from gearcase.box.crossing import git_identity
+from gearcase.box.inside import FIND, how_to_get
 from gearcase.box.tools import Tool
 from gearcase.brake import BoxClock, Brake
 from gearcase.claims import claimed
@@ -77,6 +79,11 @@ PROXY_ENVIRONMENT = {
 
 TICK = 5.0
 """Seconds of box time between two ticks."""
+_LOOK = """find=$1; shift
+for p in "$@"; do case $p in
+    *:*) "${p%%:*}" -I -c "$find" "${p#*:}" 2>/dev/null ;;
+    *) command -v "$p" >/dev/null ;;
+esac || echo "$p"; done"""
 _TEXT = 16 * 1024
 _SHOWN = 4 * 1024
 _TRACED, _TRACED_BYTES = 12, 1500
@@ -207,7 +214,7 @@ class Room:
         """Serve the doors on the sockets that were born inside."""
         agent, doors = self._agent, reach.doors
         self._meter, self._http, self._doors = meter, http, doors
-        self._seat = http.seat(agent, meter, self._listen, reach.within)
+        self._seat = http.seat(agent, meter, self._listen, reach.within, reach.secrets)
         await doors.serve(agent, self.sandbox, meter)
         sockets = self.sandbox.sockets
         self._servers.append(await serve(sockets[MODEL], model.handler(Caller(agent, self._purse.work), self.fail), cancel=True))
@@ -228,15 +235,16 @@ class Room:
         return self.sandbox.sockets
 
     async def require(self, programs: tuple[str, ...]) -> None:
-        """Raises UsageError `packages` when a program that the box declares is not inside."""
+        """Raises UsageError `packages` when a program, or a module of a Python, that the box declares is not inside."""
         if not programs:
             return
-        script = 'for p in "$@"; do command -v "$p" >/dev/null || echo "$p"; done'
-        found = await self.sandbox.run(Command(("/bin/sh", "-c", script, "sh", *programs), deadline=10))
+        found = await self.sandbox.run(Command(("/bin/sh", "-c", _LOOK, "sh", FIND, *programs), deadline=10))
         missing = found.stdout.text().split()
         if missing:
             names = ", ".join(missing)
-            remedy = f"install {names} on this machine below /usr, or take it out of [sandbox] packages"
+            module = missing[0].partition(":")[2]
+            how = how_to_get(module) if module else f"install {names} on this machine below /usr"
+            remedy = f"{how}, or take it out of [sandbox] packages"
             raise UsageError("packages", f"the box needs programs that are not inside: {names}", remedy=remedy)
 
     async def furnish_home(self, files: Mapping[str, str]) -> None:
@@ -258,10 +266,11 @@ class Room:
         on_terminal: Callable[[int], None] | None = None,
         on_error: OnOutput | None = None,
     ) -> CommandResult:
-        """Run a command, on record."""
-        number = next(self._numbers)
+        """Run a command, on record. Its seconds are box time: while the run stood frozen, it did nothing."""
+        number, began = next(self._numbers), self._clock.now()
         self._recorder.append(CommandStarted(number, text[:_TEXT]), self._agent)
         result = await self.sandbox.run(command, on_output, on_terminal, on_error)
+        result = replace(result, seconds=min(result.seconds, self._clock.now() - began))
         self._recorder.append(
             CommandEnded(
                 command=number,

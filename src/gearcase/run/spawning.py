@@ -17,7 +17,7 @@ _TEXT, _TEXTS, _COUNT, _FLAG = {"type": "string"}, {"type": "array"}, {"type": "
 _SPAWN = {
     **dict.fromkeys(("goal", "name", "model", "usd", "wall", "egress", "into", "check", "again"), _TEXT),
     **dict.fromkeys(("tokens", "calls", "steps"), _COUNT),
-    **dict.fromkeys(("give", "take", "doors"), _TEXTS),
+    **dict.fromkeys(("give", "take", "doors", "branch"), _TEXTS),
 }
 _OPERATIONS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "spawn": (

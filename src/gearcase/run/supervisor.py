@@ -27,6 +27,8 @@ from gearcase.doors.repositories import remember
 from gearcase.errors import GearcaseError, UsageError
 from gearcase.events import Failure, Giving
 from gearcase.run.accounts import LEAD_PURSE
+from gearcase.run.again import ABOUT, note_asked
+from gearcase.run.away import AwayEngine, require
 from gearcase.run.books import Books, open_books
 from gearcase.run.doors import Doors, declared
 from gearcase.run.ending import End
@@ -73,6 +75,7 @@ class Supervisor:
             options = self._options
             profile = await self._driver.profile(sandbox_limits(self._box))
             demand(self._box, profile)
+            require(self._box)
             routing = Routing(
                 self._box.model,
                 forbidden=(*self._box.files.give, *self._box.files.see, *([options.out] if options.out else [])),
@@ -107,7 +110,11 @@ class Supervisor:
 
     async def _in_folder(self, folder: RunFolder, routing: Routing, stack: AsyncExitStack) -> EndRecord:
         options = self._options
+        note_asked(folder, options)
+        continues = options.continues.take_over(folder) if options.continues is not None else None
         books = await open_books(folder, self._box, stack, "program" if options.program else "agent", options.out, options.force)
+        if continues is not None:
+            books.journal.append(continues)
         books.questions.answered = options.answered
         books.questions.unanswered, books.questions.after = options.unanswered, options.after
         stayed: list[str] = []
@@ -145,7 +152,8 @@ class Supervisor:
             await unless_killed(brake, doors.open(housing))
             books.copies.doors = doors
             route = None if self._options.program else routing.lead()
-            acceptance = lead.equip(route, children.operations, books.questions)
+            about = ABOUT if self._options.continues is not None else ""
+            acceptance = lead.equip(route, children.operations, books.questions, about)
             await lead.serve()
             self._watch(books, lead)
             work = lead.agent.run() if lead.agent is not None else self._program(lead.room)
@@ -155,7 +163,8 @@ class Supervisor:
                 await children.close()
                 await lead.end_maps()
                 await self._look_no_more(books.watcher)
-            ending.warnings += routing.warnings()
+                ending.residue += await shared.away.close()
+            ending.warnings += [*routing.warnings(), *shared.away.warnings()]
             shared.door.latch()
             if brake.level < Level.KILLED:
                 opened = self._opened.secrets if self._opened is not None else {}
@@ -165,7 +174,13 @@ class Supervisor:
             await children.close()
             await self._look_no_more(books.watcher)
             residue = await lead.close()
-            ending.residue = [*await doors.close(), *residue, *children.residue, *shared.forks.residue]
+            ending.residue += [
+                *await shared.away.close(),
+                *await doors.close(),
+                *residue,
+                *children.residue,
+                *shared.forks.residue,
+            ]
             shared.results.close()
             if self._opened is not None:
                 await self._opened.close()
@@ -207,6 +222,7 @@ class Supervisor:
             http=http,
             requests=books.requests,
             results=Results(folder.results),
+            away=AwayEngine(box, folder.id, books.brake, door, store, books.journal),
             sleep=self._sleep,
             watcher=books.watcher,
         )

@@ -37,6 +37,8 @@ from gearcase.journal import Journal
 from gearcase.run.accounts import LEAD
 from gearcase.run.ending import End, Ending
 from gearcase.run.questions import Questions
+from gearcase.runs import RunFolder
+from gearcase.sandbox.threads import in_thread
 from gearcase.units import format_duration
 
 if TYPE_CHECKING:
@@ -52,7 +54,9 @@ _log = logging.getLogger(__name__)
 class Watcher:
     """Watches one run. `hear` is the journal's listener; `readers` are the agents that read notes; the rest is set when it exists."""
 
-    def __init__(self, box: Box, kind: str, journal: Journal, brake: Brake, questions: Questions, ending: Ending):
+    def __init__(
+        self, folder: RunFolder, box: Box, kind: str, journal: Journal, brake: Brake, questions: Questions, ending: Ending
+    ):
         self.readers: dict[str, Callable[[str], None]] = {}
         self.rest: Callable[[str, float], None] | None = None  # a model's calls, for seconds
         self.end: Callable[[GearcaseError], None] | None = None
@@ -61,6 +65,7 @@ class Watcher:
         self.begun = asyncio.Event()
         self.acts = True  # until the work has ended
         self._box = box
+        self._folder = folder
         self._kind = kind
         self._journal = journal
         self._brake = brake
@@ -123,8 +128,17 @@ class Watcher:
         before, self._before = self._before, []
         for boot, agent, event in before:
             self._fold(watch, boot, agent, event)
+        self._begin_task(self._compare())
         declared = {"live": self._box.swarm.live, "agents": self._box.swarm.agents}
         self._journal.append(Watching(levels(self._box, driven), lacking(self._box, self._kind), declared))
+
+    async def _compare(self) -> None:
+        """What accepted runs of this box took, on record."""
+        from gearcase.run.baseline import baseline
+
+        found = await in_thread(baseline, self._folder)
+        if found is not None and not self._over:
+            self._journal.append(found)
 
     def _fold(self, watch: Watch, boot: float, agent: str, event: Event) -> None:
         for raised in watch.hear(event, agent, boot):

@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from gearcase.brake import Brake, Level
 from gearcase.errors import Refused
 from gearcase.events import FilesChanged, Rewound, SnapshotTaken
 from gearcase.run.accounts import LEAD
@@ -40,15 +39,13 @@ class Snapshot:
 class Workspace:
     """Snapshots of one sandbox's /workspace."""
 
-    def __init__(self, sandbox: Sandbox, store: BlobStore, recorder: Recorder, brake: Brake, agent: str = LEAD) -> None:
+    def __init__(self, sandbox: Sandbox, store: BlobStore, recorder: Recorder, agent: str = LEAD) -> None:
         self._sandbox = sandbox
         self._store = store
         self._recorder = recorder
-        self._brake = brake
         self._agent = agent
         self._seen: Manifest | None = None
         self._turn = asyncio.Lock()
-        self._standing = asyncio.Lock()
         self.snapshots: dict[str, Snapshot] = {}
 
     async def keep(self, note: str = "") -> Snapshot:
@@ -108,17 +105,9 @@ class Workspace:
 
     @asynccontextmanager
     async def still(self) -> AsyncGenerator[int]:
-        """While this lasts nothing in the box moves; one at a time. Gives the descriptor of its files.
-
-        Afterwards the box goes on, unless the operator has frozen the run in the meantime.
-        """
-        async with self._standing:
-            await self._sandbox.freeze()
-            try:
-                yield self._sandbox.workspace
-            finally:
-                if self._brake.level < Level.FROZEN:
-                    await self._sandbox.thaw()
+        """While this lasts nothing in the box moves, whatever becomes of the brake. Gives the descriptor of its files."""
+        async with self._sandbox.still():
+            yield self._sandbox.workspace
 
     def _record_change(self, name: str, change: Difference) -> None:
         if change:

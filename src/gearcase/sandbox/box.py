@@ -7,7 +7,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from gearcase.errors import GearcaseError, RunError
@@ -22,6 +23,7 @@ _FREEZE_DEADLINE = 2.0
 _PROBE_DEADLINE = 5.0
 _MOST_COMMANDS = 10
 _WATCH = 0.1
+_BRAKE, _STILL = "brake", "still"
 
 
 class Box:
@@ -32,6 +34,8 @@ class Box:
         self._profile = profile
         self._slots = asyncio.Semaphore(_MOST_COMMANDS)
         self._braking = asyncio.Lock()
+        self._standing = asyncio.Lock()
+        self._held: set[str] = set()  # who wants it to stand still
         self._stands = False  # a freeze is in force
         self._closing: asyncio.Task[tuple[str, ...]] | None = None
         self.on_closed: Callable[[Box], None] = lambda _: None
@@ -143,7 +147,25 @@ class Box:
 
     async def freeze(self) -> float:
         """See `Sandbox`."""
+        return await self._hold(_BRAKE)
+
+    async def thaw(self) -> None:
+        """See `Sandbox`."""
+        await self._let_go(_BRAKE)
+
+    @asynccontextmanager
+    async def still(self) -> AsyncGenerator[None]:
+        """See `Sandbox`."""
+        async with self._standing:
+            try:
+                await self._hold(_STILL)
+                yield
+            finally:
+                await self._let_go(_STILL)
+
+    async def _hold(self, who: str) -> float:
         async with self._braking:  # whoever asks while a freeze is on its way waits until it is in force
+            self._held.add(who)
             try:
                 return await self._freeze()
             except OSError:
@@ -169,10 +191,11 @@ class Box:
         self._stands = True
         return (time.monotonic() - began) * 1000
 
-    async def thaw(self) -> None:
-        """See `Sandbox`."""
+    async def _let_go(self, who: str) -> None:
         async with self._braking:
-            self._thaw()
+            self._held.discard(who)
+            if not self._held:
+                self._thaw()
 
     def _thaw(self) -> None:
         if not self._live.frozen:
@@ -188,8 +211,8 @@ class Box:
 
     @property
     def frozen(self) -> bool:
-        """Whether the box stands still."""
-        return self._live.frozen
+        """See `Sandbox`."""
+        return _BRAKE in self._held
 
     # --- what it uses ------------------------------------------------------------------------------------------------------
 

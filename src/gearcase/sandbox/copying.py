@@ -5,7 +5,8 @@ times and modes, but for set-id bits and folders that their owner could not use.
 
 Threat: a socket, FIFO or device in a given tree would be a line out of the box, so such a tree is refused with the path. Mounts
 below it are not followed. A link that is absolute or leads out of the given tree would be dangling or mean something else inside:
-it is left out and reported. A database file is copied with the files that belong to it, as they were at one moment (`databases`).
+it is left out and reported. Only /usr is the same inside, so that a virtual environment finds its Python. A database file is copied
+with the files that belong to it, as they were at one moment (`databases`).
 """
 
 from __future__ import annotations
@@ -307,7 +308,7 @@ class _Copy:
     def _link(self, source: Cursor, target: Cursor, step: Step) -> None:
         with explaining(lambda: source.below(step.name), "copying"):
             leads_to = os.readlink(step.name, dir_fd=source.fd)
-            if not stays_inside(source.depth, leads_to):
+            if not (stays_inside(source.depth, leads_to) or _is_system(leads_to)):
                 reason = f"a link out of what is given, to {printable(leads_to)}"
                 self.left_out.append(Refusal(source.below(step.name), reason))
                 return
@@ -315,6 +316,11 @@ class _Copy:
             os.chown(step.name, *self.owner, dir_fd=target.fd, follow_symlinks=False)
             times = (step.status.st_mtime_ns, step.status.st_mtime_ns)
             os.utime(step.name, ns=times, dir_fd=target.fd, follow_symlinks=False)
+
+
+def _is_system(target: bytes) -> bool:
+    """Whether a link leads, by its text, to a file of /usr, which a box sees as it is here."""
+    return target.startswith(b"/usr/") and b".." not in target.split(b"/")
 
 
 def stays_inside(depth: int, target: bytes) -> bool:

@@ -14,7 +14,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
@@ -80,6 +80,16 @@ class Manifest:
             if entry is None:
                 return None
         return entry
+
+    def part(self, wanted: Callable[[Entry], bool]) -> Manifest:
+        """The entries that are wanted, with the folders that they lie in."""
+        kept: set[int] = set()
+        for entry in self.entries:
+            at: Entry | None = entry if wanted(entry) else None
+            while at is not None and id(at) not in kept:
+                kept.add(id(at))
+                at = at.parent
+        return Manifest(tuple(entry for entry in self.entries if id(entry) in kept), self.scanned_ns)
 
     @functools.cached_property
     def digest(self) -> str:

@@ -6,6 +6,7 @@ says by how much a limit can be overshot, what is absent says how to get it.
 
 from __future__ import annotations
 
+import grp
 import os
 import shutil
 from collections.abc import Iterable
@@ -139,11 +140,25 @@ def profile(found: Abilities, without: Iterable[str] = ()) -> Profile:
         "syscalls": isolated or Guarantee("enforced", "seccomp"),
     }
     notes = [f"positive control: {name} is off" for name in sorted(without)]
-    if not found.root and (groups_of := os.getgroups()):
-        notes.append(f"supplementary groups cannot be dropped: {', '.join(map(str, groups_of))}")
+    if not found.root and (others := _other_groups()):
+        notes.append(
+            f"programs in a box keep your groups {', '.join(others)}: a file given with --see that only such a group may read or "
+            "write is open to them (only root can take groups away); the rest of the disk is not inside anyway"
+        )
     if not Path("/usr/bin/python3").exists():
         notes.append("there is no /usr/bin/python3, so `gear` does not run inside")
     return Profile("namespaces", guarantees, tuple(notes))
+
+
+def _other_groups() -> list[str]:
+    """The groups of this user beside their own, by name where there is one."""
+    names: list[str] = []
+    for number in sorted({*os.getgroups()} - {os.getegid()}):
+        try:
+            names.append(grp.getgrgid(number).gr_name)
+        except KeyError:
+            names.append(str(number))
+    return names
 
 
 def _grouped(means: str, otherwise: str, bound: str = _WATCH_BOUND) -> Guarantee:

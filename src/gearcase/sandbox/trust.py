@@ -33,7 +33,7 @@ _BUNDLES = (
 _STORES = ("/etc/ssl/certs/java/cacerts", "/etc/pki/ca-trust/extracted/java/cacerts", "/usr/lib/jvm/*/lib/security/cacerts")
 _PEM = re.compile(rb"-----BEGIN (?:TRUSTED )?CERTIFICATE-----\s+([A-Za-z0-9+/=\s]+?)-----END (?:TRUSTED )?CERTIFICATE-----")
 _MAGIC, _VERSION, _TRUSTED = 0xFEEDFEED, 2, 2
-_PASSWORD = "changeit"
+_PASSWORD = "changeit".encode("utf-16-be")  # now: in a box that is set up the interpreter finds no codec that it has not loaded
 """Java's own, known to all: it guards nothing, and no program gives another one."""
 
 
@@ -65,7 +65,7 @@ def java_store(trusted: Iterable[bytes]) -> bytes:
     for number, one in enumerate(entries):
         made += struct.pack(">I", _TRUSTED) + _text(f"ca{number}") + struct.pack(">Q", 0)
         made += _text("X.509") + struct.pack(">I", len(one)) + one
-    return made + hashlib.sha1(_PASSWORD.encode("utf-16-be") + b"Mighty Aphrodite" + made).digest()  # the format's own seal
+    return made + hashlib.sha1(_PASSWORD + b"Mighty Aphrodite" + made).digest()  # the format's own seal
 
 
 def _text(text: str) -> bytes:

@@ -23,7 +23,7 @@ from gearcase.sandbox.trees import remove_tree
 _EXECUTE = 0o111
 
 
-def chosen(manifest: Manifest, paths: Sequence[bytes], folder: bytes = b"", without: Sequence[bytes] = ()) -> Manifest:
+def at_or_below(manifest: Manifest, paths: Sequence[bytes], folder: bytes = b"", without: Sequence[bytes] = ()) -> Manifest:
     """What lies at or below `paths`, without what lies at or below `without`, with the folders that lead there and to `folder`.
 
     Paths are relative to the workspace; an empty one is all of it. Sockets, FIFOs and the like are left out. Raises UsageError `no_file`.
@@ -32,19 +32,13 @@ def chosen(manifest: Manifest, paths: Sequence[bytes], folder: bytes = b"", with
     if missing:
         names = ", ".join(printable(path) for path in missing[:5])
         raise UsageError("no_file", f"there is no {names} in /workspace", remedy="name files and folders that are there")
-    wanted: set[int] = set()
-    for entry in manifest.entries:
-        path = entry.path
-        if entry.kind not in ("file", "directory", "link") or _below(path, without):
-            continue
-        if _below(path, paths):
-            at: Entry | None = entry
-            while at is not None and id(at) not in wanted:
-                wanted.add(id(at))
-                at = at.parent
-        elif entry.kind == "directory" and _below(folder, [path]):
-            wanted.add(id(entry))
-    return Manifest(tuple(entry for entry in manifest.entries if id(entry) in wanted), manifest.scanned_ns)
+
+    def wanted(entry: Entry) -> bool:
+        if entry.kind not in ("file", "directory", "link") or _below(path := entry.path, without):
+            return False
+        return _below(path, paths) or (entry.kind == "directory" and _below(folder, [path]))
+
+    return manifest.part(wanted)
 
 
 def _below(path: bytes, folders: Sequence[bytes]) -> bool:

@@ -95,6 +95,7 @@ class Validator:
         self._share = sandboxes.share(_PARTS)
         self._housed: Housed | None = None
         self._judging: Counter[Housed] = Counter()
+        self._paid: dict[Housed, float] = {}
         self._opening = asyncio.Lock()
         at_once = min(JUDGED_AT_ONCE, self._share.memory // _ENOUGH_MEMORY, self._share.processes // _ENOUGH_PROCESSES)
         self._turns = asyncio.Semaphore(max(1, at_once))
@@ -119,7 +120,7 @@ class Validator:
         """End its sandbox, in which nobody is judged any more. Idempotent."""
         housed, self._housed = self._housed, None
         if housed is not None:
-            await self._sandboxes.close(housed)
+            await self._end(housed)
 
     async def _judge(self, item: str, answer: str) -> Fault | None:
         async with self._shared() as housed:
@@ -128,11 +129,9 @@ class Validator:
                 self._retire(housed)
         if fault is not None and fault.code in ("limit", "lost"):
             # The limit may have struck because of another answer that was judged beside it: what counts is how it ends alone.
-            alone = await self._sandboxes.open(self._view, _PARTS, self._use)
-            try:
+            async with self._sandboxes.fresh(self._view, _PARTS, self._use) as alone:
                 fault, _ = await self._run(alone, item, answer)
-            finally:
-                await self._sandboxes.close(alone)
+                self._paid.pop(alone, None)
         self._hung = self._hung + 1 if fault is not None and fault.code == "time" else 0
         if self._hung >= HANGS:
             told = (
@@ -151,7 +150,7 @@ class Validator:
         finally:
             with contextlib.suppress(GearcaseError):  # its sandbox may be gone, with the file
                 remove_tree(housed.sandbox.box, name)
-        self._sandboxes.took(result.cpu, self._use)
+        await self._pay(housed, result.cpu)
         fault = failure(result, "validator", self._deadline, self._share.memory)
         return fault, result.ended == "lost" or bool(result.health) or (fault is not None and fault.code == "limit")
 
@@ -173,7 +172,21 @@ class Validator:
             if not self._judging[housed]:
                 del self._judging[housed]
                 if housed is not self._housed:
-                    await self._sandboxes.close(housed)
+                    await self._end(housed)
+
+    async def _pay(self, housed: Housed, seconds: float) -> None:
+        """All that its sandbox has used since it was last paid for, by what earlier commands left running too; `seconds` where it died."""
+        with contextlib.suppress(GearcaseError):
+            used = (await housed.sandbox.usage()).cpu
+            seconds = used - self._paid.get(housed, 0.0)
+            self._paid[housed] = used
+        self._sandboxes.took(max(0.0, seconds), self._use)
+
+    async def _end(self, housed: Housed) -> None:
+        """Its last answer was judged: what still runs in it ends, and is paid."""
+        await self._pay(housed, 0.0)
+        self._paid.pop(housed, None)
+        await self._sandboxes.close(housed)
 
     def _retire(self, housed: Housed) -> None:
         if self._housed is housed:

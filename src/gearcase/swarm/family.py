@@ -8,7 +8,7 @@ agent ends once. An agent sees, stops and hears of those below it, and nobody el
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -34,6 +34,7 @@ class Outcome:
     copied: tuple[str, ...] = ()
     conflicts: tuple[tuple[str, str], ...] = ()  # a path, and where the sub-agent's version lies
     refused: tuple[tuple[str, str], ...] = ()  # a path, and why it was not copied
+    databases: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])  # of its own: what became of them
 
     @property
     def passed(self) -> bool:

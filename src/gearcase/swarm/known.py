@@ -6,7 +6,9 @@ right is counted for the prompts in force; a prompt that is rewritten starts a n
 
 from __future__ import annotations
 
+import fnmatch
 import json
+import posixpath
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -70,6 +72,14 @@ class KnownAnswers:
             return None
         told = f"{self.right} of {self.asked} known answers are right, {self.at_least:.0%} must be"
         return Fault("terminal", "known_answers", told)
+
+
+def is_named(file: str, pattern: str) -> bool:
+    """Whether a map's file, as a program typed it, is what the owner named: ./x is x, and a bare name is meant in any folder."""
+    path = posixpath.normpath(file).removeprefix("/workspace/")
+    wanted = posixpath.normpath(pattern).removeprefix("/workspace/")
+    names = [path] if "/" in wanted else [path, posixpath.basename(path)]
+    return any(fnmatch.fnmatchcase(name, wanted) for name in names)
 
 
 def holds(wanted: Any, answer: Any) -> bool:

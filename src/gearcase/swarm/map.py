@@ -15,34 +15,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, replace
-from typing import Any, Literal, cast
+from dataclasses import replace
+from typing import Any, cast
 
 from gearcase.errors import GearcaseError
-from gearcase.events import CanaryEnded, MapEnded, MapItemFailed, MapProgressed, MapStarted, PromptTried, SpreadWarned
+from gearcase.events import PromptTried
 from gearcase.seams import Recorder
 from gearcase.swarm.account import ItemAccount
 from gearcase.swarm.items import Canary, Ended, Item, Known, MapSpec, Use, Waiting
 from gearcase.swarm.known import KnownAnswers
+from gearcase.swarm.learned import Learned
 from gearcase.swarm.questions import HALTED, Ask, Flights, Judge, Questions, Reply, Tally
-from gearcase.swarm.repair import Desk, Learned, Repair
+from gearcase.swarm.queues import Endings, Line
+from gearcase.swarm.repair import Desk, Repair
 from gearcase.swarm.results import Kept, Results
-from gearcase.swarm.signature import Clusters
-from gearcase.swarm.spread import Spread
+from gearcase.swarm.telling import End, Telling
 from gearcase.swarm.worker import Answered, Fault
 from gearcase.units import format_money
 
 QUEUED_BYTES = 8 * 1024 * 1024
 """Of items that wait, and of endings that nobody has taken yet: above it there is no room."""
-DIFFERENT = 1000
-_ON_RECORD = 100
 _UNGATED = 40  # items, after which a map without a gate is held against known answers
-_TELL = 1.0
 _log = logging.getLogger(__name__)
-
-End = Literal["done", "stopped", "abandoned", "cut"]
 
 
 class Map:
@@ -64,26 +59,26 @@ class Map:
         desk: Desk | None = None,
         learned: Learned | None = None,
         known: KnownAnswers | None = None,
+        width: int = 0,
+        stop_asking: Callable[[], None] = lambda: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """`ready` is waited for before each call: it returns once the run may spend. `judge` accepts answers; `use`: what commands took.
 
         `desk`: what a repair of the prompt works with, None for no repair; `learned` by an earlier map; `known`: answers that
-        the box's owner knows.
+        the box's owner knows. `width`: items that are on their way at a time, where they are more than calls, because an engine takes
+        them by the shard. `stop_asking` is told when nothing further is to be asked.
         """
         self.name = name
         self.spec = spec
         self.account = ItemAccount()
         self.stopped: Fault | None = None
-        self.found = 0
-        self.classes: Counter[str] = Counter()
-        self.clusters = Clusters()
-        self._different: set[int] = set()
         self.canary: Canary | None = None
+        self.told = Telling(name, spec, recorder, agent)
         self._ask = ask
+        self._width = width or spec.concurrency
+        self._stop_asking = stop_asking
         self._results = results
-        self._recorder = recorder
-        self._agent = agent
         self._tally = Tally()
         self._questions = Questions(results, flights, ready, judge, sleep)
         self._halt = self._questions.halt
@@ -92,40 +87,20 @@ class Map:
         self._asked = self._first_failed = self._planted = 0
         self._known = known or KnownAnswers((), 0.0)
         self._known_tally = Tally()
-        self._spread = Spread()
         self._gated = False
-        self._queue: deque[Waiting] = deque()
-        self._queued_bytes = 0
-        self._endings: deque[Ended] = deque()
-        self._ending_bytes = 0
+        self._line = Line()
+        self._endings = Endings()
         self._news = asyncio.Event()
         self._workers: set[asyncio.Task[None]] = set()
         self._input_open = True
-        self._told: ItemAccount = self.account
-        self._began = time.monotonic()
-        self._spoke = self._began
         self._over = False
-        schema = dict(spec.schema.source) if spec.schema else {}
-        started = MapStarted(
-            map=name,
-            prompt=spec.prompt_hash,
-            text=spec.run or spec.prompt,
-            model=spec.model,
-            split=spec.split,
-            expected=spec.expected,
-            concurrency=spec.concurrency,
-            allow_failed=spec.allow_failed,
-            schema=schema,
-            validator=spec.validator,
-        )
-        recorder.append(started, agent)
 
     # --- what comes in, what goes out ------------------------------------------------------------------------------------------
 
     @property
     def room(self) -> int:
         """How many items are wanted now: none while there is much to hold."""
-        full = self._queued_bytes > QUEUED_BYTES or self._ending_bytes > QUEUED_BYTES
+        full = self._line.bytes > QUEUED_BYTES or self._endings.bytes > QUEUED_BYTES
         return 0 if full or (self.repair is not None and self.repair.full) else self.most_room
 
     @property
@@ -134,7 +109,7 @@ class Map:
         if not self._input_open:
             return 0
         beside = self.repair.beside if self.repair is not None else 0
-        return max(0, 3 * self.spec.concurrency + 64 - self.account.pending - len(self._endings) + beside)
+        return max(0, 3 * self._width + 64 - self.account.pending - len(self._endings) + beside)
 
     @property
     def calls(self) -> int:
@@ -168,12 +143,11 @@ class Map:
         """Put into the line what came, and what the box's owner has planted among it."""
         for one in waiting:
             self._planted += one.known is not None
-            self._queue.append(one)
-            self._queued_bytes += len(one.item.text)
+            self._line.add(one)
         self._put_to_work()
 
     def _put_to_work(self) -> None:
-        for _ in range(min(self.spec.concurrency - len(self._workers), len(self._queue))):
+        for _ in range(min(self._width - len(self._workers), len(self._line))):
             self._workers.add(asyncio.create_task(self._work()))
 
     def close_input(self) -> None:
@@ -221,22 +195,16 @@ class Map:
             except TimeoutError:
                 break
         self._results.flush()
-        taken: list[Ended] = []
-        size = 0
-        while self._endings and (not taken or size + self._endings[0].size <= most_bytes):
-            ended = self._endings.popleft()
-            self._ending_bytes -= ended.size
-            size += ended.size
-            if ended.parked and self.repair is not None:
-                self.repair.beside -= 1
-            taken.append(ended)
+        taken = self._endings.take(most_bytes)
+        if self.repair is not None:
+            self.repair.beside -= sum(ended.parked for ended in taken)
         return taken
 
     def _enough(self, most_bytes: int, gate: bool) -> bool:
-        runs_low = self._input_open and not gate and len(self._queue) < self.spec.concurrency and self.room > 0
+        runs_low = self._input_open and not gate and len(self._line) < self._width and self.room > 0
         repairs = self.repair is not None and self.repair.going_on
         ended = self.settled if gate else self.account.pending == 0 and not repairs and not self._planted
-        return ended or runs_low or self._ending_bytes >= most_bytes
+        return ended or runs_low or self._endings.bytes >= most_bytes
 
     def judge(self, free: int | None) -> None:
         """What came so far was the canary, and all of it has ended: go on, or stop. `free`: nano-dollars left, None for no limit."""
@@ -252,10 +220,7 @@ class Map:
         elif free is not None and to_come > free:
             why = f"the rest would cost about {format_money(to_come)}, and {format_money(free)} is left: --no-canary asks all the same"
         self.canary = Canary(looked_at, failed, round(rate, 4), self.projected, why, self._first_failed)
-        clusters = [cluster.as_json() for cluster in self.clusters.largest(5)]
-        event = CanaryEnded(self.name, looked_at, failed, self.canary.rate, self.projected, why, clusters, self._first_failed)
-        self._recorder.append(event, self._agent)
-        self._spread.roll_out()
+        self.told.canary(self.canary)
         if why:
             self.stop(Fault("terminal", "canary", why))
         self._judge_known()
@@ -266,17 +231,20 @@ class Map:
         """No further call: what waits is skipped, what is in flight ends."""
         if self.stopped is None:
             self.stopped = fault
-            self._halt.set()
-            while self._queue:
-                self._unasked(self._queue.popleft(), fault)
-            self._queued_bytes = 0
+            self._stop_all()
+            while self._line:
+                self._unasked(self._line.next(), fault)
             self._look_after_repair()
+
+    def _stop_all(self) -> None:
+        self._halt.set()
+        self._stop_asking()
 
     async def abandon(self) -> None:
         """Nobody takes endings any more: calls in flight end and are kept for whoever asks again, what waits stays pending."""
-        self._queue.clear()
+        self._line.clear()
         self._input_open = False
-        self._halt.set()
+        self._stop_all()
         await asyncio.gather(*self._workers, return_exceptions=True)
         if self.repair is not None:
             await self.repair.close()
@@ -284,8 +252,8 @@ class Map:
 
     async def cut(self) -> None:
         """The run ends: nothing is waited for."""
-        self._queue.clear()
-        self._halt.set()
+        self._line.clear()
+        self._stop_all()
         for worker in list(self._workers):
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
@@ -309,28 +277,8 @@ class Map:
         elif self.repair is not None:
             self.repair.settle()
         self._results.flush()
-        self._recorder.append(
-            MapEnded(
-                map=self.name,
-                ended=how,
-                account=asdict(self.account),
-                found=self.found,
-                calls=self.calls,
-                retries=self.retries,
-                spent=self.spent,
-                seconds=round(time.monotonic() - self._began, 3),
-                classes=dict(self.classes),
-                why=self.stopped.message[:500] if self.stopped else "",
-                clusters=[cluster.as_json() for cluster in self.clusters.largest()],
-                sandboxes=self.use.sandboxes,
-                cpu=round(self.use.cpu, 3),
-                known=self._known_as_json(),
-                warnings=dict(self._spread.warnings),
-                repair=self.repair.as_json() if self.repair is not None and self.repair.tries else {},
-                different=self.different,
-            ),
-            self._agent,
-        )
+        repair = self.repair.as_json() if self.repair is not None and self.repair.tries else {}
+        self.told.end(how, self.account, self._tally, self.use, self.stopped, self._known_as_json(), repair)
 
     def _known_as_json(self) -> dict[str, int]:
         known = self._known
@@ -339,42 +287,22 @@ class Map:
         return {"asked": known.asked, "right": known.right, "nano_usd": self._known_tally.spent}
 
     @property
-    def warnings(self) -> dict[str, str]:
-        """What is odd about the spread of the answers."""
-        return self._spread.warnings
-
-    @property
     def projected(self) -> int:
         """Nano-dollars of the whole map, from what its items have cost so far."""
         asked = self.account.done - self.account.skipped + (self.repair.held if self.repair is not None else 0)
         return self.spent * max(self.spec.expected, self.account.items) // asked if asked else 0
 
-    @property
-    def different(self) -> int:
-        """How many different answers there are; DIFFERENT of them and more are not told apart."""
-        return len(self._different)
-
     def tell(self) -> None:
         """Put on record how far it is, where that has changed and a second has passed."""
-        now = time.monotonic()
-        if self._over or now - self._spoke < _TELL or self.account == self._told:
-            return
-        self._spoke, self._told = now, self.account
-        rate = round(self.account.done / (now - self._began), 2)
-        self._recorder.append(
-            MapProgressed(
-                self.name, asdict(self.account), self.found, self.calls, self.retries, self.spent, self.projected, rate
-            ),
-            self._agent,
-        )
+        if not self._over:
+            self.told.progress(self.account, self._tally, self.projected)
 
     # --- one item ---------------------------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
         try:
-            while self._queue:
-                one = self._queue.popleft()
-                self._queued_bytes -= len(one.item.text)
+            while self._line:
+                one = self._line.next()
                 self._asked += 1
                 await self._surely(one)
                 self._asked -= 1
@@ -456,7 +384,7 @@ class Map:
 
     def outlook(self) -> tuple[int, int]:
         """How many items were looked at, and how many are to come."""
-        in_line = sum(not one.tries for one in self._queue)
+        in_line = sum(not one.tries for one in self._line)
         held = self.repair.held if self.repair is not None else 0
         to_come = max(0, self.spec.expected - self.account.items) + in_line
         return self.account.done - self.account.skipped + held, to_come
@@ -473,24 +401,23 @@ class Map:
         """An item has ended."""
         self._end(ended)
 
-    def learned(self) -> Learned | None:
-        """What a later map of the same question need not find out again."""
-        return self.repair.learned() if self.repair is not None else None
-
     def again(self, waiting: Sequence[Waiting]) -> None:
         """Items to be asked about once more, each with the prompt that it names. They come before those that were never asked about."""
         for one in waiting:
             if self.stopped is not None:
                 self._unasked(one, self.stopped)
             else:
-                self._queue.appendleft(one)
-                self._queued_bytes += len(one.item.text)
+                self._line.add(one, first=True)
         self._put_to_work()
 
     def record(self, event: PromptTried) -> None:
-        """Put it on record."""
-        self._recorder.append(event, self._agent)
-        if event.decision != "refused" and self._known.known:
+        """Put it on record; keep what was found for a later map of the same question."""
+        self.told.record(event)
+        if event.decision == "refused":
+            return
+        if self.repair is not None:
+            self._results.learn(self.spec.digest(), self.repair.learned())
+        if self._known.known:
             self._known.again()
             if not self._input_open:
                 self._plant_rest()
@@ -505,7 +432,7 @@ class Map:
         if self.stopped is not None:
             self.repair.give_up()
         else:
-            idle = not self._queue and not self._asked
+            idle = not self._line and not self._asked
             gate = idle and (self._gated or not self._input_open)
             self.repair.consider(idle=gate, last=idle and not self._input_open)
         self._news.set()
@@ -520,34 +447,13 @@ class Map:
             except GearcaseError as error:
                 self.stop(Fault("terminal", error.code, f"{error.message}; {error.remedy}"))
 
-    def _look_at_spread(self, number: int, answer: str) -> None:
-        if (found := self._spread.add(number, answer)) is None:
-            return
-        kind, told = found
-        self._recorder.append(SpreadWarned(self.name, kind, told), self._agent)
-        if kind == "degenerate":
-            self.stop(Fault("terminal", "spread", f"{told}: see results.jsonl, and try it with another model or prompt"))
-
     def _end(self, ended: Ended) -> None:
         if self.stopped is None and self._halt.is_set() and ended.state == "skipped":
             return  # abandoned, not stopped: it stays pending
         self._remember(ended)
         self.account = self.account.ended(ended.state)
-        self.found += ended.found
-        if ended.state == "ok" and len(self._different) < DIFFERENT:
-            self._different.add(hash(ended.answer))
-        if ended.fault is not None:
-            self.classes[ended.fault.code] += 1
-            if ended.state != "skipped":
-                self.clusters.add(ended.fault, ended.item.shard)
-        if ended.state == "ok" and not self.spec.run:
-            self._look_at_spread(ended.item.number, ended.answer)
-        self._endings.append(ended)
-        self._ending_bytes += ended.size
+        self._endings.add(ended)
+        fault = self.told.ended(ended, self.account)
         self._news.set()
-        failures = self.account.failed + self.account.quarantined
-        if ended.state in ("failed", "quarantined") and ended.fault is not None and failures <= _ON_RECORD:
-            item, fault = ended.item, ended.fault
-            code, message = fault.code, fault.message[:500]
-            event = MapItemFailed(self.name, item.number, item.shard[:300], ended.state, code, message, ended.attempts)
-            self._recorder.append(event, self._agent)
+        if fault is not None:
+            self.stop(fault)

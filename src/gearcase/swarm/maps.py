@@ -15,7 +15,6 @@ Threat: arguments are the agent's. Sizes, counts and the schema are bounded befo
 from __future__ import annotations
 
 import asyncio
-import fnmatch
 import itertools
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -28,14 +27,16 @@ from gearcase.errors import Refused, UsageError
 from gearcase.seams import Recorder
 from gearcase.swarm.asking import MAX_OUTPUT
 from gearcase.swarm.items import Item, Known, MapSpec, Use
-from gearcase.swarm.known import KnownAnswers
+from gearcase.swarm.known import KnownAnswers, is_named
 from gearcase.swarm.map import Map
-from gearcase.swarm.questions import Ask, Flights, Judge
-from gearcase.swarm.repair import Desk, Learned
+from gearcase.swarm.questions import Flights, Judge
+from gearcase.swarm.repair import Desk
 from gearcase.swarm.results import Results
-from gearcase.swarm.rewriting import REPLY, REPLY_OUTPUT
+from gearcase.swarm.rewriting import MOST_PROMPT, REPLY, REPLY_OUTPUT
 from gearcase.swarm.schema import Schema
+from gearcase.swarm.shards import Asking
 from gearcase.swarm.worker import Worker
+from gearcase.swarm.works import Engines, ask_work, run_work
 from gearcase.units import NANO
 
 if TYPE_CHECKING:
@@ -46,8 +47,6 @@ CONCURRENCY = 16
 MOST_CONCURRENCY = 512
 MAX_FAILURE_RATE = 0.5
 """Of the canary; above it the rest is not asked about."""
-MOST_PROMPT = 64 * 1024
-"""Bytes of a prompt."""
 MOST_ITEM = 256 * 1024
 """Bytes of one item's text."""
 MOST_SHARD = 640 * 1024
@@ -78,7 +77,7 @@ class Maps:
     `free`: nano-dollars of the account that are left, None where it has no limit; `ready` is waited for before each call; `now` is box
     time in seconds; `shelter` makes what gives commands their sandboxes, when the first map has one; `carve` opens an account, for an
     agent, with so many nano-dollars of the maps' own, and `close` gives back what is left of it;
-    `numbers` names maps where several agents of the run have some.
+    `engines`: where their work executes; `numbers` names maps where several agents of the run have some.
     """
 
     def __init__(
@@ -95,10 +94,11 @@ class Maps:
         box: MapsTable,
         carve: Callable[[str, str, int], None],
         close: Callable[[str], None],
+        engines: Engines,
         numbers: Iterator[int] | None = None,
         flights: Flights | None = None,
     ) -> None:
-        self._learned: dict[bytes, Learned] = {}
+        self._engines = engines
         self._box = box
         self._carve = carve
         self._close_account = close
@@ -133,6 +133,9 @@ class Maps:
         self._beginning += 1
         try:
             made = await self._make(name, agent, spec, route, arguments)
+        except BaseException:
+            await self._end_commands(name)
+            raise
         finally:
             self._beginning -= 1
         self._maps[name] = made
@@ -145,10 +148,13 @@ class Maps:
     async def _make(self, name: str, agent: str, spec: MapSpec, route: Route | None, arguments: Mapping[str, Any]) -> Map:
         """A map with who answers and who judges."""
         use, judge = Use(), cast("Judge | None", None)
-        ask: Ask | None = None
+        asking: Asking | None = None
         if route is not None:
             caller = Caller(agent, self._account, label=f"map {name}")
-            ask = Worker(self._door, caller, route, spec.schema, spec.max_output)
+            work = ask_work(name, caller, route, spec.schema, spec.max_output)
+            worker = Worker(self._door, caller, route, spec.schema, spec.max_output)
+            away = self._door.routing.reached_elsewhere(route, self._engines.same_machine)
+            asking = await self._engines.asking(work, worker, spec.concurrency, use, away=away)
         if spec.run or spec.validator:
             from gearcase.swarm.commands import DEADLINE, CommandWorker, Validator
 
@@ -157,23 +163,39 @@ class Maps:
             commands = self._commands[name] = _Commands(view, use)
             spec = replace(spec, files=f"{view.digest} {view.cwd}")
             deadline = float(arguments.get("deadline") or DEADLINE)
-            if ask is None:
+            if asking is None:
                 parts = sandboxes.most(arguments.get("concurrency"))
                 spec = replace(spec, concurrency=parts)
-                ask = CommandWorker(sandboxes, view, spec.run, spec.schema, deadline, parts, use)
+                worker = CommandWorker(sandboxes, view, spec.run, spec.schema, deadline, parts, use)
+                work = run_work(name, agent, spec.run, spec.schema, deadline, parts, view)
+                asking = await self._engines.asking(
+                    work, worker, parts, use, away=not sandboxes.sees_more, each=True, pay=sandboxes.took
+                )
             if spec.validator:
                 commands.validator = Validator(sandboxes, view, spec.validator, deadline, use)
                 judge = commands.validator.judge
-        assert ask is not None
+        assert asking is not None
         desk = self._desk(name, agent, spec, route, arguments.get("repair_model")) if route is not None and spec.repair else None
         shared = (self._results, self._flights, self._recorder, agent)
-        known, learned = self._known_of(arguments), self._learned.get(spec.digest())
-        return Map(name, spec, ask, *shared, ready=self._ready, judge=judge, use=use, desk=desk, learned=learned, known=known)
+        return Map(
+            name,
+            spec,
+            asking,
+            *shared,
+            ready=self._ready,
+            judge=judge,
+            use=use,
+            desk=desk,
+            learned=self._results.learned(spec.digest()),
+            known=self._known_of(arguments),
+            width=asking.width,
+            stop_asking=asking.stop,
+        )
 
     def _known_of(self, arguments: Mapping[str, Any]) -> KnownAnswers | None:
         """The answers that are known for a map with these names."""
         named = [str(name) for name in cast("list[Any]", arguments.get("named") or [])][:1000] or [""]
-        fits = [one for one in self._box.known if any(fnmatch.fnmatchcase(name, one.map) for name in named)]
+        fits = [one for one in self._box.known if any(is_named(name, one.map) for name in named)]
         if not fits or arguments.get("run"):
             return None
         return KnownAnswers([Known(one.item, one.answer) for one in fits], self._box.known_at_least)
@@ -232,7 +254,6 @@ class Maps:
             self._seen[name] = self._now()
         if one.finished:
             self._maps.pop(name, None)
-            self._learn(one)
             one.conclude()
             one.finish("stopped" if one.stopped else "done")
             ending = asyncio.create_task(self._end_commands(name))
@@ -246,17 +267,17 @@ class Maps:
             "waiting": one.waiting,
             "account": asdict(one.account),
             "passed": one.finished and one.stopped is None and one.account.passes(one.spec.allow_failed),
-            "different": one.different,
-            "found": one.found,
+            "different": one.told.different,
+            "found": one.told.found,
             "calls": one.calls,
             "retries": one.retries,
             "nano_usd": one.spent,
             "projected_nano_usd": one.projected,
-            "classes": dict(one.classes),
-            "clusters": [cluster.as_json() for cluster in one.clusters.largest()],
+            "classes": dict(one.told.classes),
+            "clusters": [cluster.as_json() for cluster in one.told.clusters.largest()],
             "canary": asdict(one.canary) if one.canary else None,
             "gate": one.canary is not None or one.account.pending == 0,
-            "warnings": dict(one.warnings),
+            "warnings": dict(one.told.warnings),
             "repair": one.repair.as_json() if one.repair is not None and one.repair.tries else None,
             "stopped": {"class": one.stopped.code, "why": one.stopped.message} if one.stopped else None,
         }
@@ -270,20 +291,16 @@ class Maps:
         for one in list(self._maps.values()):
             await one.cut()
         self._maps.clear()
+        await self._engines.close()
         for name in list(self._commands):
             await self._end_commands(name)
         if self._sandboxes is not None:
             await self._sandboxes.forget()
         self._results.close()
 
-    def _learn(self, one: Map) -> None:
-        """The same map, begun again, goes on with the prompts that were found."""
-        learned = one.learned()
-        if learned is not None and learned.variants:
-            self._learned[one.spec.digest()] = learned
-
     async def _end_commands(self, name: str) -> None:
         """A map has ended: no sandbox of its commands is left."""
+        self._engines.forget(name)
         commands = self._commands.pop(name, None)
         if commands is not None and self._sandboxes is not None:
             if commands.validator is not None:
@@ -315,7 +332,6 @@ class Maps:
     async def _abandon(self, name: str, one: Map) -> None:
         try:
             await one.abandon()
-            self._learn(one)
             await self._end_commands(name)
         except asyncio.CancelledError:
             await one.cut()

@@ -12,14 +12,16 @@ account of its own, carved out of the map's; a signature is tried TRIES times, a
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from gearcase.errors import GearcaseError
 from gearcase.events import PromptTried
 from gearcase.swarm.items import Ended, MapSpec, Waiting, hash_of
+from gearcase.swarm.learned import Learned
 from gearcase.swarm.questions import HALTED, Ask, Questions, Reply, Tally
 from gearcase.swarm.rewriting import FAILING, PASSING, Evidence, Rewrite, read, request
 from gearcase.swarm.signature import Signature, signature_of
@@ -39,6 +41,7 @@ LEAST = 2
 MOST_PARKED = 500
 """Items that wait here before no more are fed."""
 _AT_ONCE = 8
+_log = logging.getLogger(__name__)
 _LONGEST_KEEPER = 16 * 1024
 _NOT_OF_THE_PROMPT = frozenset({"unreadable", "too_long", "refused", "bad_request", "denied", "lost", "time", "limit", "signal"})
 
@@ -56,14 +59,6 @@ class Desk:
     ask: Ask
     open: Callable[[int, int], int | None]
     close: Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Learned:
-    """What repairs found out: the text of the prompt for what is to come, and those of clusters."""
-
-    default: str
-    variants: Mapping[Signature, str]
 
 
 class Host(Protocol):
@@ -274,6 +269,9 @@ class Repair:
             await self._mend(cluster, taken, open_items)
         except GearcaseError as error:
             self.over = f"{error.message}; {error.remedy}"
+        except Exception:  # whatever it was would come again with the next try
+            _log.exception("a repair of %s failed", self._host.name)
+            self.over = "Gearcase itself failed; the operator finds the cause in the run's log"
         finally:
             rest = list(open_items.values())
             self._let_go(rest)
@@ -344,7 +342,7 @@ class Repair:
         looks = [await self._look(first, candidate, mine, failed)]
         if looks[0].most:
             looks.append(await self._look(second, candidate, mine, failed))
-        event = replace(event, looks=[look.as_json() for look in looks])
+        event = event.but(looks=[look.as_json() for look in looks])
         stopped = next((look.stopped for look in looks if look.stopped is not None), None)
         if stopped is not None and stopped.code != HALTED:
             self.over = f"the test cannot be paid for or asked: {stopped.message}"
@@ -356,7 +354,7 @@ class Repair:
             return
         decision, why, kept = await self._scope(candidate, len(taken))
         if kept is not None:
-            event = replace(event, kept=kept.as_json())
+            event = event.but(kept=kept.as_json())
         if decision == "default":
             self.default = candidate
             self._meet_default(cluster)
@@ -436,7 +434,7 @@ class Repair:
             return Reply(Fault("terminal", error.code, f"{error.message}; {error.remedy}"))
 
     def _tell(self, event: PromptTried, decision: str, why: str, began: int) -> None:
-        self._host.record(replace(event, decision=decision, why=why, spent=self.tally.spent - began))
+        self._host.record(event.but(decision=decision, why=why, spent=self.tally.spent - began))
 
 
 def _different(waiting: Sequence[Waiting]) -> int:

@@ -4,7 +4,8 @@ No doors and no network but its own loopback. The files are a view (`sandbox/vie
 /mnt/workspace; in a sandbox's own, writable /workspace a link stands for each of them. What one leaves behind, the next does not see.
 
 A sandbox gets a share of what the agent's box may use, and waits until that share is free: all of them together never have more than the
-box once more. They are known to the run's brake from the moment in which they are made.
+box once more; the one in which a map's answers are judged lives beside them, with a quarter. They are known to the run's brake from the
+moment in which they are made.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from gearcase.doors.housed import Housed
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.manifest import Manifest
 from gearcase.sandbox.threads import in_thread
-from gearcase.sandbox.views import chosen, make_view, remove_view
+from gearcase.sandbox.views import at_or_below, make_view, remove_view
 from gearcase.seams import Housing, Limits, Mount
 from gearcase.swarm.items import Use
 
@@ -37,10 +38,15 @@ ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": "1"}
 class View:
     """Files of the agent at one moment. `names` are the entries of its top folder, `cwd` is where commands begin."""
 
-    digest: str
+    manifest: Manifest
     folder: Path
     names: tuple[bytes, ...]
     cwd: str
+
+    @property
+    def digest(self) -> str:
+        """Of what is seen."""
+        return self.manifest.digest
 
 
 class Sandboxes:
@@ -68,6 +74,11 @@ class Sandboxes:
         self._taken = 0.0
         self._freed = asyncio.Condition()
 
+    @property
+    def sees_more(self) -> bool:
+        """Whether commands also see files that are on this machine alone."""
+        return bool(self._seen)
+
     def most(self, asked: int | None) -> int:
         """How many may live at a time where so many are asked for: of cores by default, and no more than have enough of the box each."""
         limits = self._limits
@@ -91,7 +102,7 @@ class Sandboxes:
         wanted, hidden = [_inside(path) for path in paths], [_inside(path) for path in without]
         folder = _inside(cwd)
         async with self._making:
-            manifest = chosen(await self._state(), wanted, folder, hidden)
+            manifest = at_or_below(await self._state(), wanted, folder, hidden)
             place = self._own / manifest.digest
             if not self._views.get(place):
                 await in_thread(remove_view, place) if place.exists() else None
@@ -100,7 +111,7 @@ class Sandboxes:
             self._views[place] = self._views.get(place, 0) + 1
         names = tuple(entry.name for entry in manifest.entries if entry.parent is None)
         begin = "/workspace" + (f"/{os.fsdecode(folder)}" if folder and manifest.find(folder) is not None else "")
-        return View(manifest.digest, place, names, begin)
+        return View(manifest, place, names, begin)
 
     async def leave(self, view: View) -> None:
         """The view is not used any more by this map, which has ended."""

@@ -8,7 +8,8 @@ for every other item of the map; a *content* one is about this item and this pro
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from gearcase.agent.asking import miss_of, read_whole
@@ -89,7 +90,7 @@ class Worker:
         except BadAnswer as error:
             return Fault("transient", "bad_answer", str(error), cost)
         except GearcaseError as error:  # what would end a run: a cassette that does not match, books that cannot be written
-            return Fault("terminal", error.code, f"{error.message}; {error.remedy}", cost)
+            return replace(fault_of(error), cost=cost)
         except (OSError, EOFError) as error:
             return Fault("transient", "connection", f"the connection failed ({type(error).__name__}: {error})", cost)
         return judge(said, self._schema, cost)
@@ -148,6 +149,24 @@ def _fault(reply: Reply, body: bytes, cost: int) -> Fault:
     if miss.never or reply.status in _TERMINAL:
         return Fault("terminal", _TERMINAL.get(reply.status, "quota"), detail, cost)
     return Fault("content", "refused", detail, cost)
+
+
+def fault_of(error: GearcaseError) -> Fault:
+    """What an error of ours means for a question that was not asked because of it."""
+    told = f"{error.message}; {error.remedy}"
+    if error.code in _OURS_WAITING:
+        return Fault("waiting", error.code, told, wait=error.context.get("retry_after"))
+    return Fault("terminal", error.code, told)
+
+
+def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as it crosses to another process."""
+    return {"answer": outcome.answer, "cost": outcome.cost} if isinstance(outcome, Answered) else asdict(outcome)
+
+
+def outcome_of(told: Mapping[str, Any]) -> Outcome:
+    """The outcome that crossed."""
+    return Fault(**told) if "kind" in told else Answered(**told)
 
 
 def fault_as_json(fault: Fault) -> dict[str, Any]:

@@ -120,16 +120,24 @@ def test_a_compressed_answer_is_passed_on_as_it_came():
     assert asyncio.run(whole()) == b"\x1f\x8bnot unpacked"
 
 
-@pytest.mark.parametrize("base", ["http://127.0.0.1:{port}/v1", "http://no.such.host.invalid/v1", "http://[/v1"])
-def test_what_could_not_be_reached_was_provably_not_sent(base):
+@pytest.mark.parametrize(
+    ("base", "why"),
+    [
+        ("http://127.0.0.1:{port}/v1", "/v1 cannot be reached: connection refused"),
+        ("http://no.such.host.invalid/v1", "the name no.such.host.invalid is not known"),
+        ("http://[/v1", "cannot be reached"),
+    ],
+)
+def test_what_could_not_be_reached_was_provably_not_sent_and_is_told_in_plain_words(base, why):
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
 
     async def whole():
         upstream = Http(Endpoint(base.format(port=port)))
         try:
-            with pytest.raises(UpstreamDown):
+            with pytest.raises(UpstreamDown) as caught:
                 await upstream.send(request())
+            assert why in str(caught.value)
         finally:
             await upstream.close()
 

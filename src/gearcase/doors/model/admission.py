@@ -38,12 +38,14 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A hold and the output ceiling that it pays. `day`: where the money is set aside in the user's day, too."""
+    """A hold and the output ceiling that it pays. `day`: where the money is set aside in the user's day, too. It is enough for so many
+    `calls` at their worst: one, or those of a lease."""
 
     hold: int
     output: int
     amounts: Amounts
     day: str = ""
+    calls: int = 1
 
 
 class Admission:
@@ -62,11 +64,12 @@ class Admission:
         self._flying = 0  # nano-dollars of holds that have not ended
 
     async def admit(
-        self, account: str, request: ModelRequest, price: Price, bound: int, purpose: str, billed_by: str
+        self, account: str, request: ModelRequest, price: Price, bound: int, purpose: str, billed_by: str, calls: int = 1
     ) -> Admitted:
         """A hold for the worst case. Raises Refused `budget` (never fits), `busy` (too long in line), `velocity`.
 
-        What is `billed_by` somebody, a PROVIDER/MODEL, is set aside in the user's day, too.
+        What is `billed_by` somebody, a PROVIDER/MODEL, is set aside in the user's day, too. With more than one of `calls`, a lease: as many
+        of them at their worst as half of what is free pays, and one at least.
         """
         wanted = min(request.asked or price.max_output, price.max_output)
         floor = min(wanted, FLOOR if wanted > FLOOR else SMALL_FLOOR)
@@ -76,8 +79,9 @@ class Admission:
             if output < floor:
                 return None
             output = self._of_minute(request, price, bound, output, floor)
-            output, day = self._of_day(request, price, bound, output, floor) if billed_by else (output, "")
-            return self._hold(account, request, price, bound, output, purpose, billed_by, day)
+            many = self._many(account, self._amounts(request, price, bound, output), calls, billed_by) if calls > 1 else 1
+            output, day = self._of_day(request, price, bound, output, floor, many) if billed_by else (output, "")
+            return self._hold(account, self._amounts(request, price, bound, output), output, purpose, billed_by, day, many)
 
         self._waiting[account] += 1
         try:
@@ -112,16 +116,39 @@ class Admission:
             self._recent.append((time.monotonic(), nano))
         self._settle_day(admitted, nano)
 
+    def drawn(self, nano: int, over: int) -> None:
+        """A call of a lease has cost so much, of which so much was not in the lease; `given_back` tells what is left when it ends."""
+        self._flying -= nano - over
+        if self._velocity is not None:
+            self._recent.append((time.monotonic(), nano))
+
+    def given_back(self, admitted: Admitted, rest: int, spent: int) -> None:
+        """A lease has ended with so much of it not drawn, and cost `spent` in all: less than it held, but where a node was lost."""
+        self._flying -= rest
+        self._settle_day(admitted, spent)
+
     def _settle_day(self, admitted: Admitted, nano: int) -> None:
         if self._allowance is not None and admitted.day:
             self._allowance.settle(admitted.day, admitted.amounts["usd"], nano)
 
-    def _of_day(self, request: ModelRequest, price: Price, bound: int, output: int, floor: int) -> tuple[int, str]:
-        """Set the call's worst case aside in the user's day, with a smaller ceiling where only that fits."""
+    def _many(self, account: str, one: Amounts, wanted: int, billed_by: str) -> int:
+        """How many calls a lease may be for: others must find something, too."""
+        rooms = [
+            free // 2 // amount for name, amount in one.items() if amount and (free := self._free(account, name)) is not None
+        ]
+        if self._velocity is not None and one["usd"]:
+            spent = sum(nano for _, nano in self._recent)
+            rooms.append((self._velocity - spent - self._flying) // 2 // one["usd"])
+        if self._allowance is not None and billed_by and one["usd"]:
+            rooms.append(self._allowance.free() // 2 // one["usd"])
+        return max(1, min(wanted, *rooms)) if rooms else wanted
+
+    def _of_day(self, request: ModelRequest, price: Price, bound: int, output: int, floor: int, many: int) -> tuple[int, str]:
+        """Set the worst case of the calls aside in the user's day, with a smaller ceiling where only that fits."""
         if self._allowance is None:
             return output, ""
         try:
-            return output, self._allowance.hold(self._worst(request, price, bound, output))
+            return output, self._allowance.hold(many * self._worst(request, price, bound, output))
         except Refused:
             smaller = min(output, self._affordable(self._allowance.free(), request, price, bound))
             if smaller < floor:
@@ -186,16 +213,18 @@ class Admission:
         cache, tier, searches = request.cache_write, request.tier, request.web_searches
         return price.worst(bound, output * request.choices, cache_write=cache, tier=tier, web_searches=searches)
 
-    def _hold(
-        self, account: str, request: ModelRequest, price: Price, bound: int, output: int, purpose: str, billed_by: str, day: str
-    ) -> Admitted:
-        amounts: Amounts = {
+    def _amounts(self, request: ModelRequest, price: Price, bound: int, output: int) -> Amounts:
+        """One call at its worst."""
+        return {
             "usd": self._worst(request, price, bound, output),
             "tokens": bound + output * request.choices,
             "calls": 1,
         }
+
+    def _hold(self, account: str, one: Amounts, output: int, purpose: str, billed_by: str, day: str, many: int) -> Admitted:
+        amounts = {name: amount * many for name, amount in one.items()}
         try:
-            admitted = Admitted(self._ledger.hold(account, amounts, purpose, billed_by), output, amounts, day)
+            admitted = Admitted(self._ledger.hold(account, amounts, purpose, billed_by), output, amounts, day, many)
             self._flying += amounts["usd"]
             return admitted
         except BaseException:
@@ -205,12 +234,7 @@ class Admission:
 
     def _refuse_if_hopeless(self, account: str, request: ModelRequest, price: Price, bound: int, floor: int) -> None:
         """Refuse when it would not fit even if everything in flight came back unused."""
-        need: Amounts = {
-            "usd": self._worst(request, price, bound, floor),
-            "tokens": bound + floor * request.choices,
-            "calls": 1,
-        }
-        for resource, needed in need.items():
+        for resource, needed in self._amounts(request, price, bound, floor).items():
             balance = self._ledger.balance(account, resource)
             if balance.limit is not None and needed > (balance.free or 0) + balance.held:
                 show = format_money if resource == "usd" else str

@@ -56,12 +56,13 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What came back: the upstream's answer, or `failed` says why there is none that a client could read."""
+    """What came back: the upstream's answer, or `failed` says why there is none that a client could read. `unreached`: nothing was sent."""
 
     status: int
     headers: dict[str, str] = field(default_factory=dict[str, str])
     body: bytes | Passage = b""
     failed: str = ""
+    unreached: bool = False
 
 
 @dataclass(slots=True)
@@ -144,6 +145,7 @@ class Carrier:
         self._patience = patience
         self._bounds = bounds
         self._calls: dict[int, Call] = {}
+        self._closing = False
 
     @property
     def in_flight(self) -> int:
@@ -164,7 +166,8 @@ class Carrier:
             raise
 
     async def close(self) -> None:
-        """Give the calls in flight a moment, then count them as spent."""
+        """Give the calls in flight a moment, then count them as spent: but not those that never left, which nobody can bill."""
+        self._closing = True
         tasks = [call.task for call in self._calls.values() if call.task is not None]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=self._patience.closing)
@@ -180,12 +183,13 @@ class Carrier:
             try:
                 await self._exchange(call, outgoing, answered, follower)
             except asyncio.CancelledError:
-                self._finish(call, follower.usage(), "cut", follower)
+                usage = follower.usage()
+                self._finish(call, usage, "cut", follower, release=self._closing and not call.route.leaves and usage is None)
                 self._fail(call, answered, ConnectionError("the model door was closed"))
             except UpstreamDown as down:
                 call.why = str(down)
                 self._finish(call, None, "failed", release=True)
-                _answer(answered, Answered(502, failed=str(down)))
+                _answer(answered, Answered(502, failed=str(down), unreached=True))
             except GearcaseError as error:  # a cassette that does not match, a person who is not there: the run's affair
                 self._finish(call, follower.usage(), "failed", follower, release=call.status == 0)
                 self._fail(call, answered, error)

@@ -25,7 +25,8 @@ import orjson
 from gearcase.doors.model.admission import Admission, Patience
 from gearcase.doors.model.bounds import Bounds
 from gearcase.doors.model.carrying import Answered, Call, Caller, Carrier, closing_stream
-from gearcase.doors.model.headers import COST, REFUSED, RESOURCE, request_headers, response_headers
+from gearcase.doors.model.headers import COST, REFUSED, RESOURCE, UNREACHED, request_headers, response_headers
+from gearcase.doors.model.leases import Leases
 from gearcase.doors.model.protocols import COUNTING, KNOWN_PATHS, PROTOCOLS, Speech, address_of, content_type, speech_of
 from gearcase.doors.model.protocols.gemini import listed
 from gearcase.doors.model.protocols.request import Address, ModelRequest, bad_request, denied, read_body
@@ -78,6 +79,7 @@ class ModelDoor:
         self._bounds = Bounds()
         self._carrier = Carrier(ledger, recorder, routing, self._admission, self._bounds, waits)
         self._numbers = itertools.count(1)
+        self.leases = Leases(ledger, recorder, self._admission, self._numbers, self._carrier.stopped.add)
         self._ordinals: dict[tuple[str, bool], itertools.count[int]] = {}
         self._latched = False
         self._resting: dict[str, float] = {}  # model -> until when
@@ -206,7 +208,8 @@ class ModelDoor:
             body = orjson.dumps(asked.body)
             if asked.edits:
                 self._recorder.append(RequestEdited(number, asked.edits), caller.agent)
-            self._ledger.sent(admitted.hold)
+            if route.leaves:  # else nobody can bill it, whatever becomes of this process
+                self._ledger.sent(admitted.hold)
             if self._strict:
                 await self._recorder.durable()
             else:
@@ -262,6 +265,8 @@ class ModelDoor:
             return Reply(answered.status, headers, answered.body)
         text = f"the upstream of {call.route.name} failed: {answered.failed}"
         headers["content-type"] = "application/json"
+        if answered.unreached:
+            headers[UNREACHED] = "1"
         return Reply(answered.status, headers, call.speech.refusal(answered.status, "upstream", text))
 
     def _remaining(self, caller: Caller) -> dict[str, str]:

@@ -66,6 +66,9 @@ REFUSED, RESOURCE = "x-gearcase-refused", "x-gearcase-resource"
 """Headers that only the door's own refusals carry: the code, and which limit. A provider's answer never has them."""
 
 
+UNREACHED = "x-gearcase-unreached"
+"""Header of an answer in place of an upstream that was provably sent nothing."""
+
 COST = "x-gearcase-cost-nano-usd"
 """Header of an answer that came whole: what it was booked at, in nano-dollars."""
 

@@ -69,6 +69,9 @@ class Route:
     price: Price
     upstream: Upstream
     billed: bool = True  # by anybody: a person, a cassette or a script sends no invoice
+    leaves: bool = (
+        True  # for somewhere else: a person and the local model are asked here, and what they did not answer cost nothing
+    )
 
 
 class Routing:
@@ -146,6 +149,20 @@ class Routing:
             return pricing.find(route.provider, served, self._overrides)
         except Refused:
             return None
+
+    def reached_elsewhere(self, route: Route, same_machine: bool) -> bool:
+        """Whether a process elsewhere, or another one on the same machine, may ask this model as well.
+
+        A person, a script, a cassette and the model of this machine are here alone.
+        """
+        if route.provider in (*_SYNTHETIC, "local") or self._plays(route.reference):
+            return False
+        settings = self._model.providers.get(route.provider, Provider())
+        return same_machine or not _of_this_machine(settings.base or route.reference)
+
+    def alone(self, route: Route) -> Model:
+        """What another process has to know to ask this model and no other."""
+        return self._model.model_copy(update={"lead": None, "worker": route.reference, "allow": ()})
 
     def warnings(self) -> list[str]:
         """What a report should say of the upstreams."""
@@ -250,7 +267,7 @@ class Routing:
         nominal = replace(pricing.nominal(name or "local"), context_window=CONTEXT, max_output=MAX_OUTPUT)
         price = self._price("local", name or "local", nominal)
         upstream = self._upstream(reference, reference, make)
-        return Route(reference, "local", name or "local", "chat", frozenset(_SPEAKS), price, upstream, billed=False)
+        return Route(reference, "local", name or "local", "chat", frozenset(_SPEAKS), price, upstream, billed=False, leaves=False)
 
     def _synthetic(self, reference: str, kind: str, place: Path) -> Route:
         def make() -> Upstream:
@@ -264,7 +281,8 @@ class Routing:
         if played is not None:
             protocol, name = played
         price = self._price(kind, name, pricing.nominal(name))
-        return Route(reference, kind, name, protocol, frozenset(_SPEAKS), price, upstream, billed=False)
+        leaves = kind != "manual"
+        return Route(reference, kind, name, protocol, frozenset(_SPEAKS), price, upstream, billed=False, leaves=leaves)
 
     def _plays(self, reference: str) -> bool:
         """Whether a cassette answers for this model."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -41,6 +42,8 @@ COPY_WITHIN = 3600.0
 """Seconds."""
 _TELL = 1.0
 """Seconds between two words on how far it is."""
+_WIDE = 1 << 20
+"""Bytes: what any user may have."""
 _LAST_WORDS = 2.0
 """Seconds in which a dump that broke off says why."""
 _SETTLE = f"""
@@ -81,6 +84,17 @@ class Fifo:
         os.mkfifo(path)
         path.chmod(0o644)
         return str(path)
+
+    @contextlib.contextmanager
+    def wide(self) -> Generator[None]:
+        """What is written waits in it, as far as the kernel lets it, until it is read: each side then works in long stretches."""
+        reader = os.open(self._folder / _FIFO, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, _WIDE)
+            yield
+        finally:
+            os.close(reader)
 
     def close(self) -> None:
         """Remove it. Idempotent."""
@@ -224,7 +238,8 @@ async def _pass(
     into = (*_LEFT, *strict, f"--dbname={cluster.database}")
     restore = asyncio.create_task(cluster.run("pg_restore", *into, user=RESTORER, stdin_from=f"{INSIDE}/{_FIFO}"))
     try:
-        await asyncio.wait({dump, restore}, timeout=COPY_WITHIN, return_when=asyncio.FIRST_COMPLETED)
+        with fifo.wide():
+            await asyncio.wait({dump, restore}, timeout=COPY_WITHIN, return_when=asyncio.FIRST_COMPLETED)
         if not dump.done() and not restore.done():
             raise source.failed(f"timeout expired: not copied within {COPY_WITHIN:g} s")
         if _broke_off(dump):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import secrets
 import socket
 import time
@@ -23,6 +24,7 @@ import orjson
 from gearcase.doors.housed import Housed, failed, fetch, last_words
 from gearcase.doors.postgres import wire
 from gearcase.doors.postgres.binaries import INSIDE, Binaries, missing_extension
+from gearcase.doors.postgres.running import copy_files
 from gearcase.doors.postgres.stopped import Stopped, take_over
 from gearcase.errors import RunError, UsageError
 from gearcase.sandbox.threads import in_thread
@@ -36,6 +38,7 @@ _PROCESSES = 256
 _STARTING = 60.0
 """Seconds."""
 _POLL = 0.02
+_NOT_YET = re.compile("the database system is (starting up|not yet accepting connections|in recovery mode)")
 _ANSWER = 4 << 20
 """Bytes of an answer that are kept."""
 _SETTINGS = {
@@ -105,6 +108,24 @@ class Cluster:
         return cluster
 
     @classmethod
+    async def open_branch(cls, housing: Housing, of: Cluster, memory: int, disk: int) -> Cluster:
+        """A server with a copy of what another one holds, of one moment; that one stands still while its files are copied.
+
+        Raises RunError `door_failed`, and what the driver and the disk say.
+        """
+        cluster = await cls._house(housing, of.binaries, of.database, memory, disk, ())
+        try:
+            ours, theirs = cluster.housed.sandbox, of.housed.sandbox
+            await of.ask("CHECKPOINT;")
+            async with theirs.still():
+                segment = await in_thread(copy_files, theirs.workspace, ours.workspace, ours.owner, of.database)
+            await cluster._follow(of, segment, memory)
+        except BaseException:
+            await cluster.close()
+            raise
+        return cluster
+
+    @classmethod
     async def _house(
         cls, housing: Housing, binaries: Binaries, database: str, memory: int, disk: int, mounts: tuple[Mount, ...]
     ) -> Cluster:
@@ -135,6 +156,16 @@ class Cluster:
         if done.exit_code != 0:
             raise failed(f"the copy of {stopped.folder} could not be made ready", done)
 
+    async def _follow(self, of: Cluster, segment: int, memory: int) -> None:
+        """Serve what was copied of another server, with a password that is not that one's."""
+        settled = await self.housed.run(Command(("/bin/sh", "-c", _TAKE, "sh", "true"), environment=_told(memory, segment)))
+        if settled.exit_code != 0:
+            raise failed(f"the branch of {self.database} could not be made ready", settled)
+        await self._begin()
+        own, self._password = self._password, of._password
+        await self.ask("".join(f"ALTER ROLE {role} PASSWORD '{own}';" for role in (_SUPERUSER, RESTORER)))
+        self._password = own
+
     async def _begin(self) -> None:
         self.life = self.housed.start(Command((self._program("postgres"), "-D", "/workspace/data"), output_cap=8192))
         await self.housed.wait_for(SOCKET, _STARTING)
@@ -147,12 +178,13 @@ class Cluster:
 
     async def _own(self) -> None:
         """Of a new cluster: the roles, and the database."""
+        by_files = " STRATEGY file_copy" if self.binaries.major >= 15 else ""  # without a log that nobody reads
         await self.ask(
             f"CREATE ROLE {RESTORER} SUPERUSER LOGIN PASSWORD '{self._password}';"
-            f"CREATE ROLE {AGENT} LOGIN; REVOKE CONNECT ON DATABASE postgres, template1 FROM PUBLIC;",
+            f"CREATE ROLE {AGENT} LOGIN; REVOKE CONNECT ON DATABASE postgres, template1 FROM PUBLIC;"
+            f"CREATE DATABASE {quoted(self.database)} OWNER {AGENT} TEMPLATE template0{by_files};",
             database="postgres",
         )
-        await self.ask(f"CREATE DATABASE {quoted(self.database)} OWNER {AGENT} TEMPLATE template0;", database="postgres")
         if self.binaries.major < 15:  # newer ones let the owner of a database make tables in it
             await self.ask(f"ALTER SCHEMA public OWNER TO {AGENT};")
 
@@ -165,7 +197,7 @@ class Cluster:
         until = time.monotonic() + _STARTING
         while True:
             done = await self.run("psql", *options, f"--dbname={database or self.database}", stdin=sql.encode())
-            if "the database system is starting up" not in done.stderr.text() or time.monotonic() > until:
+            if not _NOT_YET.search(done.stderr.text()) or time.monotonic() > until:
                 break  # it listens before it serves, and lets nobody in meanwhile
             await asyncio.sleep(_POLL)
         if done.exit_code != 0:

@@ -9,7 +9,6 @@ from typing import Any
 
 import orjson
 
-from gearcase.box import doors as declaration
 from gearcase.doors.postgres.facts import Inventory
 from gearcase.errors import UsageError
 
@@ -45,10 +44,15 @@ class Kept:
     after: Inventory
 
 
-def keep(folder: Path, name: str, declared: declaration.PostgresDoor, before: Inventory, after: Inventory) -> None:
+def branch_name(name: str, agent: str) -> str:
+    """How a sub-agent's branch of a database is called outside of its box; without an agent, the database itself."""
+    return f"{name}@{agent}" if agent else name
+
+
+def keep(folder: Path, name: str, mode: str, source: str, before: Inventory, after: Inventory) -> None:
     """Write it down. Raises OSError."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    held = {"mode": declared.mode, "source": declared.source or "", "before": before.as_json(), "after": after.as_json()}
+    held = {"mode": mode, "source": source, "before": before.as_json(), "after": after.as_json()}
     (folder / f"{name}.json").write_bytes(orjson.dumps(held))
 
 
@@ -91,3 +95,13 @@ def compare(before: Inventory, after: Inventory) -> Iterator[Change]:
         if old_text != new_text:
             what = "added" if old_text is None else "dropped" if new_text is None else "changed"
             yield Change(what, "function", name)
+
+
+def as_text(change: Change) -> str:
+    """A change as a line: what, which, how many rows."""
+    rows = ""
+    if change.what == "changed" and change.rows_before != change.rows_after:
+        rows = f" ({change.rows_before:,} -> {change.rows_after:,} rows)"
+    elif (count := max(change.rows_before, change.rows_after)) >= 0:
+        rows = f" ({count:,} rows)"
+    return f"{change.what:<8} {change.kind} {change.name}{rows}"

@@ -1,7 +1,8 @@
 """The postgres door: a database at NAME.box:5432, and what programs inside did with it, on record.
 
 Behind it stands a throw-away server in a sandbox of its own (`Cluster`). Which relations were touched is what that server counted: it is
-asked while the run goes on and once more when every session has ended.
+asked while the run goes on and once more when every session has ended. A sub-agent's branch of it is a door of its own, with a server of
+its own: whoever owns the one reaches nothing of the other.
 
 Threat: a server that was taken over, clients that speak nonsense. Neither reaches anything but the other: see `session` and `cluster`.
 """
@@ -27,13 +28,13 @@ from gearcase.doors.postgres import facts
 from gearcase.doors.postgres.binaries import choose, newest
 from gearcase.doors.postgres.branching import Part, open_branch, open_copy
 from gearcase.doors.postgres.cluster import AGENT, Cluster, quoted
-from gearcase.doors.postgres.difference import DATABASES, keep
+from gearcase.doors.postgres.difference import DATABASES, as_text, branch_name, compare, keep
 from gearcase.doors.postgres.gate import Gate
 from gearcase.doors.postgres.live import Live, password_from_file
 from gearcase.doors.postgres.record import Record
 from gearcase.doors.postgres.session import Role, Session
 from gearcase.doors.postgres.source import Source, password_of
-from gearcase.errors import GearcaseError, RunError
+from gearcase.errors import GearcaseError, Refused, RunError
 from gearcase.events import Amounts, ConnectionClosed, ConnectionOpened, Contact, DatabaseOpened, DoorRefused, Failure
 from gearcase.seams import Housing, Place
 
@@ -47,15 +48,26 @@ _MOST_RECORDS = 1000
 
 
 class PostgresDoor:
-    """One declared database. `alone`: it is the only one, so that programs find it by the usual variables."""
+    """One declared database. `alone`: it is the only one, so that programs find it by the usual variables.
 
-    def __init__(self, name: str, declared: declaration.PostgresDoor, *, alone: bool) -> None:
+    `of`: it is a branch of what is behind that door, and `agent`'s.
+    """
+
+    def __init__(
+        self, name: str, declared: declaration.PostgresDoor, *, alone: bool, of: PostgresDoor | None = None, agent: str = ""
+    ) -> None:
         self.id = f"postgres.{name}"
+        self._called = branch_name(name, agent)
+        self._on_record = f"postgres.{self._called}"
+        self._of = of
+        self._agent = agent
+        self._branches: set[str] = set()
         self.places = (Place(f"{name}.box", PORT),)
         self._name = name
         self._declared = declared
         self._alone = alone
         self._before = facts.Inventory({}, {})
+        self._after: facts.Inventory | None = None
         self._gate: Gate | None = None
         self._live: Live | None = None
         self._cluster: Cluster | None = None
@@ -91,7 +103,7 @@ class PostgresDoor:
         """Start the server and plant the nonce. Raises UsageError `missing_extra`, RunError `door_failed`."""
         began, declared = time.monotonic(), self._declared
         self._housing = housing
-        self._record = Record(self.id, housing.recorder, values=declared.values)
+        self._record = Record(self._on_record, housing.recorder, values=declared.values)
         if declared.mode == "read_only":
             return await self._open_live(housing)
         cluster, size = await self._behind(housing)
@@ -102,10 +114,10 @@ class PostgresDoor:
         tables = self._before.tables
         housing.recorder.append(
             DatabaseOpened(
-                door=self.id,
+                door=self._on_record,
                 mode=declared.mode,
                 server=cluster.binaries.major,
-                source=declared.source or "",
+                source=self._source,
                 tables=len(tables),
                 rows=sum(tables.values()),
                 bytes=size,
@@ -113,11 +125,12 @@ class PostgresDoor:
                 nonce=hashlib.sha256(nonce.encode()).hexdigest(),
                 left_out=cluster.left_out,
                 must_touch=list(declared.must_touch),
-            )
+            ),
+            self._agent,
         )
         if declared.mode == "branch":
-            kept = housing.folder / DATABASES / f"{self._name}-before.dump"
-            self._gate = Gate(self.id, cluster, kept, housing.recorder, lambda: self._look(cluster))
+            kept = housing.folder / DATABASES / f"{self._called}-before.dump"
+            self._gate = Gate(self._on_record, cluster, kept, housing.recorder, lambda: self._look(cluster))
         assert cluster.life is not None
         cluster.life.add_done_callback(self._server_ended)
         self._serving.append(asyncio.create_task(self._watch()))
@@ -150,6 +163,10 @@ class PostgresDoor:
     async def _behind(self, housing: Housing) -> tuple[Cluster, int]:
         """The server, and the bytes that its source takes."""
         declared = self._declared
+        if self._of is not None:
+            cluster = await Cluster.open_branch(housing, self._of.standing(), declared.memory, declared.disk)
+            self._of._branches.add(self._agent)
+            return cluster, await facts.after_a_crash(cluster)
         if declared.source is None:
             return await Cluster.open(housing, choose(), self._name, declared.memory, declared.disk), 0
         if declared.is_stopped:
@@ -160,6 +177,32 @@ class PostgresDoor:
         part = Part(declared.exclude, declared.schema_only, declared.mask, declared.percent)
         dsn = parse_dsn(declared.source)
         return await open_branch(housing, self._name, dsn, password, part, declared.memory, declared.disk)
+
+    @property
+    def _source(self) -> str:
+        """Of what it is a copy: as the box says it, or the door of whose database it is a branch."""
+        return self._of._on_record if self._of is not None else self._declared.source or ""
+
+    def branch(self, agent: str) -> PostgresDoor:
+        """See `Branches`."""
+        if self._live is not None:
+            remedy = "leave --branch out, or pick the other doors with --doors: it only reads"
+            raise Refused("no_branch", f"{self._name} is a live database", remedy=remedy)
+        plain = declaration.PostgresDoor(values=self._declared.values, memory=self._declared.memory, disk=self._declared.disk)
+        declared = plain.model_copy(update={"mode": "branch"})
+        return PostgresDoor(self._name, declared, alone=self._alone, of=self, agent=agent)
+
+    @property
+    def changes(self) -> list[str]:
+        """What became of it, a line each, once it is closed; empty where that is not known."""
+        return [as_text(change) for change in compare(self._before, self._after)] if self._after is not None else []
+
+    def standing(self) -> Cluster:
+        """Its server. Raises RunError `door_failed` where it has ended."""
+        if self._cluster is None:
+            remedy = "go on without it; the operator finds why in the journal"
+            raise RunError("door_failed", f"the database {self._name} has ended", remedy=remedy)
+        return self._cluster
 
     async def serve(self, agent: str, place: Place, sock: socket.socket, pay: Callable[[int], None]) -> None:
         """See `Door`. What reaches a throw-away server has not left: nothing is paid."""
@@ -208,7 +251,7 @@ class PostgresDoor:
         recorder, began, why = self._housing.recorder, time.monotonic(), "failed"
         is_recorded = session.number <= _MOST_RECORDS
         if is_recorded:
-            recorder.append(ConnectionOpened(self.id, session.number, self.places[0].name, PORT, ""), agent)
+            recorder.append(ConnectionOpened(self._on_record, session.number, self.places[0].name, PORT, ""), agent)
         if self._latched:
             session.hold("latch")
         try:
@@ -219,9 +262,8 @@ class PostgresDoor:
             if is_recorded:
                 seconds = round(time.monotonic() - began, 3)
                 name = self.places[0].name
-                recorder.append(
-                    ConnectionClosed(self.id, session.number, name, session.sent, session.received, seconds, why), agent
-                )
+                passed = (session.sent, session.received)
+                recorder.append(ConnectionClosed(self._on_record, session.number, name, *passed, seconds, why), agent)
 
     async def _cancel(self, key: bytes) -> None:
         """Pass a cancelling message on, where it means a session of this door."""
@@ -251,10 +293,10 @@ class PostgresDoor:
             self._touched[name] = {key: max(amounts[key], before[key]) for key in before}
         missing = [name for name in self._declared.must_touch if not any(self._touched.get(name, {}).values())]
         lost = await facts.lost(cluster, self._before)
-        contact = Contact(self.id, self._touched.copy(), missing, lost)
+        contact = Contact(self._on_record, self._touched.copy(), missing, lost)
         if contact != self._told:
             self._told = contact
-            self._housing.recorder.append(contact)
+            self._housing.recorder.append(contact, self._agent)
 
     def _server_ended(self, life: asyncio.Task[Any]) -> None:
         """A server that ends before it is told to, on record."""
@@ -264,13 +306,13 @@ class PostgresDoor:
         error = life.exception()
         if not isinstance(error, GearcaseError):
             error = failed(f"the database server of {self._name} has ended", life.result())
-        self._housing.recorder.append(Failure(error.envelope()))
+        self._housing.recorder.append(Failure(error.envelope()), self._agent)
 
     def _refuse(self, agent: str, error: GearcaseError) -> None:
         assert self._housing is not None
         count = self._refused[error.code] = self._refused.get(error.code, 0) + 1
         if str(count).strip("0") == "1":
-            self._housing.recorder.append(DoorRefused(self.id, error.code, error.message, {"count": count}), agent)
+            self._housing.recorder.append(DoorRefused(self._on_record, error.code, error.message, {"count": count}), agent)
 
     async def dump(self, target: Path) -> int:
         """Write what the database holds now into a new file; returns its bytes. Raises RunError `door_failed`."""
@@ -282,9 +324,11 @@ class PostgresDoor:
     def describe(self) -> Mapping[str, Any]:
         """See `Door`."""
         host = self.places[0].name
+        whose = f" of {self._source}" if self._of is not None else ""
+        beside = f"; sub-agents with a branch of it: {', '.join(sorted(self._branches))}" if self._branches else ""
         return {
             "address": f"postgresql://{AGENT}@{host}:{PORT}/{self._name}",
-            "purpose": f"a PostgreSQL database ({self._declared.mode})",
+            "purpose": f"a PostgreSQL database ({self._declared.mode}{whose}){beside}",
             "must_touch": list(self._declared.must_touch),
         }
 
@@ -312,6 +356,8 @@ class PostgresDoor:
             assert self._record is not None
             self._record.flush()
         cluster, self._cluster = self._cluster, None
+        if self._of is not None:
+            self._of._branches.discard(self._agent)
         if cluster is None:
             return ()
         try:
@@ -330,13 +376,15 @@ class PostgresDoor:
             async with asyncio.timeout(_LAST_LOOK):
                 await facts.settle(cluster)
                 await self._look(cluster)
-                keep(self._housing.folder / DATABASES, self._name, self._declared, self._before, await facts.inventory(cluster))
+                self._after = await facts.inventory(cluster)
+                folder, mode = self._housing.folder / DATABASES, self._declared.mode
+                keep(folder, self._called, mode, self._source, self._before, self._after)
         except GearcaseError as error:
-            self._housing.recorder.append(Failure(error.envelope()))
+            self._housing.recorder.append(Failure(error.envelope()), self._agent)
         except TimeoutError:
             remedy = "see what the agent's last statements were: gearcase logs"
             error = RunError("door_failed", f"the database {self._name} did not say what was touched", remedy=remedy)
-            self._housing.recorder.append(Failure(error.envelope()))
+            self._housing.recorder.append(Failure(error.envelope()), self._agent)
 
 
 def _free(count: int) -> None:

@@ -47,6 +47,20 @@ async def lost(cluster: Cluster, before: Inventory) -> list[str]:
     return [name for name, count in rows.items() if name not in left or not left[name][0] or left[name][1] * 2 > count]
 
 
+_UNLOGGED = r"""
+SELECT json_build_object('bytes', pg_database_size(current_database()), 'unlogged', (
+  SELECT coalesce(json_agg(n.nspname || '.' || c.relname ORDER BY 1), '[]') FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE c.relkind = 'r' AND c.relpersistence = 'u' AND n.nspname NOT LIKE 'pg\_%'));
+"""
+
+
+async def after_a_crash(cluster: Cluster) -> int:
+    """The bytes of a database that began as after a crash; what such a one has lost is told as left out."""
+    found = cast(dict[str, Any], await cluster.facts(_UNLOGGED))
+    cluster.left_out = [f"{name}: unlogged, so it comes empty" for name in found["unlogged"]]
+    return int(found["bytes"])
+
+
 async def settle(cluster: Cluster) -> None:
     """End every session of the agent: what it touched is counted when it ends."""
     await cluster.ask(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from gearcase.units import format_bytes
 
 _CONTROL = struct.Struct("=QIIIxxxxqQQI")
 """The beginning of `global/pg_control`: identifier, two versions, state, time, checkpoint, redo, timeline."""
+CONTROL = 8192
+"""Bytes of `global/pg_control`."""
 _SHUT_DOWN = 1
 _FOLDERS = (b"base", b"global", b"pg_multixact", b"pg_xact")
 _EMPTY = (
@@ -71,26 +74,56 @@ class Stopped:
     def copy_to(self, root: int, owner: tuple[int, int]) -> None:
         """Copy it as `data` below a folder. Raises RunError `cluster_runs`, and what `copy_in` does."""
         copied = copy_in(self.folder, root, b"data", owner, outside=self._outside)
-        if linked := [one for one in copied.left_out if one.reason != _NOT_NEEDED]:
+        if linked := [one for one in copied.left_out if is_needed(one.reason)]:
             raise _linked(self.folder, os.fsdecode(linked[0].path))
         if _control(self.folder) != self.control or _pid(self.folder):
             raise _runs(self.folder, "was started while it was copied")
-        for name in _EMPTY:
-            os.mkdir(f"data/{name}", 0o700, dir_fd=root)
-            os.chown(f"data/{name}", *owner, dir_fd=root)
+        make_empty(root, owner)
 
     def _outside(self, path: bytes) -> str:
-        return _outside(path, self.log)
+        return outside(path, (self.log,))
 
 
 _NOT_NEEDED = "not needed"
 
 
-def _outside(path: bytes, log: bytes) -> str:
-    """Why something below the directory is not copied; empty where it is."""
+def make_empty(root: int, owner: tuple[int, int]) -> None:
+    """Make what a server wants in `data` below a folder, and what nothing is copied of."""
+    for name in _EMPTY:
+        os.mkdir(f"data/{name}", 0o700, dir_fd=root)
+        os.chown(f"data/{name}", *owner, dir_fd=root)
+
+
+def outside(path: bytes, logs: Collection[bytes]) -> str:
+    """Why something below the directory is not copied; empty where it is. `logs`: the pieces of its log that are."""
     first, _, rest = path.partition(b"/")
-    wanted = path in (b"PG_VERSION", b"pg_wal", b"pg_wal/" + log) or first in _FOLDERS
+    wanted = path in (b"PG_VERSION", b"pg_wal") or (first == b"pg_wal" and rest in logs) or first in _FOLDERS
     return "" if wanted and not rest.startswith(b"pgsql_tmp") else _NOT_NEEDED
+
+
+def is_needed(reason: str) -> bool:
+    """Whether what was left out, for this reason, is missed."""
+    return reason != _NOT_NEEDED
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What a cluster says of itself: whether it was shut down, where its log has to be read from, in which timeline."""
+
+    is_shut_down: bool
+    redo: int
+    timeline: int
+
+    @classmethod
+    def of(cls, control: bytes) -> Control:
+        """From the content of `global/pg_control`. Raises struct.error."""
+        _, _, _, state, _, _, redo, timeline = _CONTROL.unpack_from(control)
+        return cls(state == _SHUT_DOWN, redo, timeline)
+
+    def log(self, segment: int, number: int) -> bytes:
+        """The name of a piece of its log, whose pieces have so many bytes."""
+        pieces = (1 << 32) // segment
+        return f"{self.timeline:08X}{number // pieces:08X}{number % pieces:08X}".encode()
 
 
 def look(folder: Path, disk: int, room: int) -> Stopped:
@@ -101,7 +134,7 @@ def look(folder: Path, disk: int, room: int) -> Stopped:
     try:
         major = int((folder / "PG_VERSION").read_text("ascii").strip())
         control = _control(folder)
-        _, _, _, state, _, _, redo, timeline = _CONTROL.unpack_from(control)
+        told = Control.of(control)
         spaces = [one.name for one in os.scandir(folder / "pg_tblspc")]
         logs = [one for one in os.scandir(folder / "pg_wal") if len(one.name) == 24]
     except (OSError, ValueError, struct.error) as error:
@@ -114,17 +147,16 @@ def look(folder: Path, disk: int, room: int) -> Stopped:
     binaries = _of_version(folder, major)
     if pid := _pid(folder):
         raise _runs(folder, f"runs (process {pid})")
-    if state != _SHUT_DOWN:
+    if not told.is_shut_down:
         raise _runs(folder, "runs elsewhere, or was not shut down")
     segment = max((one.stat(follow_symlinks=False).st_size for one in logs), default=16 << 20) or 16 << 20
-    number, pieces = redo // segment, (1 << 32) // segment
-    log = f"{timeline:08X}{number // pieces:08X}{number % pieces:08X}".encode()
+    log = told.log(segment, told.redo // segment)
     whole = Weight()
-    weigh(folder, whole, outside=lambda path: _outside(path, log))
+    weigh(folder, whole, outside=lambda path: outside(path, (log,)))
     if whole.disk + room > disk:
         remedy = 'give it more (`disk = "..."` in its table), or name it by postgresql://, and copy less'
-        told = f"{folder} takes {format_bytes(whole.disk)}, its server's disk is {format_bytes(disk)}"
-        raise RunError("too_large", told, remedy=remedy)
+        message = f"{folder} takes {format_bytes(whole.disk)}, its server's disk is {format_bytes(disk)}"
+        raise RunError("too_large", message, remedy=remedy)
     return Stopped(folder, binaries, control, log, segment, whole.size)
 
 
@@ -170,7 +202,7 @@ def take_over(database: str, ours: str, agent: str, restorer: str, password: str
 
 
 def _control(folder: Path) -> bytes:
-    return (folder / "global/pg_control").read_bytes()[:8192]
+    return (folder / "global/pg_control").read_bytes()[:CONTROL]
 
 
 def _pid(folder: Path) -> int:

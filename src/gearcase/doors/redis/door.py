@@ -49,10 +49,28 @@ _MOST_RECORDS = 1000
 
 
 class RedisDoor:
-    """One declared database; a `Door`. `alone`: it is the only one, so that REDIS_URL leads to it."""
+    """One declared database; a `Door`. `alone`: it is the only one, so that REDIS_URL leads to it.
 
-    def __init__(self, name: str, declared: declaration.RedisDoor, volumes: Path, *, alone: bool) -> None:
+    `of`: it is a branch of what is behind that door, and `agent`'s.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        declared: declaration.RedisDoor,
+        volumes: Path,
+        *,
+        alone: bool,
+        of: RedisDoor | None = None,
+        agent: str = "",
+    ) -> None:
         self.id = f"redis.{name}"
+        self._on_record = f"{self.id}@{agent}" if agent else self.id
+        self._of = of
+        self._agent = agent
+        self._branches: set[str] = set()
+        self.changes: Sequence[str] = ()
+        """See `Branches`."""
         self.places = (Place(f"{name}.box", PORT),)
         self._name = name
         self._declared = declared
@@ -96,10 +114,11 @@ class RedisDoor:
             raise
         self._server = server
         keys, version = await server.keys(), (await server.counts()).version
-        mode = "volume" if declared.volume else "branch" if declared.source else "fresh"
-        source = declared.volume or declared.source or ""
+        mode = "volume" if declared.volume else "branch" if content else "fresh"
+        source = self._of._on_record if self._of is not None else declared.volume or declared.source or ""
         seconds = round(time.monotonic() - began, 3)
-        housing.recorder.append(DatabaseOpened(self.id, mode, version, source, rows=keys, bytes=size, seconds=seconds))
+        told = DatabaseOpened(self._on_record, mode, version, source, rows=keys, bytes=size, seconds=seconds)
+        housing.recorder.append(told, self._agent)
         assert server.life is not None
         server.life.add_done_callback(self._server_ended)
         self._serving.append(asyncio.create_task(self._watch(server)))
@@ -107,6 +126,9 @@ class RedisDoor:
     def _content(self) -> Content | None:
         """What it begins with; a volume belongs to this run from here on."""
         declared = self._declared
+        if self._of is not None:
+            self._of._branches.add(self._agent)
+            return self._of.standing().content(self._of._on_record)
         if declared.volume is not None:
             self._volume = Volume(self._volumes, declared.volume)
             return self._volume.content()
@@ -121,6 +143,17 @@ class RedisDoor:
         password = os.environ[variable] if variable else ""
         self.secrets = (password,) if password else ()
         return from_server(parse_redis_url(declared.source), password)
+
+    def branch(self, agent: str) -> RedisDoor:
+        """See `Branches`."""
+        declared = declaration.RedisDoor(memory=self._declared.memory)
+        return RedisDoor(self._name, declared, self._volumes, alone=self._alone, of=self, agent=agent)
+
+    def standing(self) -> RedisServer:
+        """Its server. Raises RunError `door_failed` where it has ended."""
+        if self._server is None:
+            raise failed(f"the redis server of {self._name} has ended")
+        return self._server
 
     async def serve(self, agent: str, place: Place, sock: socket.socket, pay: Callable[[int], None]) -> None:
         """See `Door`. What reaches a throw-away server has not left: nothing is paid."""
@@ -160,7 +193,7 @@ class RedisDoor:
         began, why = time.monotonic(), "failed"
         is_recorded = number <= _MOST_RECORDS
         if is_recorded:
-            recorder.append(ConnectionOpened(self.id, number, name, PORT, ""), agent)
+            recorder.append(ConnectionOpened(self._on_record, number, name, PORT, ""), agent)
         relay = Relay(inner, outer, _free, None)
         self._relays.add(relay)
         if self._latched:
@@ -173,7 +206,7 @@ class RedisDoor:
             self._gone = (self._gone[0] + sent, self._gone[1] + received)
             if is_recorded:
                 seconds = round(time.monotonic() - began, 3)
-                recorder.append(ConnectionClosed(self.id, number, name, sent, received, seconds, why), agent)
+                recorder.append(ConnectionClosed(self._on_record, number, name, sent, received, seconds, why), agent)
 
     def _refuse(self, agent: str, inner: socket.socket) -> None:
         """Tell a program that the server has ended, in its own protocol, as far as it takes it."""
@@ -182,7 +215,7 @@ class RedisDoor:
             inner.send(f"-ERR gearcase: the database {self._name} has ended; the operator finds why in the journal\r\n".encode())
         self._refused += 1
         if str(self._refused).strip("0") == "1":  # 1, 10, 100, ...
-            refused = DoorRefused(self.id, "door_failed", "the redis server has ended", {"count": self._refused})
+            refused = DoorRefused(self._on_record, "door_failed", "the redis server has ended", {"count": self._refused})
             self._housing.recorder.append(refused, agent)
 
     # --- what was counted --------------------------------------------------------------------------------------------------
@@ -215,14 +248,15 @@ class RedisDoor:
         kinds, self._told = since(self._told, counts.kinds), counts.kinds
         if kinds:
             sent, received = (at - told for at, told in zip(passed, self._told_bytes, strict=True))
-            self._housing.recorder.append(StatementsRan(self.id, kinds, sent, received))
+            self._housing.recorder.append(StatementsRan(self._on_record, kinds, sent, received), self._agent)
             keys = {"read": counts.read, "written": counts.written}
-            self._housing.recorder.append(Contact(self.id, {"keys": keys}, []))
+            self._housing.recorder.append(Contact(self._on_record, {"keys": keys}, []), self._agent)
+            self.changes = [f"changed  keys ({counts.written:,} times)"] if counts.written else ()
         self._told_bytes = passed
 
     def _record(self, error: GearcaseError) -> None:
         assert self._housing is not None
-        self._housing.recorder.append(Failure(error.envelope()))
+        self._housing.recorder.append(Failure(error.envelope()), self._agent)
 
     @staticmethod
     def _has_ended(server: RedisServer) -> bool:
@@ -240,10 +274,12 @@ class RedisDoor:
     def describe(self) -> Mapping[str, Any]:
         """See `Door`."""
         declared = self._declared
+        whose = f" (a branch of {self._of._on_record})" if self._of is not None else ""
+        beside = f"; sub-agents with a branch of it: {', '.join(sorted(self._branches))}" if self._branches else ""
         stays = f"; the next run finds what it holds (volume {declared.volume})" if declared.volume else ""
         return {
             "address": f"redis://{self.places[0].name}:{PORT}",
-            "purpose": f"a Redis database of {format_bytes(declared.memory)}, without scripts and settings{stays}",
+            "purpose": f"a Redis database{whose} of {format_bytes(declared.memory)}, without scripts and settings{stays}{beside}",
         }
 
     def latch(self) -> None:
@@ -268,6 +304,8 @@ class RedisDoor:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._serving.clear()
         server, self._server = self._server, None
+        if self._of is not None:
+            self._of._branches.discard(self._agent)
         try:
             if server is not None:
                 await self._finish(server)

@@ -17,11 +17,14 @@ import os
 import secrets
 from collections import Counter
 from pathlib import Path
+from typing import BinaryIO
 
 from gearcase.doors.housed import Housed, failed, last_words
 from gearcase.doors.redis.counts import SECTIONS, Counts, read_counts
-from gearcase.doors.redis.source import Content, encode, too_large
+from gearcase.doors.redis.source import Content, copy_file, encode, too_large
 from gearcase.errors import RunError, UsageError
+from gearcase.sandbox.beneath import open_file
+from gearcase.sandbox.threads import in_thread
 from gearcase.sandbox.trees import write_file
 from gearcase.seams import Command, CommandResult, Housing, Limits, Mount
 
@@ -61,6 +64,7 @@ class RedisServer:
         self._memory = memory
         self._password = secrets.token_hex(16)
         self._said: Counter[str] = Counter()
+        self._saving = asyncio.Lock()
         self.life: asyncio.Task[CommandResult] | None = None
 
     @classmethod
@@ -123,6 +127,23 @@ class RedisServer:
     async def save(self) -> None:
         """Write what it holds into `DUMP` of its sandbox. Raises RunError `door_failed`."""
         await self.ask("SAVE", within=patience(2 * self._memory))
+
+    def content(self, name: str) -> Content:
+        """What it holds when it is poured, for another server to begin with. It saves in the foreground: its clients wait so long."""
+
+        async def pour(sink: BinaryIO, most: int) -> None:
+            async with self._saving:
+                await self.save()
+                workspace = self.housed.sandbox.workspace
+                try:
+                    descriptor = open_file(workspace, DUMP.encode())
+                    os.unlink(DUMP, dir_fd=workspace)
+                except OSError as error:
+                    raise failed(f"{name} did not save what it holds: {error.strerror}") from error
+            with os.fdopen(descriptor, "rb") as source:
+                await in_thread(copy_file, source, sink, most, name)
+
+        return Content(name, "go on without a branch of it: its server may have been taken over", pour)
 
     async def ask(self, *words: str, within: float = ANSWER_WITHIN) -> str:
         """What the server answers the keeper within so many seconds; an error of it is raised as RunError `door_failed`."""

@@ -50,7 +50,7 @@ def from_file(file: Path, name: str = "", remedy: str = "look what is wrong with
 
     async def pour(sink: BinaryIO, most: int) -> None:
         with _open(file, name, remedy) as source:
-            await in_thread(_copy, source, sink, most, name)
+            await in_thread(copy_file, source, sink, most, name)
 
     return Content(name, remedy, pour)
 
@@ -68,7 +68,8 @@ def _open(file: Path, name: str, remedy: str) -> BinaryIO:
     return os.fdopen(found, "rb")
 
 
-def _copy(source: BinaryIO, sink: BinaryIO, most: int, name: str) -> None:
+def copy_file(source: BinaryIO, sink: BinaryIO, most: int, name: str) -> None:
+    """Copy all of it. Raises RunError `too_large` at more than so many bytes, OSError."""
     size = 0
     while part := source.read(_PART):
         size += len(part)

@@ -135,7 +135,7 @@ class Server:
     async def _start(self) -> None:
         import aiohttp
 
-        wanted = {"name": self._name, "context": CONTEXT, "threads": max(1, os.cpu_count() or 1)}
+        wanted = {"name": self._name, "context": CONTEXT, "threads": len(os.sched_getaffinity(0))}
         try:
             housing = self._housing()
             place = self._place = (

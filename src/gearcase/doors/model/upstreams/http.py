@@ -8,6 +8,7 @@ broke later is a ConnectionError.
 from __future__ import annotations
 
 import importlib
+import os
 import ssl
 import threading
 from collections.abc import AsyncIterator
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 MOST_URLS = 1000
 """That are remembered."""
 
-CONNECT, FIRST_BYTE_OR_NEXT = 20.0, 300.0
-"""Seconds: to connect; until the next byte of an answer. Providers think for minutes before the first."""
+CONNECT, FIRST_BYTE_OR_NEXT = 10.0, 300.0
+"""Seconds: to find the address and connect; until the next byte of an answer. Providers think for minutes before the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class Http:
                 proxy=self._endpoint.proxy or None,
             )
         except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.InvalidURL) as error:
-            raise UpstreamDown(f"{self._endpoint.base} cannot be reached: {error}") from error
+            raise UpstreamDown(f"{self._endpoint.base} cannot be reached: {_why(error)}") from error
         except aiohttp.ConnectionTimeoutError as error:
             raise UpstreamDown(f"{self._endpoint.base} did not accept a connection within {CONNECT:g} s") from error
         except aiohttp.ClientError as error:  # it may have been heard: no `UpstreamDown`
@@ -116,12 +117,23 @@ class Http:
             )
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, ssl=trust, ttl_dns_cache=60),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=FIRST_BYTE_OR_NEXT),
+                timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT, sock_connect=CONNECT, sock_read=FIRST_BYTE_OR_NEXT),
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=("user-agent",),
             )
         return self._session
+
+
+def _why(error: Exception) -> str:
+    """What stood in the way, without what is said before it anyway."""
+    import aiohttp
+
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return f"the name {error.host} is not known ({error.os_error.strerror or error.os_error})"
+    if isinstance(error, aiohttp.ClientConnectorError) and (number := error.os_error.errno or 0) > 0:
+        return os.strerror(number).lower()
+    return str(error)
 
 
 async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

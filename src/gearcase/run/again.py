@@ -1,0 +1,137 @@
+"""A run whose process died goes on as another one: `gearcase recover`.
+
+The box died with its process, and what was made in it. What a run was asked for (`again.json`), what it spent, and what its maps have paid
+for outlive it, in its folder. The new run has the same box, goal or program, its limits less what was spent, and those answers.
+
+Invariants: one run at most goes on for a dead one; both together spend no more than the box allows, calls that were on their way at the
+death counted at their worst case; the dead run's record stays as it is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gearcase.box import LoadedBox, load_box
+from gearcase.errors import UsageError
+from gearcase.events import Amounts, RunContinues
+from gearcase.run.options import RunOptions
+from gearcase.run.process import ending
+from gearcase.runs import RunFolder, all_runs, write_atomically
+from gearcase.swarm.results import take_over
+
+ABOUT = """
+
+# Before you
+An earlier run of this goal was cut off, and its files are gone with it. What its maps have answered is kept: the same `gear map` (prompt,
+schema, validator, items) asks for what is not answered yet, and no item is paid for twice."""
+"""What an agent that goes on is told."""
+
+_ASKED = "again.json"
+_HEIR = "goes-on"
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """A run whose process died, and what it spent: what another one goes on with."""
+
+    folder: RunFolder
+    spent: Amounts
+
+    def take_over(self, to: RunFolder) -> RunContinues:
+        """Make `to` the run that goes on, with a copy of the answers. Raises UsageError `went_on` where another one does already."""
+        descriptor = os.open(self.folder.path / _HEIR, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # two that are typed at once
+            if (heir := heir_of(self.folder)) is not None:
+                raise went_on(self.folder, heir)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, to.id.encode(), 0)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        answers = take_over(self.folder.results, to.results) if self.folder.results.exists() else 0
+        return RunContinues(self.folder.id, self.folder.name, self.spent, answers)
+
+
+def note_asked(folder: RunFolder, options: RunOptions) -> None:
+    """Keep what a run was asked for beside its box. Of one with a terminal, or with what its program needs beside it, nothing is kept."""
+    if options.terminal is not None or options.program_environment or options.home or options.cassette is not None:
+        return
+    out = str(options.out.absolute()) if options.out is not None else ""
+    asked = {"program": list(options.program), "folder": options.program_folder, "out": out, "force": options.force}
+    write_atomically(folder.path / _ASKED, json.dumps(asked).encode())
+
+
+def heir_of(folder: RunFolder) -> RunFolder | None:
+    """The run that goes on for a dead one. A run that never began is none."""
+    try:
+        named = (folder.path / _HEIR).read_text()
+    except FileNotFoundError:
+        return None
+    return next((run for run in all_runs() if run.id == named and run.journal.is_dir()), None)
+
+
+def went_on(folder: RunFolder, heir: RunFolder) -> UsageError:
+    """A dead run goes on once."""
+    return UsageError(
+        "went_on", f"run {folder.name} went on as {heir.name}", remedy=f"look at that one: gearcase report {heir.name}"
+    )
+
+
+def options_of(folder: RunFolder) -> RunOptions:
+    """What goes on for a run whose process died.
+
+    Raises UsageError `still_runs`, `not_crashed`, `went_on`, `not_kept`, `nothing_left`, `box` where files that it names are gone;
+    RunError where the dead run cannot be put in order.
+    """
+    if folder.owner_pid():
+        raise UsageError(
+            "still_runs",
+            f"run {folder.name} is alive",
+            remedy=f"watch it: gearcase attach {folder.name}; a frozen one goes on with gearcase resume {folder.name}",
+        )
+    record = ending(folder)  # which puts its books in order
+    if (record.error or {}).get("code") != "supervisor_died":
+        raise UsageError(
+            "not_crashed", f"run {folder.name} ended by itself: {record.status}", remedy="start another one: gearcase run or exec"
+        )
+    if (heir := heir_of(folder)) is not None:
+        raise went_on(folder, heir)
+    try:
+        asked: dict[str, Any] = json.loads((folder.path / _ASKED).read_bytes())
+    except FileNotFoundError:
+        raise UsageError(
+            "not_kept",
+            f"what run {folder.name} was asked for is not kept",
+            cause="it had a terminal, was a replay, or is of another version",
+            remedy="type its command again",
+        ) from None
+    return RunOptions(
+        box=_rest(folder, record.spent),
+        out=Path(asked["out"]) if asked["out"] else None,
+        force=bool(asked["force"]),
+        program=tuple(asked["program"]),
+        program_folder=str(asked["folder"]),
+        continues=Dead(folder, record.spent),
+    )
+
+
+def _rest(folder: RunFolder, spent: Amounts) -> LoadedBox:
+    """Its box with what is left of its limits. The ledger counts as a box does, but for the time: in milliseconds, not seconds."""
+    loaded = load_box(folder.box_file)
+    limits = loaded.box.limits
+    left: dict[str, Any] = {}
+    for name in ("usd", "tokens", "calls", "egress", "wall"):
+        if (whole := getattr(limits, name)) is None:
+            continue
+        left[name] = whole - (spent.get(name, 0) / 1000 if name == "wall" else spent.get(name, 0))
+        if left[name] <= 0:
+            remedy = f"start another one with more of it: --{name}"
+            raise UsageError("nothing_left", f"run {folder.name} had used up its {name} when it died", remedy=remedy)
+    box = loaded.box.model_copy(update={"limits": limits.model_copy(update=left)})
+    return replace(loaded, box=box)

@@ -1,0 +1,5 @@
+"""Fixtures: see `bench.py`."""
+
+from tests.engines.bench import cluster, on_cluster, upstream
+
+__all__ = ["cluster", "on_cluster", "upstream"]
