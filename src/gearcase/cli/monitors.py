@@ -21,7 +21,10 @@ Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Runs, journ
 
 @app.command("list")
 def list_monitors(file: o.BoxFile = None, as_json: o.Json = False) -> None:
-    """Every detector, when it speaks, what it may do; with -f what it can do in that box, and what it would need."""
+    """Tell every detector, when it speaks, and what it may do.
+
+    With -f: what it can do in that box, and what it would need.
+    """
     from gearcase.box import Box, load_box
     from gearcase.monitors import DETECTORS
     from gearcase.monitors.able import lacking, levels, told
@@ -46,7 +49,10 @@ def list_monitors(file: o.BoxFile = None, as_json: o.Json = False) -> None:
 
 @app.command("replay")
 def replay(files: Files, as_json: o.Json = False) -> None:
-    """What the detectors say of runs that are over. Nothing is done to anybody."""
+    """Tell what the detectors say of runs that are over.
+
+    Nothing is done to anybody.
+    """
     from gearcase.monitors import Watch
     from gearcase.monitors.foreign import told_by
 
@@ -71,7 +77,10 @@ def score_runs(
     labels: Annotated[Path, typer.Option("--labels", help="FILE,LABEL lines or a JSON object: good or bad, by file name.")],
     as_json: o.Json = False,
 ) -> None:
-    """How often each detector speaks of bad runs and of good ones, with 95 % intervals (Wilson)."""
+    """Tell how often each detector speaks of bad runs and of good ones.
+
+    Each rate with its 95 % interval (Wilson).
+    """
     from gearcase.monitors.foreign import told_by
     from gearcase.monitors.scoring import labels_of, score, spoken
 

@@ -1,7 +1,7 @@
 """A run is watched while it goes on: every record goes through the detectors, and what comes of an alarm is carried out here.
 
-The detectors are loaded with the first answer of a model (or the first tick), not before: the way to the first call must not wait for them.
-What was recorded until then is folded first, so that a journal replayed says what the live watch said.
+The detectors are loaded while the first call of a model is under way, not before: the way to that call must not wait for them. What was
+recorded until then is folded first, so that a journal replayed says what the live watch said.
 
 A note goes to the agent with its next turn: the fact and the remedy, never the rule. Latch and freeze are the brake's, from a source of
 their own, and ask the operator; where nobody answers, the run is stopped and its files stay in its folder.
@@ -13,6 +13,7 @@ takes neither the run nor the record along.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from gearcase.events import (
     GearUsed,
     ModelCalled,
     RunEnded,
+    Sent,
     Tick,
     Watching,
 )
@@ -73,7 +75,7 @@ class Watcher:
         self._ending = ending
         self._before: list[tuple[float, str, Event]] = []
         self._watch: Watch | None = None
-        self._over = False
+        self._over = self._loaded = False
         self._denied: dict[str, tuple[float, Raised]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -91,6 +93,9 @@ class Watcher:
                 self._fold(self._watch, boot, agent, event)
                 return
             self._before.append((boot, agent, event))
+            if isinstance(event, Sent) and not self._loaded:
+                self._loaded = True
+                self._begin_task(in_thread(_load))
             if isinstance(event, _BEGINS):
                 self._begin()
         except GearcaseError:
@@ -210,3 +215,9 @@ class Watcher:
         told = RunError("monitors_failed", "the monitors of this run failed", cause=repr(error)[:300], remedy=remedy)
         self._journal.append(Failure(told.envelope()))
         self._ending.warnings.append(f"{told.message}: {told.cause}")
+
+
+def _load() -> None:
+    """What watching takes, in a thread while nobody waits for it."""
+    for name in ("gearcase.monitors.able", "gearcase.run.baseline", "gearcase.run.effects"):
+        importlib.import_module(name)
