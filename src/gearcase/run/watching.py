@@ -50,6 +50,8 @@ MONITOR = "monitor"
 """The source of the brake."""
 NOTE = "[from the box: {fact}. {remedy}.]"
 _BEGINS = (ModelCalled, Tick, CommandEnded, FilesSeen, GearUsed)
+_BEGINS_PROGRAM = (Tick, CommandEnded)
+"""A program that drives itself is told of later: many are over before there is anything to tell."""
 _log = logging.getLogger(__name__)
 
 
@@ -93,10 +95,10 @@ class Watcher:
                 self._fold(self._watch, boot, agent, event)
                 return
             self._before.append((boot, agent, event))
-            if isinstance(event, Sent) and not self._loaded:
+            if isinstance(event, Sent) and not self._loaded and self._kind == "agent":
                 self._loaded = True
                 self._begin_task(in_thread(_load))
-            if isinstance(event, _BEGINS):
+            if isinstance(event, _BEGINS if self._kind == "agent" else _BEGINS_PROGRAM):
                 self._begin()
         except GearcaseError:
             raise  # of the journal itself: whoever appends is told
