@@ -162,7 +162,7 @@ def test_a_tunnel_is_cut_when_its_rule_goes_and_one_that_asks_slowly_is_closed(m
                         pass
                 assert stand.facts.of(ConnectionClosed)[0].why == "not_allowed"
                 began = asyncio.get_running_loop().time()
-                while not slow.at_eof() and asyncio.get_running_loop().time() - began < 5:
+                while not (slow.at_eof() or slowly.is_closing()) and asyncio.get_running_loop().time() - began < 5:
                     slowly.write(b"x")
                     await asyncio.sleep(0.05)
                 assert asyncio.get_running_loop().time() - began < 2

@@ -92,7 +92,7 @@ class Http:
             try:
                 found = self._urls[key] = URL(self._text_of(request))
             except ValueError as error:
-                raise UpstreamDown(f"{self._endpoint.base} is no address: {error}") from error
+                raise UpstreamDown(f"{self._endpoint.base} cannot be reached: it is no address ({error})") from error
         return found
 
     def _text_of(self, request: UpstreamRequest) -> str:
