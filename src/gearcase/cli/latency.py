@@ -24,7 +24,7 @@ from gearcase.units import format_duration
 
 PARTS = ("model", "queue", "tools", "frozen", "own")
 _LINKS = 5
-_LEAST = 0.0005
+_LEAST = 0.005
 
 
 @dataclass(frozen=True, slots=True)
