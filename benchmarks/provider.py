@@ -14,7 +14,7 @@ from typing import cast
 import uvloop
 
 CHUNKS, INTERVAL = 200, 0.02
-DELAY = float(sys.argv[1]) if len(sys.argv) > 1 else 0.0
+DELAY = float(sys.argv[1]) if __name__ == "__main__" and len(sys.argv) > 1 else 0.0
 USAGE = {"prompt_tokens": 60, "completion_tokens": 5, "total_tokens": 65}
 
 

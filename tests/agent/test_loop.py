@@ -458,6 +458,14 @@ def test_402_again_is_the_end_of_the_budget(any_stage, play):
     assert "nothing left" in end.detail
 
 
+@pytest.mark.parametrize("limit", ["wall", "steps"])
+def test_where_the_hand_over_cannot_be_paid_the_limit_that_began_it_is_named(stage, play, limit):
+    stage.phases, stage.limit = ["wind_down"], limit
+    stage.script += [play.error(402, "nothing left") for _ in range(3)]
+    end = stage.play()
+    assert end.reason == limit and "nothing left" in end.detail
+
+
 def test_402_where_the_run_stops_at_its_limit_ends_at_once(stage, play):
     stage.phases = ["work", "work", "stop"]
     stage.script.append(play.error(402))

@@ -11,6 +11,7 @@ from gearcase.doors.http import HttpDoor, HttpRules
 from gearcase.doors.metering import EgressMeter
 from gearcase.events import DoorRefused
 from gearcase.ledger import Ledger
+from tests import recorder
 
 NAME = "files.example.org"
 GET = f"GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode()
@@ -21,24 +22,14 @@ def place_of(server):
     return f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
-class Facts:
-    """A recorder that keeps what it is told."""
-
-    def __init__(self):
-        self.events = []
-
-    def append(self, event, agent=""):
-        self.events.append(event)
-        return len(self.events)
+class Facts(recorder.Facts):
+    """Of what nothing needs to be flushed, and nobody waits for the disk."""
 
     def flush(self):
         raise AssertionError("nothing here needs to be flushed")
 
     async def durable(self):
         raise AssertionError("nothing here waits for the disk")
-
-    def of(self, kind):
-        return [event for event in self.events if isinstance(event, kind)]
 
 
 class Outside:

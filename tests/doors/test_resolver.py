@@ -11,27 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gearcase.doors.resolver import MOST_CONNECTIONS, MOST_NAMES, TTL, Resolver
+from tests.recorder import Facts
 
 NAMES = {"model.box": "198.18.0.1", "gear.box": "198.18.0.2", "api.example.org": "198.18.0.9"}
 A, AAAA, TXT, ANY, HTTPS = 1, 28, 16, 255, 65
 OK, FORMAT, NXDOMAIN, NOT_IMPLEMENTED = 0, 1, 3, 4
-
-
-class Facts:
-    """A recorder that keeps what it is given."""
-
-    def __init__(self):
-        self.events = []
-
-    def append(self, event, agent=""):
-        self.events.append(event)
-        return len(self.events)
-
-    def flush(self):
-        pass
-
-    async def durable(self):
-        pass
 
 
 def resolver(facts=None):

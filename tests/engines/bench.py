@@ -30,6 +30,7 @@ from gearcase.swarm.sandboxes import Sandboxes
 from gearcase.swarm.shards import Shards
 from gearcase.swarm.worker import Worker
 from gearcase.swarm.works import ask_work, run_work
+from tests.recorder import Facts
 
 KEY = "sk-contract-0123456789"
 TOKEN = secrets.token_hex(16)
@@ -119,26 +120,6 @@ def upstream(tmp_path):
     yield serve
     for one in made:
         one.close()
-
-
-class Facts:
-    """A recorder that keeps."""
-
-    def __init__(self):
-        self.events = []
-
-    def append(self, event, agent=""):
-        self.events.append(event)
-        return len(self.events)
-
-    def flush(self):
-        """Nothing is held back."""
-
-    async def durable(self):
-        """Nothing is held back."""
-
-    def of(self, kind):
-        return [event for event in self.events if isinstance(event, kind)]
 
 
 class Bench:

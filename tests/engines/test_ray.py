@@ -173,7 +173,7 @@ def test_a_node_that_is_silent_stands_still_and_its_lease_is_settled_when_it_is_
             started = bench.told["t1"][0].node
             pid = next(pid for name, pid, _ in bench.engine.nodes if name == started)
             stopping = asyncio.create_task(stop(pid))
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.5)  # what had left when it was stopped arrives
             stood = len(server.asked)
             events = await bench.ended("t1", 30)
             assert isinstance(events[-1], Lost) and events[-1].spent > 0

@@ -152,7 +152,8 @@ def test_a_map_of_commands_that_is_frozen_stands_still_and_one_that_is_killed_le
     run.communicate(timeout=60)
     assert not sleeping()
     [ended] = [record for record in user.journal("is-killed") if record["type"] == "map_ended"]
-    assert ended["ended"] == "cut" and ended["account"]["pending"] == 60
+    assert ended["ended"] in ("cut", "abandoned")  # whichever of the run and its program ends first
+    assert ended["account"]["pending"] == 60
 
 
 def test_a_prompt_is_repaired_and_only_what_failed_is_asked_again(user):

@@ -181,7 +181,7 @@ def test_a_sub_agent_out_of_money_returns_with_the_limit_what_it_spent_and_how_t
     [("--steps 2", 1, "steps"), ("--wall 1s", 1, "wall"), ("--tokens 9000", 3, "tokens")],
 )
 def test_every_limit_of_its_own_ends_it(stage, option, steps, limit):
-    work = by("a1", "sleep 0.4; true", usage={"input": 2000, "output": 500})
+    work = by("a1", "sleep 0.7; true", usage={"input": 2000, "output": 500})
     played = run(stage, *[work] * steps, lead=[f"{SPAWN} {option} go {TELL}"])
     assert f"({limit})" in said(played, "said") and said(played, "code") == "1\n"
     assert returned(played)["a1"].limit == limit

@@ -10,6 +10,7 @@ from gearcase.box import Override
 from gearcase.brake import command
 from gearcase.doors.postgres.binaries import candidates
 from gearcase.doors.postgres.difference import DATABASES, compare, recall
+from gearcase.errors import RunError
 
 
 def database(name="shop", kind="postgres", **more):
@@ -135,11 +136,15 @@ def test_a_freeze_while_a_branch_is_made_ends_well(stage):
     big = f"mkdir out; {SQL} \"CREATE TABLE t AS SELECT n, repeat('x', 500) x FROM generate_series(1, 100000) n\""
 
     async def brake(folder):
-        for _ in range(8):
-            await asyncio.sleep(0.35)
-            await asyncio.to_thread(command, folder, "freeze")
-            await asyncio.sleep(0.05)
-            await asyncio.to_thread(command, folder, "resume")
+        while True:
+            try:
+                await asyncio.sleep(0.35)
+                await asyncio.to_thread(command, folder, "freeze")
+                await asyncio.sleep(0.05)
+                await asyncio.to_thread(command, folder, "resume")
+            except RunError as error:
+                assert error.code == "not_running"  # it has ended
+                return
 
     played = stage.play(
         {"commands": [f"{big}; {SPAWN} --branch shop go; cp a1 out; {SQL} 'SELECT count(*) FROM t' > out/lead"]},
@@ -151,6 +156,7 @@ def test_a_freeze_while_a_branch_is_made_ends_well(stage):
     )
     assert said(played, "a1") == ["100000|5000050000|50000000"] and said(played, "lead") == ["100000"]
     assert played.record.residue == []
+    assert sum(r.event.level == "frozen" for r in played.records("brake_changed")) > 3
 
 
 @pytest.mark.parametrize("after", [0.0, 0.15, 0.4, 0.7])

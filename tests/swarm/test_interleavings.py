@@ -22,7 +22,8 @@ from gearcase.swarm.questions import Questions
 from gearcase.swarm.repair import SAMPLE, Desk
 from gearcase.swarm.results import Results
 from gearcase.swarm.worker import Answered, Fault
-from tests.swarm.test_map import Record, adds_up, at_once, ready, spec
+from tests.recorder import Facts
+from tests.swarm.test_map import adds_up, at_once, ready, spec
 from tests.test_ledger import Memory
 
 EXAMPLES = int(os.environ.get("GEARCASE_EXAMPLES", "2000")) // 20
@@ -57,7 +58,7 @@ class Process:
     def __init__(self, folder, model, limit):
         self.folder, self.model, self.limit = folder, model, limit
         self.dead = False
-        self.events, self.record = Memory(), Record()
+        self.events, self.record = Memory(), Facts()
         self.ledger = Ledger(self.events)
         self.ledger.open("run", {"usd": limit})
         self.ledger.open("lead", {"usd": limit}, parent="run", agent="lead")

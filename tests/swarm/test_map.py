@@ -13,28 +13,9 @@ from gearcase.swarm.map import Map
 from gearcase.swarm.questions import ATTEMPTS
 from gearcase.swarm.results import Results
 from gearcase.swarm.worker import Answered, Fault
+from tests.recorder import Facts
 
 COST = 7
-
-
-class Record:
-    """A recorder that only keeps."""
-
-    def __init__(self):
-        self.events = []
-
-    def append(self, event, agent=""):
-        self.events.append(event)
-        return len(self.events)
-
-    def flush(self):
-        """Nothing is held back."""
-
-    async def durable(self):
-        """Nothing is held back."""
-
-    def of(self, kind):
-        return [event for event in self.events if isinstance(event, kind)]
 
 
 class Model:
@@ -86,7 +67,7 @@ class Desk:
         self.model = model
         self.results = Results(folder / "results.sqlite")
         self.flights = {}
-        self.record = Record()
+        self.record = Facts()
         self.refused = set()
 
     def map(self, expected=0, wait=ready, **more):

@@ -17,7 +17,8 @@ from gearcase.swarm.results import Results
 from gearcase.swarm.rewriting import Evidence, read, request
 from gearcase.swarm.signature import signature_of
 from gearcase.swarm.worker import Answered, Fault
-from tests.swarm.test_map import Record, adds_up, at_once, ready, serve, spec
+from tests.recorder import Facts
+from tests.swarm.test_map import adds_up, at_once, ready, serve, spec
 
 COST, BUDGET = 7, 100_000
 
@@ -47,7 +48,7 @@ class Bench:
     """A map with a repair; `replies` are the texts of new prompts, or whole outcomes."""
 
     def __init__(self, folder, replies=(), *, odd=(), limit=BUDGET, expected=0, learned=None, **more):
-        self.model, self.record = Model(odd), Record()
+        self.model, self.record = Model(odd), Facts()
         self.replies, self.requests = list(replies), []
         self.results = Results(folder / "results.sqlite")
         self.paid = self.opened = self.closed = 0

@@ -179,6 +179,8 @@ class Agent:
             elif outcome.kind == "down":
                 if not await self._around.waits_for_upstream(outcome.detail):
                     return AgentEnd("failed", outcome.detail, error=_down(self._model.name, outcome.detail))
+            elif outcome.kind == "budget" and self._around.limit() in ("wall", "steps"):
+                return self._end_by_limit(f"the hand-over cannot be paid: {outcome.detail}")
             else:
                 return AgentEnd("budget" if outcome.kind == "budget" else "failed", outcome.detail)
 

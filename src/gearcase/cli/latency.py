@@ -24,7 +24,7 @@ from gearcase.units import format_duration
 
 PARTS = ("model", "queue", "tools", "frozen", "own")
 _LINKS = 5
-_LEAST = 0.0005
+_LEAST = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +172,14 @@ def report(told: Latency) -> Iterator[Table | Text]:
     summed = ", ".join(f"{name} {_seconds(seconds)}" for name, seconds in told.summed.items() if seconds >= _LEAST)
     if summed:
         yield Text(f"summed over all that went on at once: {summed}", "dim")
-    if not told.links:
+    links = [one for one in told.links if one.seconds >= _LEAST]
+    if not links:
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("longest steps of the lead", overflow="ellipsis", no_wrap=True)
     for heading in ("took", "model", "queue", "tools"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for one in told.links:
+    for one in links:
         shown = (_seconds(one.parts.get(name, 0.0)) for name in ("model", "queue", "tools"))
         table.add_row(neutral(one.what), _seconds(one.seconds), *shown)
     yield table

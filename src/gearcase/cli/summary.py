@@ -111,10 +111,10 @@ def report(run: History, record: EndRecord | None) -> RenderableType:
     if run.view.checks:
         parts.append(section("Checks", _checks(run.view.checks)))
     parts.append(section("Spent", *_spent(run)))
-    parts.append(section("Time", *latency.report(_latency(run))))
     if run.view.kind == "door":
         parts.append(section("Isolation", Text("none: what its callers do beside their model calls is not seen", "dim")))
     else:
+        parts.append(section("Time", *latency.report(_latency(run))))
         parts.append(section("Work", *_work(run)))
         if run.view.agents:
             parts.append(section("Agents", *subagents.report(run.view.agents)))

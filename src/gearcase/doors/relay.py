@@ -170,8 +170,11 @@ class _Way:
                 chunk = buffer[:count]
                 if self._judge is not None:
                     chunk = memoryview(self._judge(bytes(chunk)))
-                self._relay.pay(len(chunk))
-                if not self._send(chunk, large is not None) or count < len(buffer) or self._paused:
+                passed, refused = self._paid(chunk)
+                whole = self._send(passed, large is not None)
+                if refused is not None:
+                    return self._relay.end(refused.code)
+                if not whole or count < len(buffer) or self._paused:
                     return None
         except BlockingIOError:
             return None
@@ -179,6 +182,15 @@ class _Way:
             self._relay.end(error.code)
         except OSError as error:
             self._relay.end(type(error).__name__)
+
+    def _paid(self, chunk: memoryview) -> tuple[memoryview, Refused | None]:
+        """As much of it as is paid for, and why not all."""
+        for at in range(0, len(chunk), CHUNK):
+            try:
+                self._relay.pay(len(chunk[at : at + CHUNK]))
+            except Refused as refused:
+                return chunk[:at], refused
+        return chunk, None
 
     def _send(self, chunk: memoryview, large: bool = False) -> bool:
         """Whether the sink took it all; else the rest is kept, in its `large` buffer, and nothing is read until it has."""

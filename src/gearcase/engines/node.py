@@ -18,6 +18,7 @@ import logging
 import os
 import socket
 import time
+import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -29,7 +30,7 @@ from gearcase.doors.model.door import Caller, ModelDoor
 from gearcase.doors.model.routing import Routing
 from gearcase.engines.crew import Crew
 from gearcase.engines.ground import Ground
-from gearcase.errors import RunError
+from gearcase.errors import GearcaseError, RunError
 from gearcase.events import Amounts, Cut, DoorRefused, Event, Failure, Held, ModelCalled, Released, Settled
 from gearcase.ledger import Ledger
 from gearcase.sandbox.blobs import BlobStore
@@ -260,6 +261,14 @@ class Node:
         job.flying += 1
         try:
             outcome = await work(text)
+        except GearcaseError:
+            raise
+        except Exception:  # the log of this process stays on its machine: the run's journal has the cause
+            remedy = "report this, with the journal of the run"
+            cause = traceback.format_exc()[-4000:]
+            failed = RunError("internal", "Gearcase itself failed on a node", cause=cause, remedy=remedy)
+            self._books.append(Failure(failed.envelope()))
+            raise
         finally:
             job.flying -= 1
             job.landed.set()

@@ -66,11 +66,15 @@ class OwnerFile:
     def create(cls, folder: str, name: str, record: Mapping[str, Any]) -> OwnerFile:
         """Write and lock the record of box `name`. Raises RunError when a box of that name lives."""
         path = f"{private_folder(folder)}/{name}.json"
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except FileExistsError:
-            raise _exists(name) from None
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        while True:
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            except FileExistsError:
+                raise _exists(name) from None
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                break
+            os.close(descriptor)  # a sweep had its lock first, and removed it
         mine = cls(path, descriptor)
         mine.write(record)
         return mine
@@ -132,6 +136,8 @@ def _sweep_one(path: str) -> list[str]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            return []
+        if not os.fstat(descriptor).st_nlink:  # its owner ended since; the path may be another's by now
             return []
         removed = _remove_leftovers(_parse(os.pread(descriptor, 1 << 20, 0)))
         os.unlink(path)

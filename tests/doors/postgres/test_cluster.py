@@ -17,20 +17,7 @@ from gearcase.events import Contact, DatabaseOpened, Failure
 from gearcase.sandbox.namespaces import NamespacesDriver
 from gearcase.seams import Command, Housing
 from tests.postgres_server import live
-
-
-class Facts:
-    """A recorder that keeps what it is told."""
-
-    def __init__(self):
-        self.events = []
-
-    def append(self, event, agent=""):
-        self.events.append(event)
-        return len(self.events)
-
-    def of(self, kind):
-        return [event for event in self.events if isinstance(event, kind)]
+from tests.recorder import Facts
 
 
 @asynccontextmanager
