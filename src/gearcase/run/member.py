@@ -174,7 +174,7 @@ class Member:
         self.driving.questions = questions
         self.route = route
         if route is not None:
-            self.agent = self.driving.agent(route, shared.recorder, about)
+            self.agent = self.driving.agent(route, shared.recorder, about, self.reach.lines(shared.http))
         operations = Operations(
             box=self.box,
             sandbox=self.sandbox,
