@@ -1,6 +1,6 @@
 """The instructions: at most a page, all of it from the box."""
 
-from gearcase.agent.prompt import GEAR_DOOR, MODEL_DOOR, DoorLine, instructions
+from gearcase.agent.prompt import DoorLine, instructions
 from gearcase.box import Box
 
 
@@ -37,9 +37,9 @@ def test_a_box_with_nothing_declared_says_so():
 def test_it_is_at_most_a_page_however_large_the_box():
     checks = [{"name": f"check-{number}", "run": "true"} for number in range(200)]
     files = {"give": [f"/host/part-{number}" for number in range(200)], "take": [f"out/{number}/**" for number in range(200)]}
-    doors = (MODEL_DOOR, GEAR_DOOR, DoorLine("orders.box", "a database"))
+    doors = [DoorLine("orders.box", "a database")] + [DoorLine(f"api-{number}.box", "an API") for number in range(200)]
     text = instructions(box(files=files, check=checks), doors)
-    assert "and 188 more" in text
+    assert "and 188 more" in text and "and 191 more" in text
     assert "orders.box: a database" in text
     assert len(text) < 5000
 

@@ -4,6 +4,7 @@ They are the real ones, pinned; a client that cannot be installed is a failure. 
 settled and what the provider billed are the same; the provider heard the client's own name; the key was never inside.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -199,6 +200,20 @@ class Tmux:
         self.tmux("send-keys", "Enter")
 
 
+def until_there_is(*command):
+    """Wait for a process of exactly this command line, in whatever box."""
+    line, deadline = b"".join(word.encode() + b"\0" for word in command), time.monotonic() + 30
+    while not any(_command_line(process) == line for process in Path("/proc").glob("[0-9]*")):
+        assert time.monotonic() < deadline, command
+        time.sleep(0.05)
+
+
+def _command_line(process):
+    with contextlib.suppress(OSError):  # it has ended
+        return (process / "cmdline").read_bytes()
+    return b""
+
+
 @pytest.fixture
 def tmux(user):
     terminal = Tmux(user)
@@ -218,6 +233,7 @@ def test_somebody_works_with_claude_code_in_a_terminal(user, tmux):
         tmux.sees("All done.")
         tmux.types("Wait")
         tmux.sees("tail -f")
+        until_there_is("tail", "-f", "words.txt")
         tmux.entitled(r"(\$0\.0[1-9]) of \$3\.00 · today \1 of \$20\.00 · freeze: gearcase freeze ")
         tmux.tmux("send-keys", "C-c")
         tmux.sees("Interrupted")

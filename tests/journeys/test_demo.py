@@ -43,16 +43,17 @@ def test_the_demo_says_how_often_the_recorded_worker_was_right(user):
 
 
 @pytest.mark.local
+@pytest.mark.timeout(700)
 def test_the_demo_asks_the_real_local_model_and_says_what_it_got_wrong(user):
     user.environment["GEARCASE_MODEL"] = str(small())
-    told = json.loads(user.types("demo", "--local", "--json", code=0).out)
+    told = json.loads(user.types("demo", "--local", "--json", code=0, timeout=300).out)
     ran = told["run"]
     assert ran["status"] == "accepted" and ran["residue"] == []
     output = ran["checks"][0]["output"]
     assert "135 of 135 cells are right" in output and "of 11 licenses rightly" in output
     calls = [one["model"] for one in user.journal(ran["name"]) if one["type"] == "model_called"]
     assert calls.count("local") >= 11 and calls.count("manual") == 4, calls
-    again = user.types("replay", ran["name"], "--json", code=0)
+    again = user.types("replay", ran["name"], "--json", code=0, timeout=300)
     assert again.record["warnings"] == [], "what the local model told is on the run's own cassette"
 
 

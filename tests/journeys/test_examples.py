@@ -1,7 +1,9 @@
 """The boxes below examples/ work as they are."""
 
+import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -88,3 +90,29 @@ def test_counts_in_a_cache_go_on_in_the_next_run(user):
         record = user.types("run", "-f", folder / "box.toml", "--model", model, "--out", out, "--json", code=0).record
         assert (user.folder / out / "out/pages.csv").read_text() == counts
         assert record["residue"] == []
+
+
+def test_one_inventory_is_made_of_three_origins_by_sub_agents_and_an_api_whose_token_stays_outside(user):
+    folder = user.folder / "three-origins"
+    shutil.copytree(EXAMPLES / "three-origins", folder)
+    made = subprocess.run([sys.executable, "generate.py", "work", "--seed", "7"], cwd=folder, check=False)
+    assert made.returncode == 0
+    environment = {**os.environ, "OWNERS_TOKEN": user.key}
+    serve = [sys.executable, "serve.py", "work/owners.json"]
+    with subprocess.Popen(serve, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            box = folder / "box.toml"
+            box.write_text(box.read_text().replace("http://127.0.0.1:8765", server.stdout.readline().strip()))
+            record = user.types(
+                "replay", folder / "cassette.jsonl", "--out", "out", "--json", code=0, OWNERS_TOKEN=user.key
+            ).record
+        finally:
+            server.kill()
+    assert record["status"] == "accepted" and record["residue"] == []
+    assert record["checks"][0]["score"] == 1.0
+    assert len((user.folder / "out/out/inventory.csv").read_text().splitlines()) == 121
+    journal = user.journal()
+    assert sum(one["type"] == "api_called" and one["status"] in (200, 404) for one in journal) >= 120
+    report = user.types("report", code=0).out
+    assert "built 6 sandboxes, torn down 6; left behind: nothing" in report
+    assert user.key not in report + json.dumps(journal) + (user.folder / "out/out/inventory.csv").read_text()

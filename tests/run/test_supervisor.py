@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gearcase.brake import command
-from gearcase.errors import UsageError
+from gearcase.errors import GearcaseError, UsageError
 from gearcase.run.options import RunOptions
 from gearcase.run.record import EXIT_CODES, EndRecord
 from gearcase.runs import all_runs
@@ -98,6 +98,35 @@ def test_a_killed_run_is_stopped_and_a_frozen_one_stands_still_until_it_is_resum
     levels = [level for level, _ in groupby(r.event.level for r in played.records("brake_changed"))]
     assert levels == ["frozen", "running", "frozen", "killed"]
     assert played.records("brake_changed")[-1].event.reason == "enough"
+
+
+def test_a_freeze_at_any_moment_fails_no_command(stage):
+    async def brake(folder):
+        beat = folder.journal / "000001.jsonl"
+        await until(lambda: beat.exists() and b'"command_started"' in beat.read_bytes())
+        for number in range(40):
+            try:
+                await asyncio.to_thread(command, folder, "freeze")
+                await asyncio.sleep(0.001 * (number % 7))
+                await asyncio.to_thread(command, folder, "resume")
+                await asyncio.sleep(0.001 * (number % 5))
+            except GearcaseError:  # it is over
+                return
+
+    steps = [{"commands": ["true", "true", "true"]}] * 20 + [{"commands": [MAKE, "gear done"]}]
+    played = stage.play(*steps, beside=brake, steps=40)
+    assert (played.record.status, played.record.error) == ("unverified", None)
+    assert all(r.event.exit_code == 0 for r in played.records("command_ended"))
+
+
+def test_a_command_that_is_begun_while_a_sub_agent_gets_its_files_runs(stage):
+    """A fork looks at the parent's files while nothing moves there; the parent's next command comes meanwhile."""
+    begin = "seq 3000 | split -l 1 -a 3 - part-; mkdir out; for i in 1 2 3 4 5 6; do gear spawn --usd 0.05 --background nothing & done"
+    played = stage.play(
+        {"commands": [begin, *["true"] * 60, "wait", "gear wait; gear done"]},
+        worker=stage.script({"commands": ["gear done"]}),
+    )
+    assert (played.record.status, played.record.error) == ("unverified", None)
 
 
 def test_a_run_that_is_asked_to_wind_down_hands_in(stage):

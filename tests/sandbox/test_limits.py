@@ -142,6 +142,21 @@ def test_the_brake_neither_sets_a_box_going_that_is_held_still_nor_is_it_undone_
 
 
 @every
+def test_a_command_that_is_begun_while_files_are_looked_at_waits_for_that_and_runs(means):
+    async def work(opened):
+        for number in range(20):
+            async with opened.still():
+                starting = asyncio.create_task(shell(opened, f"echo {number}"))
+                await asyncio.sleep(0.01)
+                assert not starting.done()
+            async with opened.still():  # one look after the other
+                await asyncio.sleep(0.001)
+            assert (await starting).stdout.text() == f"{number}\n"
+
+    in_box(means, work)
+
+
+@every
 def test_a_command_that_starts_while_the_brake_is_pulled_stands_still_and_then_goes_on(means):
     async def work(opened):
         for number in range(12):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -29,12 +30,12 @@ class DoorLine:
     purpose: str
 
 
-MODEL_DOOR = DoorLine("http://model.box", "language models (Anthropic API; OpenAI API at /v1), any token, paid from your budget")
-GEAR_DOOR = DoorLine("http://gear.box", "what `gear` calls")
+_MODEL = DoorLine("http://model.box", "language models (Anthropic API; OpenAI API at /v1), any token, paid from your budget")
+_GEAR = DoorLine("http://gear.box", "what `gear` calls")
 
 
-def instructions(box: Box, doors: tuple[DoorLine, ...] = (MODEL_DOOR, GEAR_DOOR), openapi: str = "/box/openapi.json") -> str:
-    """The system prompt. The goal is not in it: it is the first message."""
+def instructions(box: Box, doors: Sequence[DoorLine] = (), openapi: str = "/box/openapi.json") -> str:
+    """The system prompt. The goal is not in it: it is the first message. `doors`: those beside the model's and the box's own."""
     template = resources.files("gearcase.agent").joinpath("prompt.md").read_text("utf-8")
     given = ", ".join(_some([path.name for path in box.files.give]))
     see = ", ".join(_some([f"/given/{path.name}" for path in box.files.see]))
@@ -45,7 +46,7 @@ def instructions(box: Box, doors: tuple[DoorLine, ...] = (MODEL_DOOR, GEAR_DOOR)
         take=f"{take} (together at most {format_bytes(box.files.take_max)})" if take else "none were asked for.",
         checks=_checks(box),
         limits=_limits(box),
-        doors="\n".join(f"- {door.name}: {door.purpose}" for door in doors),
+        doors="\n".join(_some([f"- {door.name}: {door.purpose}" for door in (_MODEL, _GEAR, *doors)])),
         openapi=openapi,
     )
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from gearcase.agent.asking import Sleep
 from gearcase.agent.commands import MAX_TIMEOUT
 from gearcase.agent.loop import Agent, Surroundings
-from gearcase.agent.prompt import instructions
+from gearcase.agent.prompt import DoorLine, instructions
 from gearcase.agent.transcript import Model
 from gearcase.box import Box
 from gearcase.brake import Brake, Level
@@ -46,8 +46,8 @@ class Driving:
     short_of: str = ""  # which resource could not pay the next call
     _agent: Agent | None = field(default=None, repr=False)
 
-    def agent(self, route: Route, recorder: Recorder, about: str = "") -> Agent:
-        """The agent, ready to run. `about` is added to its instructions."""
+    def agent(self, route: Route, recorder: Recorder, about: str = "", doors: Sequence[DoorLine] = ()) -> Agent:
+        """The agent, ready to run. `about` is added to its instructions, which name its `doors`."""
         price = route.price
         name = route.name if self.purse.agent == LEAD else route.reference  # a bare name may mean the lead's
         model = Model(name, route.protocol, price.context_window, price.max_output)
@@ -62,7 +62,8 @@ class Driving:
             sleep=self.sleep,
             waits_for_upstream=self._waits_for_upstream,
         )
-        self._agent = Agent(self.purse.agent, model, instructions(self.box) + about, self.box.goal.strip(), around, recorder)
+        told = instructions(self.box, doors) + about
+        self._agent = Agent(self.purse.agent, model, told, self.box.goal.strip(), around, recorder)
         return self._agent
 
     def _phase(self):

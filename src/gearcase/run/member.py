@@ -176,7 +176,7 @@ class Member:
         self.driving.questions = questions
         self.route = route
         if route is not None:
-            self.agent = self.driving.agent(route, shared.recorder, about)
+            self.agent = self.driving.agent(route, shared.recorder, about, self.reach.lines(shared.http))
             shared.watcher.readers[self.name] = self.agent.tell
         operations = Operations(
             box=self.box,

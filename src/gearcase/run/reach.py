@@ -6,15 +6,18 @@ in: a placeholder that somebody wrote into a file opens nothing for another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from gearcase.agent.prompt import DoorLine
 from gearcase.box.hosts import HostRule, parse_rule
 from gearcase.doors.http import HttpDoor
 from gearcase.doors.opened import OpenedHosts
 from gearcase.errors import Refused
 from gearcase.run.doors import Doors
 
+_RULES, _HOSTS = 6, 12  # that instructions name
 HOSTS = "http"
 """Among the names that are picked: every host that the parent reaches."""
 
@@ -63,6 +66,22 @@ class Reach:
             ports = rule.ports if "*" in rule.name else tuple(port for port in rule.ports if self.within(rule.name, port))
             whole = ports == rule.ports
             found += [str(one) for one in ([rule] if whole else [replace(rule, ports=(port,)) for port in ports])]
+        return found
+
+    def describe(self, http: HttpDoor) -> list[Mapping[str, Any]]:
+        """What is told inside of its secrets and doors."""
+        secrets = (one for one in http.describe() if one["name"].removeprefix("secrets.") in self.secrets)
+        return [*secrets, *self.doors.describe()]
+
+    def lines(self, http: HttpDoor) -> list[DoorLine]:
+        """The same for an agent's instructions, and the hosts."""
+        found: list[DoorLine] = []
+        for one in self.describe(http):
+            allowed = f"; allowed: {', '.join(one['allowed'][:_RULES])}" if one.get("allowed") else ""
+            found.append(DoorLine(one["address"], f"{one['purpose']}{allowed}"))
+        if hosts := self.hosts(http):
+            more = f" and {len(hosts) - _HOSTS} more (`gear doors`)" if len(hosts) > _HOSTS else ""
+            found.append(DoorLine(f"{', '.join(hosts[:_HOSTS])}{more}", "hosts outside, by name"))
         return found
 
     def picked(self, names: Sequence[str], http: HttpDoor) -> Reach:

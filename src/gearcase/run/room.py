@@ -84,6 +84,7 @@ for p in "$@"; do case $p in
     *:*) "${p%%:*}" -I -c "$find" "${p#*:}" 2>/dev/null ;;
     *) command -v "$p" >/dev/null ;;
 esac || echo "$p"; done"""
+_THAWED = 0.05  # seconds between attempts to begin a command while the run stands frozen
 _TEXT = 16 * 1024
 _SHOWN = 4 * 1024
 _TRACED, _TRACED_BYTES = 12, 1500
@@ -269,7 +270,7 @@ class Room:
         """Run a command, on record. Its seconds are box time: while the run stood frozen, it did nothing."""
         number, began = next(self._numbers), self._clock.now()
         self._recorder.append(CommandStarted(number, text[:_TEXT]), self._agent)
-        result = await self.sandbox.run(command, on_output, on_terminal, on_error)
+        result = await self._run(command, on_output, on_terminal, on_error)
         result = replace(result, seconds=min(result.seconds, self._clock.now() - began))
         self._recorder.append(
             CommandEnded(
@@ -291,6 +292,18 @@ class Room:
         tail = (result.stdout.head + result.stdout.tail)[-_TRACED_BYTES:].decode("utf-8", "replace")
         self.trace.append({"command": text[:_TRACED_BYTES], "ended": result.ended, "exit": result.exit_code, "output": tail})
         return result
+
+    async def _run(
+        self, command: Command, on_output: OnOutput | None, on_terminal: Callable[[int], None] | None, on_error: OnOutput | None
+    ) -> CommandResult:
+        while True:
+            try:
+                return await self.sandbox.run(command, on_output, on_terminal, on_error)
+            except RunError as error:
+                if error.code != "frozen":
+                    raise
+                await asyncio.sleep(_THAWED)  # the brake was pulled since whoever asks has looked at it
+                await self._brake.wait_for(lambda level: level.name not in ("FROZEN", "KILLED"))
 
     async def tick(self) -> None:
         """Record what the box uses every five seconds of box time, until cancelled."""

@@ -106,6 +106,7 @@ class Box:
         on_terminal: Callable[[int], None] | None = None,
         on_error: OnOutput | None = None,
     ) -> tuple[CommandResult, bool]:
+        await self._movable()
         self._live.commands += 1
         running = Running(self._live, command, self._live.commands, on_output, on_terminal, on_error)
         try:
@@ -144,6 +145,12 @@ class Box:
         self._live.parts.sockets.update(zip(listeners, made, strict=True))
 
     # --- the brake ---------------------------------------------------------------------------------------------------------
+
+    async def _movable(self) -> None:
+        """Wait while the box is held for a look at its files alone: that is over in a moment, and no fault of who begins a command."""
+        while _STILL in self._held and _BRAKE not in self._held:
+            await self._standing.acquire()  # whoever looks has it
+            self._standing.release()
 
     async def freeze(self) -> float:
         """See `Sandbox`."""
