@@ -8,7 +8,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from gearcase.errors import Refused, RunError
-from gearcase.events import MapEnded, PromptTried
+from gearcase.events import MapEnded, MapProgressed, PromptTried
 from gearcase.swarm.items import Item, Waiting
 from gearcase.swarm.learned import Learned
 from gearcase.swarm.map import Map
@@ -86,6 +86,7 @@ class Bench:
         if fault := self._spend():
             return fault
         self.requests.append(question)
+        self.map.tell()
         reply = self.replies.pop(0) if self.replies else Fault("content", "empty", "nothing", COST)
         if isinstance(reply, str):
             return Answered(json.dumps({"prompt": reply, "diagnosis": "d"}), COST)
@@ -125,6 +126,14 @@ def test_failures_that_are_alike_are_mended_by_a_rewrite_and_only_they_run_again
     assert all(count == 1 for count in bench.model.calls.values()) and len(bench.model.calls) == 42 + 12
     assert bench.map.repair.as_json()["mended"] == 12 and bench.closed == 1
     assert bench.record.of(MapEnded)[0].repair["accepted"] == 1
+
+
+def test_what_waits_for_a_rewrite_is_told_while_it_waits(tmp_path, monkeypatch):
+    """Items that fail alike are pending: without it a map whose items all fail would seem to stand still."""
+    monkeypatch.setattr("gearcase.swarm.telling._TELL", 0.0)
+
+    bench, _ = play(tmp_path, items(a=12), ["p +a"])
+    assert max(told.held for told in bench.record.of(MapProgressed)) == 12
 
 
 def test_a_rewrite_must_help_two_samples(tmp_path):
