@@ -187,6 +187,21 @@ def test_done_is_refused_with_the_verdicts_and_taken_as_it_is(box):
     assert box.asked[-1] == ("done", {"note": "n", "as_is": True})
 
 
+def test_what_a_check_printed_stands_in_lines_of_its_own(box):
+    text = "\n".join(f"line {number}" for number in range(30)) + "\n"
+    failed = {"name": "a", "verdict": "failed", "output": text, "reason": "exit 1"}
+
+    def answers(status, answer):
+        return _answers((status, {"content-type": "application/json"}, json.dumps(answer).encode()))
+
+    shown = box.types("check", handler=answers(200, {"passed": False, "checks": [failed], "files": 1})).stdout.decode()
+    lines = ["  - name: a, verdict: failed, reason: exit 1", "      output:", "        | line 10"]
+    assert "\n".join(["checks:", *lines]) in shown and shown.splitlines()[-2:] == ["        | line 29", "files: 1"]
+    error = {"code": "checks_failed", "message": "no", "remedy": "mend it", "context": {"checks": [failed]}}
+    refused = box.types("done", handler=answers(403, {"error": error})).stderr.decode()
+    assert "  name: a, verdict: failed, reason: exit 1\n    output:\n      | line 10\n" in refused
+
+
 def test_a_refusal_for_a_program_is_the_envelope_on_standard_output(box):
     refused = box.types("rewind", "s9", "--json")
     assert refused.returncode == 1

@@ -250,17 +250,23 @@ def lines(value: Any, indent: str = "") -> Iterator[str]:
                 yield f"{indent}{key}: {item}"
     elif isinstance(value, list):
         for item in cast("list[Any]", value):
-            yield f"{indent}- {flat(item)}"
+            first, *more = one_of(item)
+            yield f"{indent}- {first}"
+            yield from (f"{indent}  {line}" for line in more)
     else:
         yield f"{indent}{value}"
 
 
-def flat(value: Any) -> str:
-    """One item of a list, on one line."""
+def one_of(value: Any) -> list[str]:
+    """One item of a list: a line, and below it what has lines of its own, the last 20 of each."""
     if not isinstance(value, dict):
-        return str(value)
-    table = cast("dict[str, Any]", value)
-    return ", ".join(f"{key}: {item}" for key, item in table.items() if item not in (None, "", [], {}))
+        return [str(value)]
+    table = {key: item for key, item in cast("dict[str, Any]", value).items() if item not in (None, "", [], {})}
+    blocks = {key: item.splitlines() for key, item in table.items() if isinstance(item, str) and "\n" in item}
+    told = [", ".join(f"{key}: {item}" for key, item in table.items() if key not in blocks)]
+    for key, found in blocks.items():
+        told += [f"  {key}:", *(f"    | {line}" for line in found[-20:])]
+    return told
 
 
 def complain(error: dict[str, Any], as_json: bool) -> int:
@@ -273,7 +279,8 @@ def complain(error: dict[str, Any], as_json: bool) -> int:
     print(f"  remedy: {error['remedy']}", file=sys.stderr)
     context: dict[str, Any] = error.get("context") or {}
     for check in context.get("checks", []):
-        print(f"  {flat(check)}", file=sys.stderr)
+        for line in one_of(check):
+            print(f"  {line}", file=sys.stderr)
     return 1
 
 
