@@ -148,6 +148,26 @@ def test_a_check_judges_with_the_parents_files_and_a_failed_one_keeps_its_versio
     assert played.record.checks == [], "its verdicts are its own"
 
 
+def test_the_parent_sees_why_a_check_failed_and_that_it_never_looked_at_what_was_handed_in(stage):
+    check = "for n in $(seq 30); do echo line $n; done; test -s x || { echo x is not there; exit 3; }"
+    lead = [
+        f"{SPAWN} --check '{check}' --take x first > out/first; gear result a1 > out/later; gear agents > out/tree",
+        "gear spawn --again a1 --check 'test -s $DELIVERED/x' second > out/second; echo $? > out/code",
+    ]
+    played = run(stage, by("a1", "echo good > x", "gear done --as-is"), by("a2", "echo good > x", DONE), lead=lead)
+    lines = said(played, "first").splitlines()
+    at = lines.index("  check: exit 3")
+    assert (
+        lines[at - 1] == "a1: done, check failed"
+        and lines[at + 1] == "    | line 12"
+        and lines[at + 20] == "    | x is not there"
+    )
+    assert "those of the agent are below $DELIVERED" in lines[at + 21]
+    assert "gear spawn --again a1 [--check 'BETTER CHECK']" in lines[-1] and said(played, "later") == said(played, "first")
+    assert said(played, "code") == "0\n" and "a2: done, check passed" in said(played, "second")
+    assert {tuple(r.event.take) for r in played.records("agent_spawned")} == {("x",)}
+
+
 # --- limits -----------------------------------------------------------------------------------------------------------------------
 
 

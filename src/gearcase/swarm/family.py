@@ -31,6 +31,7 @@ class Outcome:
     seconds: float = 0.0
     verdict: str = ""  # of its own check, empty without one
     reason: str = ""  # why the check said so
+    output: str = ""  # the end of what the check printed
     copied: tuple[str, ...] = ()
     conflicts: tuple[tuple[str, str], ...] = ()  # a path, and where the sub-agent's version lies
     refused: tuple[tuple[str, str], ...] = ()  # a path, and why it was not copied
@@ -54,6 +55,7 @@ class Kin:
     model: str
     limits: Amounts
     again: str = ""
+    check: str = ""  # the command of its own check
     state: State = "queued"
     outcome: Outcome | None = None
     told: bool = False  # its parent has waited for its end
