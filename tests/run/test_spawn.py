@@ -168,6 +168,36 @@ def test_the_parent_sees_why_a_check_failed_and_that_it_never_looked_at_what_was
     assert {tuple(r.event.take) for r in played.records("agent_spawned")} == {("x",)}
 
 
+def test_one_that_goes_again_has_the_name_and_the_work_of_the_one_before_it(stage):
+    spawn = f"{SPAWN} --name ini --give raw --take 'made/**' --check 'grep -q good $DELIVERED/made/x'"
+    lead = [
+        f"mkdir raw; echo 1 > raw/a; echo 2 > other; {spawn} first > out/first",
+        "gear spawn --again ini second > out/second; cat made/seen > out/seen; gear result ini > out/latest",
+    ]
+    steps = [
+        by("a1", "mkdir made; echo bad > made/x", "gear done --as-is"),
+        by("a2", "find . -type f | sort > /tmp/seen; mkdir made; mv /tmp/seen made; echo good >> made/x", DONE),
+    ]
+    played = run(stage, *steps, lead=lead)
+    assert said(played, "first").startswith("a1 ini: done, check failed")
+    assert said(played, "second").startswith("a2 ini: done, check passed") and said(played, "latest") == said(played, "second")
+    assert said(played, "seen").split() == ["./raw/a", "./rejected/a1/made/x"]
+    told = (played.folder.path / "cassette.jsonl").read_text()
+    assert "a1 worked on this before you; its check did not pass what it made, which lies below rejected/a1" in told
+
+
+def test_a_name_is_passed_on_only_when_its_bearer_has_ended(stage):
+    lead = [
+        f"{SPAWN} --name x --background one > out/said; gear spawn --again x --background two >> out/said",
+        f"{SPAWN} --name x three >> out/said 2>&1; gear stop a1 > /dev/null; gear wait > /dev/null",
+        "gear spawn --again a1 --name x four > /dev/null",
+    ]
+    steps = [by("a1", "sleep 4726"), by("a2", DONE), by("a3", DONE)]
+    played = run(stage, *steps, lead=lead)
+    assert [r.event.name for r in played.records("agent_spawned")] == ["x", "a2", "x"]
+    assert "there is an agent 'x' already" in said(played, "said")
+
+
 # --- limits -----------------------------------------------------------------------------------------------------------------------
 
 

@@ -28,6 +28,7 @@ from gearcase.run.branches import OwnDatabases
 from gearcase.run.ending import End
 from gearcase.run.forks import chosen
 from gearcase.run.handover import Acceptance
+from gearcase.run.lineage import left_by, told_of
 from gearcase.run.member import Member, Shared
 from gearcase.run.notes import MOST_NOTE, NOTE, Notes
 from gearcase.run.orders import Order, read_order
@@ -109,12 +110,14 @@ class Children:
         family, ledger = self._family, self._shared.ledger
         again = self._lives[family.find(agent, str(arguments["again"])).id] if arguments.get("again") else None
         order = read_order(arguments, again.order if again is not None else None)
+        if again is not None and order.name == family.passed_on(again.kin):
+            order = replace(order, name="")  # it is taken, and passes on
         parent = self._member(agent)
         family.may_spawn(agent, order.name)
         route = self._route(parent, order)
         reach = parent.reach if order.doors is None else parent.reach.picked(order.doors, self._shared.http)
         before = await parent.workspace.state()
-        files = chosen(before, order.give) if order.give else before
+        files = chosen(before, order.give, left_by(again.kin) if again is not None else ()) if order.give else before
         family.may_spawn(agent, order.name)  # others were spawned meanwhile, perhaps
         if self._closing:
             raise Refused("agent_ended", "the run is ending", remedy="nothing is spawned any more")
@@ -126,9 +129,8 @@ class Children:
         box = order.box(parent.box, parent.pace, carved)
         limits = {**carved, "steps": box.limits.steps, "wall": round(box.limits.wall * 1000)}
         depth = (parent_kin.depth if (parent_kin := family.of(agent)) else 0) + 1
-        kin = Kin(
-            key, order.name or key, agent, depth, order.goal, route.name, limits, again.kin.id if again else "", order.check
-        )
+        name = order.name or (family.passed_on(again.kin) if again is not None else "") or key
+        kin = Kin(key, name, agent, depth, order.goal, route.name, limits, again.kin.id if again else "", order.check)
         family.adopt(kin)
         life = self._lives[key] = _Life(kin, order, purse, files, before, reach, databases, route, self._shared.clock.now())
         self._halts[key] = asyncio.get_running_loop().create_future()
@@ -332,7 +334,8 @@ class Children:
                 await shared.forks.fill(member.sandbox, life.files)
             self._spares.prepare(spec, life.files)
             member.workspace.begin(life.files)
-            about = ABOUT.format(parent=kin.parent, files=_told_files(life.files))
+            before = told_of(self._lives[kin.again].kin, life.files) if kin.again else ""
+            about = ABOUT.format(parent=kin.parent, files=_told_files(life.files) + before)
 
             def put(check: Check, sandbox: Sandbox) -> None:
                 restore(sandbox.workspace, life.files, shared.store, sandbox.owner, known=Manifest())
