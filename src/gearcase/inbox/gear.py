@@ -28,7 +28,8 @@ gear context show | drop ID... | note TEXT see and shrink what the agent remembe
 gear ask-for net|usd|time|egress|tokens|calls|other WHAT --why TEXT [--no-wait]
                                            ask the operator for a host, money, time, more of a limit; waits for the answer
 gear requests                              what was asked for, and the answers
-gear done [--note TEXT] [--as-is]          hand in; the checks run, --as-is hands in whatever they say
+gear done [--note TEXT] [--as-is]          hand in; the checks run, --as-is hands in whatever they say,
+                                           with the note of the last time where none is given
 
 --json anywhere prints the answer as JSON. The same as an HTTP API: /box/openapi.json
 Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 the door cannot be reached, 4 the answer cannot be written.

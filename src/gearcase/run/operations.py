@@ -72,6 +72,7 @@ class Operations:
         self._reach = reach
         self._requests = requests
         self._agent = agent
+        self._refused_note = ""  # of the last `gear done` that a check refused
 
     def table(self) -> dict[str, Operation]:
         """Every operation with its description, as the door serves and documents it."""
@@ -187,17 +188,21 @@ class Operations:
         return {"snapshot": snapshot.name, "undone": _counts(undone), "kept_before": next(reversed(self._workspace.snapshots))}
 
     async def done(self, agent: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Hand in, once the checks pass or with `as_is`."""
+        """Hand in, once the checks pass or with `as_is`, which without a note has that of the last refusal."""
         note = str(arguments.get("note") or "")
         if not arguments.get("as_is") and self._box.checks:
             seen = await self._acceptance.on_request(agent, "")
             if not seen["passed"]:
+                self._refused_note = note or self._refused_note
+                kept = ", which has the note that you gave" if self._refused_note else ""
                 raise Refused(
                     "checks_failed",
                     "the checks do not pass: " + "; ".join(f"{c['name']}: {c['verdict']}" for c in seen["checks"]),
-                    remedy="mend it, or hand in as it is with `gear done --as-is`",
+                    remedy=f"mend it, or hand in as it is with `gear done --as-is`{kept}",
                     checks=seen["checks"],
                 )
+        if arguments.get("as_is") and arguments.get("note") is None:
+            note = self._refused_note
         self._driving.note = note
         return {"done": True, "note": note}
 
