@@ -124,6 +124,13 @@ def test_context_is_seen_noted_and_dropped(stage):
     assert [r.event.operation for r in played.records("gear_used")].count("context") == 3
 
 
+def test_every_place_that_the_instructions_name_is_there_from_the_start(stage):
+    played = stage.play(
+        {"commands": ["mkdir out; ls -d /workspace /box/history /box/outputs /box/openapi.json > out/a; gear done"]}
+    )
+    assert said(played, "a").split() == ["/box/history", "/box/openapi.json", "/box/outputs", "/workspace"]
+
+
 def test_the_note_of_a_refused_done_is_not_lost(stage):
     refused = "mkdir out; gear done --note 'the reason is in README' 2> out/said"
     played = stage.play({"commands": [refused, "gear done --as-is"]}, check="false")

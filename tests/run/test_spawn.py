@@ -217,6 +217,24 @@ def test_its_money_is_carved_and_what_it_left_returns(stage):
     assert played.record.spent["usd"] + played.record.remaining["usd"] == 1_000_000_000
 
 
+def test_what_is_set_aside_for_sub_agents_is_told_and_does_not_look_spent(stage):
+    played = stage.play(
+        {"commands": [f"mkdir out; {SPAWN} --background one; gear status > out/during"]},
+        {"commands": ["gear wait > out/said; gear status > out/after"]},
+        {"commands": ["cp /box/history/*.txt out"]},
+        {"commands": ["gear done"]},
+        by("a1", "sleep 2"),
+        by("a1", "cp /box/history/*.txt .", DONE),
+        take=("out/**", "*.txt"),
+    )
+    told = [line for file in sorted((played.out / "out").glob("0*.txt")) for line in file.read_text().splitlines()]
+    first, second, third, *_ = [line for line in told if line.startswith("[left: ")]
+    assert " of $1.00, " in first and " of $1.00 ($0.10 set aside for agents), " in second and " of $1.00, " in third
+    assert "set_aside: $0.10" in said(played, "during") and "set_aside" not in said(played, "after")
+    below = [line for file in played.out.glob("0*.txt") for line in file.read_text().splitlines() if line.startswith("[left: ")]
+    assert below and not any("set aside" in line for line in below), "its own reserve is not set aside for anybody"
+
+
 def test_a_sub_agent_out_of_money_returns_with_the_limit_what_it_spent_and_how_to_go_on(stage):
     dear = by("a1", "echo part > part", usage={"input": 100, "output": 4000})
     played = run(stage, *[dear] * 4, lead=[f"gear spawn --usd 0.12 go {TELL}", "cat part >> out/said"])

@@ -13,7 +13,7 @@ from gearcase.doors.model.door import Caller, ModelDoor
 from gearcase.doors.model.routing import Route
 from gearcase.errors import Refused
 from gearcase.ledger import Ledger
-from gearcase.run.accounts import Pace, Purse
+from gearcase.run.accounts import Pace, Purse, set_aside
 from gearcase.run.driving import Driving
 from gearcase.run.handover import Acceptance
 from gearcase.run.reach import Reach
@@ -132,6 +132,8 @@ class Operations:
             balance = self._ledger.balance(self._purse.work if resource == "egress" else account, resource)
             if balance.limit is not None:
                 budget[resource] = {"limit": show(balance.limit), "spent": show(balance.spent), "free": show(balance.free or 0)}
+                aside = sum(set_aside(self._ledger, self._purse, resource)) if self._pace.phase == "work" else 0
+                budget[resource] |= {"set_aside": show(aside)} if aside else {}
         return {
             "phase": self._pace.phase,
             "budget": budget,
