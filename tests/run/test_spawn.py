@@ -324,6 +324,23 @@ def test_an_agent_sees_and_stops_those_below_it_and_nobody_else(stage):
     assert "a1: stopped" in said(played, "stopped") and returned(played)["a1"].status == "stopped"
 
 
+def test_the_tree_of_agents_tells_a_failed_check_and_has_a_line_for_each(stage):
+    goal = "count the rows of every table and of each view, then say in one line which of them is the largest of all of them"
+    lead = [
+        f"{SPAWN} --check false --take x one > /dev/null",
+        f"{SPAWN} --background '{goal}\nand more' > /dev/null; until gear agents | grep -q working; do sleep 0.1; done",
+        "gear agents > out/tree; gear stop a2 > /dev/null",
+    ]
+    steps = [by("a1", "gear done --as-is"), by("a2", "echo working\necho second\n"), by("a2", "sleep 4727")]
+    played = run(stage, *steps, lead=lead)
+    first, second, last, _ = said(played, "tree").splitlines()
+    assert first.startswith("a1: done, check failed, usd ") and first.endswith(": one")
+    assert second.endswith(
+        ": count the rows of every table and of each view, then say in one line which of them is the largest of ..."
+    )
+    assert last == "  $ echo working ..."
+
+
 # --- ends -------------------------------------------------------------------------------------------------------------------------
 
 

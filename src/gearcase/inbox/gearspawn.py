@@ -98,7 +98,7 @@ def tree(answer: dict[str, Any]) -> list[str]:
         spent = ", ".join(f"{name} {value} of {one['limits'].get(name, 'any')}" for name, value in one["spent"].items())
         steps = f", {one['steps']} answers" if one.get("steps") else ""
         lines.append(
-            f"{'  ' * (one['depth'] - first)}{title(one)}: {one['status']}{steps}{', ' if spent else ''}{spent}: {one['goal']}"
+            f"{'  ' * (one['depth'] - first)}{title(one)}: {ending(one)}{steps}{', ' if spent else ''}{spent}: {one['goal']}"
         )
         if one.get("last"):
             lines.append(f"{'  ' * (one['depth'] - first)}  $ {one['last']}")

@@ -32,7 +32,7 @@ from gearcase.run.lineage import left_by, told_of
 from gearcase.run.member import Member, Shared
 from gearcase.run.notes import MOST_NOTE, NOTE, Notes
 from gearcase.run.orders import Order, read_order
-from gearcase.run.outcomes import end_of, limit_of, result_of
+from gearcase.run.outcomes import end_of, first_words, limit_of, result_of
 from gearcase.run.reach import Reach
 from gearcase.run.returning import Laying, Returned, hand_back
 from gearcase.run.room import sandbox_spec
@@ -433,14 +433,17 @@ class Children:
     def _row(self, kin: Kin) -> dict[str, Any]:
         life, ledger = self._lives[kin.id], self._shared.ledger
         told = result_of(kin)
-        row = {key: told[key] for key in ("agent", "name", "parent", "status", "model", "limits", "spent")}
+        row = {
+            key: told[key] for key in ("agent", "name", "parent", "status", "limit", "model", "limits", "spent") if key in told
+        }
+        row["check"] = {"verdict": kin.outcome.verdict} if kin.outcome is not None and kin.outcome.verdict else {}
         if kin.state != "ended":
             row["spent"] = orders.told({k: v for k, v in ledger.subtree_spent(life.purse.whole).items() if v})
         if life.member is not None:
             row["steps"] = life.member.agent.step if life.member.agent is not None else 0
             if life.member.room.trace:
-                row["last"] = life.member.room.trace[-1]["command"].strip()[:100]
-        return {**row, "depth": kin.depth, "goal": kin.goal.splitlines()[0][:100]}
+                row["last"] = first_words(life.member.room.trace[-1]["command"])
+        return {**row, "depth": kin.depth, "goal": first_words(kin.goal)}
 
 
 async def _halted(halt: asyncio.Future[End], reasons: set[str] | None) -> None:

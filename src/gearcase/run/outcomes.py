@@ -52,6 +52,13 @@ def end_of(output: str) -> str:
     return text if len(text) <= MOST_OUTPUT else f"[...]{text[-MOST_OUTPUT:]}"
 
 
+def first_words(text: str, most: int = 100) -> str:
+    """The first line of a text as far as whole words of it fit, and whether there is more."""
+    first, *more = text.strip().splitlines() or [""]
+    shown = first if len(first) <= most else (first[: most + 1].rpartition(" ")[0] or first[:most]).rstrip()
+    return f"{shown} ..." if more or shown != first else shown
+
+
 def _check_of(kin: Kin, outcome: Outcome) -> dict[str, str]:
     if not outcome.verdict:
         return {}
