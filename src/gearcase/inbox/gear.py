@@ -1,37 +1,6 @@
 #!/usr/bin/python3
-"""gear: what an agent and its programs can ask of their box.
+"""`gear`: what an agent and its programs can ask of their box; `gearhelp.py` says what for.
 
-gear status                                limits, what is spent, time left, deliverables, checks
-gear doors                                 the names that can be reached from here
-gear ask [--model M] [--system TEXT] [--schema FILE] [--max-output N] PROMPT|-
-                                           one model call, paid from the budget; - reads the prompt from standard input
-gear map --over FILE... --split lines:N|records:N|rowgroups|file|bytes:N (--prompt FILE | --run CMD) --out DIR
-         [--model M] [--schema FILE] [--validator CMD] [--give PATH...] [--deadline SECONDS] [--concurrency N]
-         [--max-output N] [--allow-failed N] [--max-failure-rate 0.5] [--no-canary] [--format jsonl|parquet]
-                                           the prompt over every item, a model call each, or a command in a fresh sandbox each;
-                                           the same command again pays for nothing twice
-gear reduce --over FILE... (--prompt FILE | --run CMD) --out DIR [--fan-in N] [--split lines:1] [and as for map]
-                                           groups of N inputs to one, again and again, until one is left
-gear spawn [--name N] [--model M] [--usd X] [--tokens N] [--calls N] [--steps N] [--wall 10m] [--egress 1MiB]
-           [--give PATH]... [--take PATTERN]... [--into DIR] [--doors a,b|none] [--branch DATABASE,...] [--check CMD]
-           [--background] GOAL
-gear spawn --again ID [...] GOAL           a sub-agent on a copy of your files, paid from your budget; waits and prints its result
-gear wait [ID...] [--any]                  wait for sub-agents; exit 0 when all are done and their checks passed
-gear agents                                the sub-agents below you
-gear tell ID|parent TEXT                   a note for its next turn
-gear stop ID                               end one and those below it
-gear result ID [--trace]                   how it ended, or how far it is; --trace: its last commands
-gear check [NAME]                          run the acceptance checks now, on a copy of the deliverables
-gear snapshot [--note TEXT]                keep the present state of /workspace
-gear rewind [SNAPSHOT]                     return to one; without a name: list them
-gear context show | drop ID... | note TEXT see and shrink what the agent remembers
-gear ask-for net|usd|time|egress|tokens|calls|other WHAT --why TEXT [--no-wait]
-                                           ask the operator for a host, money, time, more of a limit; waits for the answer
-gear requests                              what was asked for, and the answers
-gear done [--note TEXT] [--as-is]          hand in; the checks run, --as-is hands in whatever they say,
-                                           with the note of the last time where none is given
-
---json anywhere prints the answer as JSON. The same as an HTTP API: /box/openapi.json
 Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 the door cannot be reached, 4 the answer cannot be written.
 """
 
@@ -99,7 +68,6 @@ def parser() -> argparse.ArgumentParser:
 
     add("status")
     add("doors")
-    add("help")
     ask = add("ask")
     ask.add_argument("--model")
     ask.add_argument("--system")
@@ -285,13 +253,31 @@ def complain(error: dict[str, Any], as_json: bool) -> int:
     return 1
 
 
+def help_for(argv: list[str]) -> str | None:
+    """The command that is to be explained, empty for all of them; None where none is. What stands behind `--` is no option."""
+    options = argv[: argv.index("--")] if "--" in argv else argv
+    words = [word for word in options if not word.startswith("-")]
+    if words[:1] == ["help"]:
+        return "".join(words[1:2])
+    return "".join(words[:1]) if "--help" in options or "-h" in options else None
+
+
+def helped(command: str) -> int:
+    """Explain a command, or all of them."""
+    text = beside("gearhelp").explain(command)
+    if text is None:
+        print(f"gear: there is no command {command!r}; gear help lists them", file=sys.stderr)
+        return 2
+    return told(text)
+
+
 def main(argv: list[str]) -> int:
     """The command; its exit status."""
-    if not argv or argv[0] in ("help", "--help", "-h"):
-        return told((__doc__ or "").strip())
+    if (topic := help_for(argv)) is not None:
+        return helped(topic)
     options = parser().parse_args(argv)
-    if options.operation in (None, "help"):
-        return told((__doc__ or "").strip())
+    if options.operation is None:
+        return helped("")
     code, text = 0, ""
     try:
         if options.operation in ("map", "reduce"):
