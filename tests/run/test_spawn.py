@@ -217,6 +217,16 @@ def test_its_money_is_carved_and_what_it_left_returns(stage):
     assert played.record.spent["usd"] + played.record.remaining["usd"] == 1_000_000_000
 
 
+def test_one_without_doors_is_given_no_egress(stage):
+    lead = [
+        f"{SPAWN} --doors none --background one > out/none; {SPAWN} --background two > out/some; gear wait; gear status > out/after"
+    ]
+    played = run(stage, by("a1", "gear doors > seen", DONE), by("a2", DONE), lead=[*lead, "cat seen > out/seen"])
+    assert "egress" not in said(played, "none") and "egress 256" in said(played, "some")
+    assert "model.box" in said(played, "seen") and "gear.box" in said(played, "seen")
+    assert [r.event.limits["egress"] for r in played.records("agent_spawned")] == [0, 2**28]
+
+
 def test_what_is_set_aside_for_sub_agents_is_told_and_does_not_look_spent(stage):
     played = stage.play(
         {"commands": [f"mkdir out; {SPAWN} --background one; gear status > out/during"]},
