@@ -323,6 +323,7 @@ def test_a_last_line_that_was_being_written_is_left_out(tmp_path):
         ("at 2026-11-23T09:11:39.123Z or 09:11", "at <time> or <time>"),
         ("[exit 0, 1.2 s] [exit 0, 480 ms] 44m 59s", "[exit 0, <time>] [exit 0, <time>] <time>"),
         ("$0.0123 of $2.00", "<money> of <money>"),
+        ("$2.27 of $4.00 ($1.39 set aside for agents), 3 left", "<money> of <money>, 3 left"),
         ("toolu_01AbC and call_9 and 123e4567-e89b-12d3-a456-426614174000", "<id> and <id> and <id>"),
         ("see /tmp/tmpx1/a.txt, /etc", "see <path>, /etc"),
         ("at 0x7f5a12345678 or deadbeef01", "at <hex> or <hex>"),
