@@ -20,7 +20,7 @@ def test_the_instructions_say_where_things_are_what_counts_and_what_is_left():
         "$2.00 for model calls; 30 answers; 45m 00s of time",
         "http://model.box",
         "`gear done [--note TEXT]`",
-        "CMD runs in /workspace on the files you gave; the agent's are below $DELIVERED",
+        "`--check` runs in /workspace on a copy of all your files; the agent's are below $DELIVERED",
     ):
         assert expected in text
     assert "/host" not in text

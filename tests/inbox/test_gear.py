@@ -239,7 +239,7 @@ def test_each_command_explains_itself_and_each_of_its_options_in_a_line(box, nam
 
 def test_the_help_of_spawn_says_where_a_check_runs_and_what_no_door_means(box):
     text = " ".join(box.calls("spawn", "--help").stdout.decode().split())
-    assert "runs in /workspace on the files that you gave" in text and "what the agent hands in lies below $DELIVERED" in text
+    assert "runs in /workspace on a copy of all your files" in text and "below $DELIVERED" in text
     assert "none: no door and no host; model.box and gear.box stay" in text and "None with --doors none" in text
 
 

@@ -148,6 +148,15 @@ def test_a_check_judges_with_the_parents_files_and_a_failed_one_keeps_its_versio
     assert played.record.checks == [], "its verdicts are its own"
 
 
+def test_a_check_may_use_files_that_its_sub_agent_was_not_given(stage):
+    lead = [
+        "mkdir data; echo 4 > data/n; echo 5 > truth; echo 'test $(cat $DELIVERED/sum) = $(cat truth)' > judge.sh",
+        f"{SPAWN} --give data --take sum --take seen --check 'sh judge.sh' add > out/first; cat sum seen >> out/first",
+    ]
+    played = run(stage, by("a1", "ls > seen; echo $(($(cat data/n) + 1)) > sum", "gear done"), lead=lead)
+    assert "a1: done, check passed" in said(played, "first") and said(played, "first").endswith("5\ndata\nseen\n")
+
+
 def test_the_parent_sees_why_a_check_failed_and_that_it_never_looked_at_what_was_handed_in(stage):
     check = "for n in $(seq 30); do echo line $n; done; test -s x || { echo x is not there; exit 3; }"
     lead = [

@@ -108,8 +108,8 @@ gear spawn --again ID [OPTION...] GOAL
   --give PATH            only these of your files go in, paths and patterns, more than once; without it all
   --take PATTERN         what comes back, more than once; without it everything that it changed
   --into DIR             it comes back below this folder
-  --check CMD            judges what it hands in: runs in /workspace on the files that you gave, without doors; what the agent hands in lies
-                         below $DELIVERED (quote it: '$DELIVERED'). If it fails, the agent's files go to rejected/ID and no further
+  --check CMD            judges what it hands in: runs in /workspace on a copy of all your files of now, without doors; what the agent
+                         hands in lies below $DELIVERED (quote it: '$DELIVERED'). If it fails, that goes to rejected/ID and no further
   --again ID             the order of that one once more (give, take, limits, check, name) and what it left in rejected/ID, with this goal
                          and what else you say anew: --again ID --check 'BETTER CHECK' GOAL
   --doors A,B            no more than these of yours: ids from gear doors, secrets.NAME, hosts, http for all hosts.

@@ -338,7 +338,7 @@ class Children:
             about = ABOUT.format(parent=kin.parent, files=_told_files(life.files) + before)
 
             def put(check: Check, sandbox: Sandbox) -> None:
-                restore(sandbox.workspace, life.files, shared.store, sandbox.owner, known=Manifest())
+                restore(sandbox.workspace, life.before, shared.store, sandbox.owner, known=Manifest())
 
             acceptance = member.equip(life.route, self._operations, about=about, put=put)
             await member.serve()

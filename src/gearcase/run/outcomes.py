@@ -13,7 +13,7 @@ MOST_NAMED = 50
 """Paths of each kind, and changes of each database, that are named."""
 MOST_OUTPUT = 2000
 """Characters of what a check printed, the last ones."""
-HINT = "it ran in /workspace on the files that you gave; those of the agent are below $DELIVERED"
+HINT = "it ran in /workspace on your own files; those of the agent are below $DELIVERED"
 """Where a check that did not pass never speaks of what it should judge."""
 
 

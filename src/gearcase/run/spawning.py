@@ -36,9 +36,9 @@ _SPAWN = {
     "branch": {**_TEXTS, "description": "databases of which it has a copy of its own"},
     "check": {
         **_TEXT,
-        "description": "a command that judges what it hands in: bash in /workspace of a fresh sandbox without doors, on your files as "
-        "they were given; what the sub-agent hands in lies read-only below $DELIVERED (/given/delivered). Exit 0 is passed; otherwise "
-        "its files go to rejected/ID",
+        "description": "a command that judges what it hands in: bash in /workspace of a fresh sandbox without doors, on a copy of all "
+        "your files of now, given to it or not; what it hands in lies read-only below $DELIVERED (/given/delivered). Exit 0 is passed; "
+        "otherwise that goes to rejected/ID",
     },
     "again": {
         **_TEXT,
