@@ -156,6 +156,11 @@ def test_a_rewrite_must_help_two_samples(tmp_path):
     kept = [ended for ended in endings if ended.state == "ok" and ended.item.text.startswith("a")]
     assert len(kept) == first.looks[0][0], "what passed in the test is its answer"
     assert bench.map.account.quarantined == 10 - len(kept)
+    asked = json.loads("{" + bench.requests[1].partition("\n\n{")[2])
+    told = asked["tried before"][0]
+    assert told["prompt"].startswith("p +a") and told["result"].endswith("0 of 5"), told
+    assert len(told["passed"]) == 2 and len(told["failed"]) == 2, "the next rewrite is told what came of the last one"
+    assert {one["item"] for one in told["passed"]} <= {ended.item.text for ended in kept}
 
 
 def canary(bench, texts, first):
