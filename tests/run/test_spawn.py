@@ -248,7 +248,7 @@ def test_what_is_set_aside_for_sub_agents_is_told_and_does_not_look_spent(stage)
     )
     told = [line for file in sorted((played.out / "out").glob("0*.txt")) for line in file.read_text().splitlines()]
     first, second, third, *_ = [line for line in told if line.startswith("[left: ")]
-    assert " of $1.00, " in first and " of $1.00 ($0.10 set aside for agents), " in second and " of $1.00, " in third
+    assert " of $1.00, " in first and " of $1.00 ($0.10 set aside for agents and repairs), " in second and " of $1.00, " in third
     assert "set_aside: $0.10" in said(played, "during") and "set_aside" not in said(played, "after")
     below = [line for file in played.out.glob("0*.txt") for line in file.read_text().splitlines() if line.startswith("[left: ")]
     assert below and not any("set aside" in line for line in below), "its own reserve is not set aside for anybody"

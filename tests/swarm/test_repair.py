@@ -284,6 +284,28 @@ def test_tries_are_capped_for_a_signature_and_for_a_map(tmp_path):
     assert tried[0].signature["code"] == "is_a", "the largest first"
 
 
+def test_a_rewrite_that_helped_leaves_the_tries_to_what_still_fails_alike(tmp_path):
+    class Layers(Model):
+        """Items that fail alike and need one thing, two, three: +a, then +a too, then that once more."""
+
+        async def __call__(self, question):
+            prompt, _, text = question.partition("\n\n")
+            number = int(text.strip().removeprefix("a"))
+            needed = 1 + (number >= 24) + (number >= 33)
+            return await super().__call__(question if prompt.count("+a") >= needed else question.replace("+a", ""))
+
+    async def scenario():
+        bench = Bench(tmp_path, ["p +a", "p +a +a", "p +a +a +a"], expected=36)
+        bench.map._ask = bench.model = Layers()
+        async with asyncio.timeout(20):
+            await serve(bench.map, items(a=36))
+        bench.results.close()
+        return bench
+
+    bench = asyncio.run(scenario())
+    assert [one.decision for one in bench.tried()] == ["cluster"] * 3 and bench.map.account.ok == 36
+
+
 def test_a_budget_that_is_used_up_ends_the_repair_and_not_the_map(tmp_path):
     bench, _ = play(tmp_path, items(ok=20, a=12), ["p +a"], limit=3 * COST)
     assert bench.map.account.ok == 22 and bench.map.account.quarantined == 10 and bench.map.stopped is None

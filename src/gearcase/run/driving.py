@@ -122,5 +122,5 @@ class Driving:
     def _set_aside(self) -> str:
         """What is neither free nor spent, and for whom; empty where nothing is."""
         agents, calls = set_aside(self.ledger, self.purse, "usd")
-        whom = " and ".join(["agents"] * bool(agents) + ["calls under way"] * bool(calls))
+        whom = " and ".join(["agents and repairs"] * bool(agents) + ["calls under way"] * bool(calls))
         return f" ({format_money(agents + calls)} set aside for {whom})" if whom else ""

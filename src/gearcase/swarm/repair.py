@@ -6,7 +6,8 @@ become the prompt of what is still to come, none of KEEPERS items that passed be
 alone. Then the rest of the cluster runs again with it, and only that.
 
 Invariants: an item that waits here is pending; it ends once, here or after it was given back; whatever the repair asks is paid from an
-account of its own, carved out of the map's; a signature is tried TRIES times, a map MAP_TRIES times, a prompt once for an item.
+account of its own, carved out of the map's; a signature is tried TRIES times without success, a map MAP_TRIES times, a prompt once for
+an item.
 """
 
 from __future__ import annotations
@@ -362,6 +363,7 @@ class Repair:
             self.default = candidate
             self._meet_default(cluster)
         cluster.variant = candidate
+        cluster.tries = 0  # the cap is for rewrites that do not help
         self.accepted += 1
         self._tell(event, decision, why, began)
         rest = [*mine.values(), *self._unpark(cluster)]
