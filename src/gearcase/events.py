@@ -617,7 +617,8 @@ class MapStarted(Event):
 class MapProgressed(Event):
     """How far a map has come, at most once a second. `account` adds up: items = ok + failed + quarantined + skipped + pending.
 
-    `found` of the ok items had been paid for before. Money in nano-dollars; `rate` is items a second since the start.
+    `found` of the ok items had been paid for before; `held` of the pending ones failed alike and wait for a better prompt. Money in
+    nano-dollars; `rate` is items that ended a second since the start.
     """
 
     map: str
@@ -628,6 +629,7 @@ class MapProgressed(Event):
     spent: int
     projected: int
     rate: float
+    held: int = 0
 
 
 class MapItemFailed(Event):

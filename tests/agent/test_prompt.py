@@ -2,6 +2,7 @@
 
 from gearcase.agent.prompt import DoorLine, instructions
 from gearcase.box import Box
+from gearcase.run.handover import MOST_REQUESTS
 
 
 def box(**more):
@@ -17,11 +18,13 @@ def test_the_instructions_say_where_things_are_what_counts_and_what_is_left():
         "/workspace/out/** (together at most 500 MiB)",
         "- valid (you see the score)",
         "- small (you see pass or fail)",
-        "$2.00 for model calls; 30 answers; 45m 00s of time",
+        "$2.00 for model calls ($0.10 of it kept for handing in); 30 answers; 45m 00s of time",
         "http://model.box",
         "`gear done [--note TEXT]`",
+        "`--check` runs in /workspace on a copy of all your files; the agent's are below $DELIVERED",
     ):
         assert expected in text
+    assert f"`gear check [NAME]` run the acceptance checks now, {MOST_REQUESTS} times at most" in text
     assert "/host" not in text
     assert "python3 check.py" not in text
     assert "Clean the table." not in text

@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import importlib
 import json
 import os
 import socket
@@ -187,6 +188,21 @@ def test_done_is_refused_with_the_verdicts_and_taken_as_it_is(box):
     assert box.asked[-1] == ("done", {"note": "n", "as_is": True})
 
 
+def test_what_a_check_printed_stands_in_lines_of_its_own(box):
+    text = "\n".join(f"line {number}" for number in range(30)) + "\n"
+    failed = {"name": "a", "verdict": "failed", "output": text, "reason": "exit 1"}
+
+    def answers(status, answer):
+        return _answers((status, {"content-type": "application/json"}, json.dumps(answer).encode()))
+
+    shown = box.types("check", handler=answers(200, {"passed": False, "checks": [failed], "files": 1})).stdout.decode()
+    lines = ["  - name: a, verdict: failed, reason: exit 1", "      output:", "        | line 10"]
+    assert "\n".join(["checks:", *lines]) in shown and shown.splitlines()[-2:] == ["        | line 29", "files: 1"]
+    error = {"code": "checks_failed", "message": "no", "remedy": "mend it", "context": {"checks": [failed]}}
+    refused = box.types("done", handler=answers(403, {"error": error})).stderr.decode()
+    assert "  name: a, verdict: failed, reason: exit 1\n    output:\n      | line 10\n" in refused
+
+
 def test_a_refusal_for_a_program_is_the_envelope_on_standard_output(box):
     refused = box.types("rewind", "s9", "--json")
     assert refused.returncode == 1
@@ -199,6 +215,37 @@ def test_help_names_every_operation_and_needs_no_door(box, arguments):
     told = box.calls(*arguments)
     assert told.returncode == 0 and told.stderr == b""
     assert all(f"gear {name}" in told.stdout.decode() for name in OPERATIONS)
+
+
+def commands():
+    """Every command of `gear` with its options."""
+    sys.path.insert(0, str(SOURCE.parent))
+    try:
+        found = importlib.import_module("gear").parser()._subparsers._group_actions[0].choices
+    finally:
+        sys.path.remove(str(SOURCE.parent))
+    return {name: {text for one in parser._actions for text in one.option_strings} for name, parser in found.items()}
+
+
+@pytest.mark.parametrize(("name", "options"), commands().items())
+def test_each_command_explains_itself_and_each_of_its_options_in_a_line(box, name, options):
+    told = box.calls(name, "--help")
+    text = told.stdout.decode()
+    assert told.returncode == 0 and told.stderr == b"" and text.startswith(f"gear {name}")
+    assert box.calls("help", name).stdout == box.calls(name, "-h", "x").stdout == told.stdout
+    explained = {line.split()[0]: line.split(maxsplit=2) for line in text.splitlines() if line.startswith("  --")}
+    assert set(explained) == options and all(len(words) == 3 for words in explained.values())
+
+
+def test_the_help_of_spawn_says_where_a_check_runs_and_what_no_door_means(box):
+    text = " ".join(box.calls("spawn", "--help").stdout.decode().split())
+    assert "runs in /workspace on a copy of all your files" in text and "below $DELIVERED" in text
+    assert "none: no door and no host; model.box and gear.box stay" in text and "None with --doors none" in text
+
+
+def test_help_for_what_is_none_says_so(box):
+    told = box.calls("help", "spwan")
+    assert told.returncode == 2 and told.stderr == b"gear: there is no command 'spwan'; gear help lists them\n"
 
 
 WRONG = {

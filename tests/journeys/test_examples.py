@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,15 @@ def test_the_recorded_repair_of_a_table_is_accepted_again_with_every_command_exe
     assert len((user.folder / "out/out/repaired.csv").read_text().splitlines()) == 1001
     commands = [one for one in user.journal() if one["type"] == "command_ended"]
     assert len(commands) == 4 and sum(one["output_bytes"] for one in commands) > 1000
+
+
+@real_data
+def test_the_table_repaired_by_three_sub_agents_is_at_least_as_good(user):
+    replayed = user.types("replay", CLEAN_TABLE / "sub-agents.jsonl", "--out", "out", "--json", code=0).record
+    assert replayed["status"] == "accepted" and replayed["residue"] == []
+    assert replayed["checks"][0]["score"] == 0.9901
+    started = [one for one in user.journal() if one["type"] == "agent_started"]
+    assert len(started) == 4 and len(user.journal()) > 100
 
 
 @real_data
@@ -116,3 +126,36 @@ def test_one_inventory_is_made_of_three_origins_by_sub_agents_and_an_api_whose_t
     report = user.types("report", code=0).out
     assert "built 6 sandboxes, torn down 6; left behind: nothing" in report
     assert user.key not in report + json.dumps(journal) + (user.folder / "out/out/inventory.csv").read_text()
+
+
+def accuracy(folder, results, truth, lines):
+    """What the example's own score says of one file of results: the share of right fields."""
+    told = subprocess.run(
+        [sys.executable, folder / "score.py", truth, lines, results], capture_output=True, text=True, check=True
+    ).stdout
+    return float(re.search(r"all (\d+\.\d)%", told)[1])
+
+
+def test_the_recorded_repair_of_a_prompt_comes_to_the_same_again_and_is_worth_it(user):
+    """Invented lines; the workers' answers are a real small model's, the lead's and the repairs a person's."""
+    folder = user.folder / "log-ingestion"
+    shutil.copytree(EXAMPLES / "log-ingestion", folder)
+    subprocess.run([sys.executable, "generate.py", "work", "--seed", "7"], cwd=folder, check=True)
+    ended = user.types("replay", folder / "cassette.jsonl", "--out", "out", "--json", code=0, timeout=90)
+    assert ended.record["residue"] == []
+    journal = user.journal()
+    asked = sum(one["type"] == "model_called" and one["model"] == "small" for one in journal)
+    played = [json.loads(line) for line in (folder / "cassette.jsonl").read_text().splitlines()[1:]]
+    assert asked == sum(one["model"] == "small" for one in played), "every recorded answer was asked for once"
+    account = json.loads((user.folder / "out/out/mapped/account.json").read_text())
+    assert account["canary"]["first_failed"] >= 0.2 * account["canary"]["items"]
+    assert account["repair"]["accepted"] >= 1 and account["account"]["ok"] == 35
+    tried = [one for one in journal if one["type"] == "prompt_tried"]
+    accepted = [one for one in tried if one["decision"] != "refused"]
+    assert accepted and all(2 * passed > seen for one in accepted for passed, seen in one["looks"])
+    held = folder / "work/held-out.log"
+    before, after = [
+        accuracy(folder, user.folder / f"out/out/{name}/results.jsonl", folder / "work/truth.jsonl", held)
+        for name in ("before", "after")
+    ]
+    assert after > before

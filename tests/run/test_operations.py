@@ -124,6 +124,22 @@ def test_context_is_seen_noted_and_dropped(stage):
     assert [r.event.operation for r in played.records("gear_used")].count("context") == 3
 
 
+def test_every_place_that_the_instructions_name_is_there_from_the_start(stage):
+    played = stage.play(
+        {"commands": ["mkdir out; ls -d /workspace /box/history /box/outputs /box/openapi.json > out/a; gear done"]}
+    )
+    assert said(played, "a").split() == ["/box/history", "/box/openapi.json", "/box/outputs", "/workspace"]
+
+
+def test_the_note_of_a_refused_done_is_not_lost(stage):
+    refused = "mkdir out; gear done --note 'the reason is in README' 2> out/said"
+    played = stage.play({"commands": [refused, "gear done --as-is"]}, check="false")
+    assert "with `gear done --as-is`, which has the note that you gave" in staged(played, "out/said")
+    assert played.record.note == "the reason is in README"
+    played = stage.play({"commands": [refused, "gear done --as-is --note other"]}, check="false", out="second")
+    assert played.record.note == "other"
+
+
 def test_done_with_a_failing_check_is_refused_with_the_verdicts_and_as_is_is_not(stage):
     played = stage.play(
         {"commands": ["mkdir out; gear done 2> out/no; echo $? >> out/no"]},

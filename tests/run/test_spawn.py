@@ -148,6 +148,65 @@ def test_a_check_judges_with_the_parents_files_and_a_failed_one_keeps_its_versio
     assert played.record.checks == [], "its verdicts are its own"
 
 
+def test_a_check_may_use_files_that_its_sub_agent_was_not_given(stage):
+    lead = [
+        "mkdir data; echo 4 > data/n; echo 5 > truth; echo 'test $(cat $DELIVERED/sum) = $(cat truth)' > judge.sh",
+        f"{SPAWN} --give data --take sum --take seen --check 'sh judge.sh' add > out/first; cat sum seen >> out/first",
+    ]
+    played = run(stage, by("a1", "ls > seen; echo $(($(cat data/n) + 1)) > sum", "gear done"), lead=lead)
+    assert "a1: done, check passed" in said(played, "first") and said(played, "first").endswith("5\ndata\nseen\n")
+
+
+def test_the_parent_sees_why_a_check_failed_and_that_it_never_looked_at_what_was_handed_in(stage):
+    check = "for n in $(seq 30); do echo line $n; done; test -s x || { echo x is not there; exit 3; }"
+    lead = [
+        f"{SPAWN} --check '{check}' --take x first > out/first; gear result a1 > out/later; gear agents > out/tree",
+        "gear spawn --again a1 --check 'test -s $DELIVERED/x' second > out/second; echo $? > out/code",
+    ]
+    played = run(stage, by("a1", "echo good > x", "gear done --as-is"), by("a2", "echo good > x", DONE), lead=lead)
+    lines = said(played, "first").splitlines()
+    at = lines.index("  check: exit 3")
+    assert (
+        lines[at - 1] == "a1: done, check failed"
+        and lines[at + 1] == "    | line 12"
+        and lines[at + 20] == "    | x is not there"
+    )
+    assert "those of the agent are below $DELIVERED" in lines[at + 21]
+    assert "gear spawn --again a1 [--check 'BETTER CHECK']" in lines[-1] and said(played, "later") == said(played, "first")
+    assert said(played, "code") == "0\n" and "a2: done, check passed" in said(played, "second")
+    assert {tuple(r.event.take) for r in played.records("agent_spawned")} == {("x",)}
+
+
+def test_one_that_goes_again_has_the_name_and_the_work_of_the_one_before_it(stage):
+    spawn = f"{SPAWN} --name ini --give raw --take 'made/**' --check 'grep -q good $DELIVERED/made/x'"
+    lead = [
+        f"mkdir raw; echo 1 > raw/a; echo 2 > other; {spawn} first > out/first",
+        "gear spawn --again ini second > out/second; cat made/seen > out/seen; gear result ini > out/latest",
+    ]
+    steps = [
+        by("a1", "mkdir made; echo bad > made/x", "gear done --as-is"),
+        by("a2", "find . -type f | sort > /tmp/seen; mkdir made; mv /tmp/seen made; echo good >> made/x", DONE),
+    ]
+    played = run(stage, *steps, lead=lead)
+    assert said(played, "first").startswith("a1 ini: done, check failed")
+    assert said(played, "second").startswith("a2 ini: done, check passed") and said(played, "latest") == said(played, "second")
+    assert said(played, "seen").split() == ["./raw/a", "./rejected/a1/made/x"]
+    told = (played.folder.path / "cassette.jsonl").read_text()
+    assert "a1 worked on this before you; its check did not pass what it made, which lies below rejected/a1" in told
+
+
+def test_a_name_is_passed_on_only_when_its_bearer_has_ended(stage):
+    lead = [
+        f"{SPAWN} --name x --background one > out/said; gear spawn --again x --background two >> out/said",
+        f"{SPAWN} --name x three >> out/said 2>&1; gear stop a1 > /dev/null; gear wait > /dev/null",
+        "gear spawn --again a1 --name x four > /dev/null",
+    ]
+    steps = [by("a1", "sleep 4726"), by("a2", DONE), by("a3", DONE)]
+    played = run(stage, *steps, lead=lead)
+    assert [r.event.name for r in played.records("agent_spawned")] == ["x", "a2", "x"]
+    assert "there is an agent 'x' already" in said(played, "said")
+
+
 # --- limits -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -165,6 +224,34 @@ def test_its_money_is_carved_and_what_it_left_returns(stage):
     accounts = {r.event.account: r.event.limits for r in played.records("account_opened")}
     assert accounts["a1"]["usd"] == 100_000_000 and accounts["a1.reserve"]["usd"] == 5_000_000
     assert played.record.spent["usd"] + played.record.remaining["usd"] == 1_000_000_000
+
+
+def test_one_without_doors_is_given_no_egress(stage):
+    lead = [
+        f"{SPAWN} --doors none --background one > out/none; {SPAWN} --background two > out/some; gear wait; gear status > out/after"
+    ]
+    played = run(stage, by("a1", "gear doors > seen", DONE), by("a2", DONE), lead=[*lead, "cat seen > out/seen"])
+    assert "egress" not in said(played, "none") and "egress 256" in said(played, "some")
+    assert "model.box" in said(played, "seen") and "gear.box" in said(played, "seen")
+    assert [r.event.limits["egress"] for r in played.records("agent_spawned")] == [0, 2**28]
+
+
+def test_what_is_set_aside_for_sub_agents_is_told_and_does_not_look_spent(stage):
+    played = stage.play(
+        {"commands": [f"mkdir out; {SPAWN} --background one; gear status > out/during"]},
+        {"commands": ["gear wait > out/said; gear status > out/after"]},
+        {"commands": ["cp /box/history/*.txt out"]},
+        {"commands": ["gear done"]},
+        by("a1", "sleep 2"),
+        by("a1", "cp /box/history/*.txt .", DONE),
+        take=("out/**", "*.txt"),
+    )
+    told = [line for file in sorted((played.out / "out").glob("0*.txt")) for line in file.read_text().splitlines()]
+    first, second, third, *_ = [line for line in told if line.startswith("[left: ")]
+    assert " of $1.00, " in first and " of $1.00 ($0.10 set aside for agents and repairs), " in second and " of $1.00, " in third
+    assert "set_aside: $0.10" in said(played, "during") and "set_aside" not in said(played, "after")
+    below = [line for file in played.out.glob("0*.txt") for line in file.read_text().splitlines() if line.startswith("[left: ")]
+    assert below and not any("set aside" in line for line in below), "its own reserve is not set aside for anybody"
 
 
 def test_a_sub_agent_out_of_money_returns_with_the_limit_what_it_spent_and_how_to_go_on(stage):
@@ -254,6 +341,23 @@ def test_an_agent_sees_and_stops_those_below_it_and_nobody_else(stage):
     assert said(played, "said").count("there is no agent") == 4
     assert "a1: running" in said(played, "tree") and "a2: done" in said(played, "tree")
     assert "a1: stopped" in said(played, "stopped") and returned(played)["a1"].status == "stopped"
+
+
+def test_the_tree_of_agents_tells_a_failed_check_and_has_a_line_for_each(stage):
+    goal = "count the rows of every table and of each view, then say in one line which of them is the largest of all of them"
+    lead = [
+        f"{SPAWN} --check false --take x one > /dev/null",
+        f"{SPAWN} --background '{goal}\nand more' > /dev/null; until gear agents | grep -q working; do sleep 0.1; done",
+        "gear agents > out/tree; gear stop a2 > /dev/null",
+    ]
+    steps = [by("a1", "gear done --as-is"), by("a2", "echo working\necho second\n"), by("a2", "sleep 4727")]
+    played = run(stage, *steps, lead=lead)
+    first, second, last, _ = said(played, "tree").splitlines()
+    assert first.startswith("a1: done, check failed, usd ") and first.endswith(": one")
+    assert second.endswith(
+        ": count the rows of every table and of each view, then say in one line which of them is the largest of ..."
+    )
+    assert last == "  $ echo working ..."
 
 
 # --- ends -------------------------------------------------------------------------------------------------------------------------

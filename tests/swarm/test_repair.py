@@ -8,7 +8,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from gearcase.errors import Refused, RunError
-from gearcase.events import MapEnded, PromptTried
+from gearcase.events import MapEnded, MapProgressed, PromptTried
 from gearcase.swarm.items import Item, Waiting
 from gearcase.swarm.learned import Learned
 from gearcase.swarm.map import Map
@@ -86,6 +86,7 @@ class Bench:
         if fault := self._spend():
             return fault
         self.requests.append(question)
+        self.map.tell()
         reply = self.replies.pop(0) if self.replies else Fault("content", "empty", "nothing", COST)
         if isinstance(reply, str):
             return Answered(json.dumps({"prompt": reply, "diagnosis": "d"}), COST)
@@ -127,6 +128,14 @@ def test_failures_that_are_alike_are_mended_by_a_rewrite_and_only_they_run_again
     assert bench.record.of(MapEnded)[0].repair["accepted"] == 1
 
 
+def test_what_waits_for_a_rewrite_is_told_while_it_waits(tmp_path, monkeypatch):
+    """Items that fail alike are pending: without it a map whose items all fail would seem to stand still."""
+    monkeypatch.setattr("gearcase.swarm.telling._TELL", 0.0)
+
+    bench, _ = play(tmp_path, items(a=12), ["p +a"])
+    assert max(told.held for told in bench.record.of(MapProgressed)) == 12
+
+
 def test_a_rewrite_must_help_two_samples(tmp_path):
     class Fickle(Model):
         async def __call__(self, question):
@@ -147,6 +156,11 @@ def test_a_rewrite_must_help_two_samples(tmp_path):
     kept = [ended for ended in endings if ended.state == "ok" and ended.item.text.startswith("a")]
     assert len(kept) == first.looks[0][0], "what passed in the test is its answer"
     assert bench.map.account.quarantined == 10 - len(kept)
+    asked = json.loads("{" + bench.requests[1].partition("\n\n{")[2])
+    told = asked["tried before"][0]
+    assert told["prompt"].startswith("p +a") and told["result"].endswith("0 of 5"), told
+    assert len(told["passed"]) == 2 and len(told["failed"]) == 2, "the next rewrite is told what came of the last one"
+    assert {one["item"] for one in told["passed"]} <= {ended.item.text for ended in kept}
 
 
 def canary(bench, texts, first):
@@ -268,6 +282,28 @@ def test_tries_are_capped_for_a_signature_and_for_a_map(tmp_path):
     assert len(tried) == MAP_TRIES and bench.map.account.quarantined == 35
     assert max(Counter(one.signature["code"] for one in tried).values()) == TRIES
     assert tried[0].signature["code"] == "is_a", "the largest first"
+
+
+def test_a_rewrite_that_helped_leaves_the_tries_to_what_still_fails_alike(tmp_path):
+    class Layers(Model):
+        """Items that fail alike and need one thing, two, three: +a, then +a too, then that once more."""
+
+        async def __call__(self, question):
+            prompt, _, text = question.partition("\n\n")
+            number = int(text.strip().removeprefix("a"))
+            needed = 1 + (number >= 24) + (number >= 33)
+            return await super().__call__(question if prompt.count("+a") >= needed else question.replace("+a", ""))
+
+    async def scenario():
+        bench = Bench(tmp_path, ["p +a", "p +a +a", "p +a +a +a"], expected=36)
+        bench.map._ask = bench.model = Layers()
+        async with asyncio.timeout(20):
+            await serve(bench.map, items(a=36))
+        bench.results.close()
+        return bench
+
+    bench = asyncio.run(scenario())
+    assert [one.decision for one in bench.tried()] == ["cluster"] * 3 and bench.map.account.ok == 36
 
 
 def test_a_budget_that_is_used_up_ends_the_repair_and_not_the_map(tmp_path):

@@ -61,7 +61,9 @@ def _checks(box: Box) -> str:
 def _limits(box: Box) -> str:
     limits = box.limits
     counted = [f"{count:,} {what}" for count, what in ((limits.tokens, "tokens"), (limits.calls, "model calls")) if count]
-    spend = ", ".join([f"{format_money(limits.usd)} for model calls", *counted])
+    reserve = int(limits.usd * limits.wind_down_reserve)
+    kept = f" ({format_money(reserve)} of it kept for handing in)" if reserve else ""
+    spend = ", ".join([f"{format_money(limits.usd)} for model calls{kept}", *counted])
     room = f"{format_bytes(limits.memory)} memory, {format_bytes(limits.disk)} disk"
     compute = f"{room}, {limits.cpus:g} cores, {limits.processes} processes"
     return f"{spend}; {limits.steps} answers; {format_duration(limits.wall)} of time; {compute}."

@@ -35,7 +35,10 @@ TOOL_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
         "command": {"type": "string", "description": "What bash runs."},
-        "timeout": {"type": "number", "description": "Seconds after which the command is killed. Optional."},
+        "timeout": {
+            "type": "number",
+            "description": "Seconds after which the command is killed: 300 where it is left out, 3600 at most.",
+        },
     },
     "required": ["command"],
 }

@@ -95,7 +95,8 @@ def counts(account: Mapping[str, int]) -> str:
 def progress(event: events.MapProgressed) -> str:
     """One line on how far a map is."""
     spent = f"{format_money(event.spent)} spent, {format_money(event.projected)} projected"
-    return f"{neutral(event.map)}  {counts(event.account)}, {event.rate:g} a second, {spent}"
+    held = f" ({event.held:,} wait for a better prompt)" if event.held else ""
+    return f"{neutral(event.map)}  {counts(event.account)}{held}, {event.rate:g} a second, {spent}"
 
 
 def canary(event: events.CanaryEnded) -> str:

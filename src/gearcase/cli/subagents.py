@@ -17,6 +17,7 @@ from gearcase.units import format_money
 
 _MOST = 500
 _SHOWN = 40
+_WIDEST = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,24 +104,33 @@ def live(agents: Agents) -> Iterator[Text]:
 
 def report(agents: Agents) -> Iterator[Table | Text]:
     """The tree of all that were built, with how each ended and what it spent."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("agent", no_wrap=True)
-    for heading in ("ended", "goal"):
-        table.add_column(heading, overflow="ellipsis", no_wrap=True)
-    for heading in ("turns", "spent", "of"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=True)
+    table.add_column("agent", no_wrap=True, overflow="ellipsis", max_width=_WIDEST)
+    table.add_column("ended", min_width=len("check failed"), max_width=len("parent_ended"))
+    table.add_column("turns", justify="right", no_wrap=True)
+    table.add_column("spent", no_wrap=True)
+    table.add_column("goal", no_wrap=True, overflow="ellipsis", ratio=1, min_width=16)  # what the others leave
     for shown, (name, one) in enumerate(_ordered(agents)):
         if shown == _SHOWN:
             yield Text(f"the first {_SHOWN} of {len(agents)}; all: gearcase report RUN --json", "dim")
             break
         title = f"{'  ' * (one.depth - 1)}{name}" + ("" if one.name == name else f" {one.name}")
-        again = f" (again: {one.again})" if one.again else ""
+        again = f"(again: {one.again}) " if one.again else ""
         style = "green" if one.status == "done" and one.verdict in ("", "passed") else "yellow"
-        ended = one.status + (f", {one.limit}" if one.limit else "") + (f", check {one.verdict}" if one.verdict else "")
-        of = format_money(one.limits["usd"]) if "usd" in one.limits else "any"
-        goal = first_line(one.goal, 40) + again
-        table.add_row(neutral(title), Text(neutral(ended), style), goal, str(one.steps), _money(one), of)
+        of = f" of {format_money(one.limits['usd'])}" if "usd" in one.limits else ""
+        table.add_row(
+            neutral(title), Text(neutral(_ended(one)), style), str(one.steps), _money(one) + of, again + first_line(one.goal)
+        )
     yield table
+
+
+def _ended(one: AgentView) -> str:
+    """In few words, what matters most first: a check that did not pass, a limit."""
+    judged = f"check {one.verdict}" if one.verdict else ""
+    if one.status == "done":
+        return judged or one.status
+    limit = f": {one.limit}" if one.limit and one.limit != one.status else ""
+    return one.status + limit + (f", {judged}" if judged else "")
 
 
 def _ordered(agents: Agents) -> Iterator[tuple[str, AgentView]]:

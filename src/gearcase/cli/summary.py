@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -59,6 +60,9 @@ _OF_A_DOOR = {
     "latched": "it takes no new calls",
     DIED: "the process that served it died; calls in flight count as spent",
 }
+
+
+_BROKEN = re.compile(r"([^\n]{60,}[^\n:])\n(?=[^\W\d])")  # a full line, before a word: lists stay lists
 
 
 def as_json(run: History, record: EndRecord | None) -> dict[str, Any]:
@@ -203,7 +207,8 @@ def _unending(run: History) -> bool:
 
 
 def _goal(goal: str) -> str:
-    lines = neutral(goal.strip(), lines=True, limit=600).splitlines()
+    """Its beginning; lines of one paragraph were broken for another width, so they flow on."""
+    lines = neutral(_BROKEN.sub(r"\1 ", goal.strip()), lines=True, limit=600).splitlines()
     return "\n".join(lines[:4] + (["…"] if len(lines) > 4 else []))
 
 

@@ -1,36 +1,6 @@
 #!/usr/bin/python3
-"""gear: what an agent and its programs can ask of their box.
+"""`gear`: what an agent and its programs can ask of their box; `gearhelp.py` says what for.
 
-gear status                                limits, what is spent, time left, deliverables, checks
-gear doors                                 the names that can be reached from here
-gear ask [--model M] [--system TEXT] [--schema FILE] [--max-output N] PROMPT|-
-                                           one model call, paid from the budget; - reads the prompt from standard input
-gear map --over FILE... --split lines:N|records:N|rowgroups|file|bytes:N (--prompt FILE | --run CMD) --out DIR
-         [--model M] [--schema FILE] [--validator CMD] [--give PATH...] [--deadline SECONDS] [--concurrency N]
-         [--max-output N] [--allow-failed N] [--max-failure-rate 0.5] [--no-canary] [--format jsonl|parquet]
-                                           the prompt over every item, a model call each, or a command in a fresh sandbox each;
-                                           the same command again pays for nothing twice
-gear reduce --over FILE... (--prompt FILE | --run CMD) --out DIR [--fan-in N] [--split lines:1] [and as for map]
-                                           groups of N inputs to one, again and again, until one is left
-gear spawn [--name N] [--model M] [--usd X] [--tokens N] [--calls N] [--steps N] [--wall 10m] [--egress 1MiB]
-           [--give PATH]... [--take PATTERN]... [--into DIR] [--doors a,b|none] [--branch DATABASE,...] [--check CMD]
-           [--background] GOAL
-gear spawn --again ID [...] GOAL           a sub-agent on a copy of your files, paid from your budget; waits and prints its result
-gear wait [ID...] [--any]                  wait for sub-agents; exit 0 when all are done and their checks passed
-gear agents                                the sub-agents below you
-gear tell ID|parent TEXT                   a note for its next turn
-gear stop ID                               end one and those below it
-gear result ID [--trace]                   how it ended, or how far it is; --trace: its last commands
-gear check [NAME]                          run the acceptance checks now, on a copy of the deliverables
-gear snapshot [--note TEXT]                keep the present state of /workspace
-gear rewind [SNAPSHOT]                     return to one; without a name: list them
-gear context show | drop ID... | note TEXT see and shrink what the agent remembers
-gear ask-for net|usd|time|egress|tokens|calls|other WHAT --why TEXT [--no-wait]
-                                           ask the operator for a host, money, time, more of a limit; waits for the answer
-gear requests                              what was asked for, and the answers
-gear done [--note TEXT] [--as-is]          hand in; the checks run, --as-is hands in whatever they say
-
---json anywhere prints the answer as JSON. The same as an HTTP API: /box/openapi.json
 Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 the door cannot be reached, 4 the answer cannot be written.
 """
 
@@ -98,7 +68,6 @@ def parser() -> argparse.ArgumentParser:
 
     add("status")
     add("doors")
-    add("help")
     ask = add("ask")
     ask.add_argument("--model")
     ask.add_argument("--system")
@@ -250,17 +219,23 @@ def lines(value: Any, indent: str = "") -> Iterator[str]:
                 yield f"{indent}{key}: {item}"
     elif isinstance(value, list):
         for item in cast("list[Any]", value):
-            yield f"{indent}- {flat(item)}"
+            first, *more = one_of(item)
+            yield f"{indent}- {first}"
+            yield from (f"{indent}  {line}" for line in more)
     else:
         yield f"{indent}{value}"
 
 
-def flat(value: Any) -> str:
-    """One item of a list, on one line."""
+def one_of(value: Any) -> list[str]:
+    """One item of a list: a line, and below it what has lines of its own, the last 20 of each."""
     if not isinstance(value, dict):
-        return str(value)
-    table = cast("dict[str, Any]", value)
-    return ", ".join(f"{key}: {item}" for key, item in table.items() if item not in (None, "", [], {}))
+        return [str(value)]
+    table = {key: item for key, item in cast("dict[str, Any]", value).items() if item not in (None, "", [], {})}
+    blocks = {key: item.splitlines() for key, item in table.items() if isinstance(item, str) and "\n" in item}
+    told = [", ".join(f"{key}: {item}" for key, item in table.items() if key not in blocks)]
+    for key, found in blocks.items():
+        told += [f"  {key}:", *(f"    | {line}" for line in found[-20:])]
+    return told
 
 
 def complain(error: dict[str, Any], as_json: bool) -> int:
@@ -273,17 +248,36 @@ def complain(error: dict[str, Any], as_json: bool) -> int:
     print(f"  remedy: {error['remedy']}", file=sys.stderr)
     context: dict[str, Any] = error.get("context") or {}
     for check in context.get("checks", []):
-        print(f"  {flat(check)}", file=sys.stderr)
+        for line in one_of(check):
+            print(f"  {line}", file=sys.stderr)
     return 1
+
+
+def help_for(argv: list[str]) -> str | None:
+    """The command that is to be explained, empty for all of them; None where none is. What stands behind `--` is no option."""
+    options = argv[: argv.index("--")] if "--" in argv else argv
+    words = [word for word in options if not word.startswith("-")]
+    if words[:1] == ["help"]:
+        return "".join(words[1:2])
+    return "".join(words[:1]) if "--help" in options or "-h" in options else None
+
+
+def helped(command: str) -> int:
+    """Explain a command, or all of them."""
+    text = beside("gearhelp").explain(command)
+    if text is None:
+        print(f"gear: there is no command {command!r}; gear help lists them", file=sys.stderr)
+        return 2
+    return told(text)
 
 
 def main(argv: list[str]) -> int:
     """The command; its exit status."""
-    if not argv or argv[0] in ("help", "--help", "-h"):
-        return told((__doc__ or "").strip())
+    if (topic := help_for(argv)) is not None:
+        return helped(topic)
     options = parser().parse_args(argv)
-    if options.operation in (None, "help"):
-        return told((__doc__ or "").strip())
+    if options.operation is None:
+        return helped("")
     code, text = 0, ""
     try:
         if options.operation in ("map", "reduce"):

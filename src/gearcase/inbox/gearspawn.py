@@ -48,12 +48,12 @@ def wait(given: dict[str, Any], call: Call) -> tuple[dict[str, Any], int, str]:
 
 def result(one: dict[str, Any]) -> list[str]:
     """A result for a reader."""
+    lines = [f"{title(one)}: {ending(one)}"]
     check: dict[str, str] = one.get("check") or {}
-    verdict = f", check {check['verdict']}" if check else ""
-    limit = f" ({one['limit']})" if one.get("limit") else ""
-    lines = [f"{title(one)}: {one['status']}{limit}{verdict}"]
-    if check and check["verdict"] != "passed" and check["reason"]:
-        lines += indented("why", check["reason"])
+    if check and check["verdict"] != "passed":
+        lines += [f"  check: {check['reason'] or check['verdict']}", *printed(check["output"])]
+        if check.get("hint"):
+            lines.append(f"  hint: {check['hint']}")
     if one.get("note"):
         lines += indented("note", one["note"])
     if one.get("detail") and one["status"] not in ("done",):
@@ -74,7 +74,7 @@ def result(one: dict[str, Any]) -> list[str]:
     for ran in one.get("trace", []):
         lines.append(f"  $ {ran['command'].strip()}")
         lines.append(f"    {ran['ended']} {ran['exit']}")
-        lines += [f"    | {line}" for line in ran["output"].splitlines()[-20:]]
+        lines += printed(ran["output"])
     if one.get("how_to_go_on"):
         lines.append(f"  go on: {one['how_to_go_on']}")
     return lines
@@ -98,7 +98,7 @@ def tree(answer: dict[str, Any]) -> list[str]:
         spent = ", ".join(f"{name} {value} of {one['limits'].get(name, 'any')}" for name, value in one["spent"].items())
         steps = f", {one['steps']} answers" if one.get("steps") else ""
         lines.append(
-            f"{'  ' * (one['depth'] - first)}{title(one)}: {one['status']}{steps}{', ' if spent else ''}{spent}: {one['goal']}"
+            f"{'  ' * (one['depth'] - first)}{title(one)}: {ending(one)}{steps}{', ' if spent else ''}{spent}: {one['goal']}"
         )
         if one.get("last"):
             lines.append(f"{'  ' * (one['depth'] - first)}  $ {one['last']}")
@@ -109,6 +109,18 @@ def tree(answer: dict[str, Any]) -> list[str]:
 def title(one: dict[str, Any]) -> str:
     """Its id, and its name where it has another."""
     return one["agent"] if one["name"] == one["agent"] else f"{one['agent']} {one['name']}"
+
+
+def ending(one: dict[str, Any]) -> str:
+    """How it stands or ended, and what its check said."""
+    check: dict[str, str] = one.get("check") or {}
+    limit = f" ({one['limit']})" if one.get("limit") else ""
+    return one["status"] + limit + (f", check {check['verdict']}" if check else "")
+
+
+def printed(output: str) -> list[str]:
+    """The last lines of what a program printed, set apart from ours."""
+    return [f"    | {line}" for line in output.splitlines()[-20:]]
 
 
 def indented(word: str, text: str) -> list[str]:

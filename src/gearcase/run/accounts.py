@@ -139,6 +139,13 @@ def open_purse(ledger: Ledger, agent: str, parent: Purse, limits: Amounts, share
     return purse
 
 
+def set_aside(ledger: Ledger, purse: Purse, resource: str) -> tuple[int, int]:
+    """What an agent does not have free and has not spent itself: the shares of its sub-agents and repairs, what calls under way hold."""
+    work = ledger.balance(purse.work, resource)
+    own = ledger.balance(purse.reserve, resource).limit or 0 if purse.whole == purse.work else 0  # carved for its own hand-over
+    return work.carved - own, work.held
+
+
 def carve(ledger: Ledger, parent: str, account: str, agent: str, usd: int) -> None:
     """An account below an agent's with so many nano-dollars, for model calls alone; of tokens and calls a quarter of what is left.
 

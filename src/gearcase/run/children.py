@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 from gearcase.box import Box, Check
+from gearcase.checks import CheckVerdict
 from gearcase.doors.gear import Operation
 from gearcase.errors import GearcaseError, Refused, UsageError
 from gearcase.events import AgentReturned, AgentSpawned, AgentTold
@@ -27,10 +28,11 @@ from gearcase.run.branches import OwnDatabases
 from gearcase.run.ending import End
 from gearcase.run.forks import chosen
 from gearcase.run.handover import Acceptance
+from gearcase.run.lineage import left_by, told_of
 from gearcase.run.member import Member, Shared
 from gearcase.run.notes import MOST_NOTE, NOTE, Notes
 from gearcase.run.orders import Order, read_order
-from gearcase.run.outcomes import limit_of, result_of
+from gearcase.run.outcomes import end_of, first_words, limit_of, result_of
 from gearcase.run.reach import Reach
 from gearcase.run.returning import Laying, Returned, hand_back
 from gearcase.run.room import sandbox_spec
@@ -108,12 +110,14 @@ class Children:
         family, ledger = self._family, self._shared.ledger
         again = self._lives[family.find(agent, str(arguments["again"])).id] if arguments.get("again") else None
         order = read_order(arguments, again.order if again is not None else None)
+        if again is not None and order.name == family.passed_on(again.kin):
+            order = replace(order, name="")  # it is taken, and passes on
         parent = self._member(agent)
         family.may_spawn(agent, order.name)
         route = self._route(parent, order)
         reach = parent.reach if order.doors is None else parent.reach.picked(order.doors, self._shared.http)
         before = await parent.workspace.state()
-        files = chosen(before, order.give) if order.give else before
+        files = chosen(before, order.give, left_by(again.kin) if again is not None else ()) if order.give else before
         family.may_spawn(agent, order.name)  # others were spawned meanwhile, perhaps
         if self._closing:
             raise Refused("agent_ended", "the run is ending", remedy="nothing is spawned any more")
@@ -125,7 +129,8 @@ class Children:
         box = order.box(parent.box, parent.pace, carved)
         limits = {**carved, "steps": box.limits.steps, "wall": round(box.limits.wall * 1000)}
         depth = (parent_kin.depth if (parent_kin := family.of(agent)) else 0) + 1
-        kin = Kin(key, order.name or key, agent, depth, order.goal, route.name, limits, again.kin.id if again else "")
+        name = order.name or (family.passed_on(again.kin) if again is not None else "") or key
+        kin = Kin(key, name, agent, depth, order.goal, route.name, limits, again.kin.id if again else "", order.check)
         family.adopt(kin)
         life = self._lives[key] = _Life(kin, order, purse, files, before, reach, databases, route, self._shared.clock.now())
         self._halts[key] = asyncio.get_running_loop().create_future()
@@ -251,13 +256,13 @@ class Children:
     async def _live(self, life: _Life) -> None:
         """From the line to its ending. Raises RunError where the books cannot be written: then the run ends."""
         kin, recorder = life.kin, self._shared.recorder
-        end, returned, verdict, reason = End("failed", "it did not begin"), Returned(), "", ""
+        end, returned, verdict = End("failed", "it did not begin"), Returned(), None
         try:
             await self._unless_halted(kin.id, self._prepared(life))
             if self._halts[kin.id].done():
                 end = self._halts[kin.id].result()
             else:
-                end, returned, verdict, reason = await self._work(life)
+                end, returned, verdict = await self._work(life)
         except GearcaseError as error:
             cause = f" ({error.cause.strip()[-500:]})" if error.cause else ""
             end = End("failed", f"{error.message}{cause}. {error.remedy}", error=error)
@@ -278,8 +283,9 @@ class Children:
             spent=spent,
             steps=life.member.agent.step if life.member is not None and life.member.agent is not None else 0,
             seconds=round(pace.used if pace is not None else 0.0, 3),
-            verdict=verdict,
-            reason=reason,
+            verdict=verdict.verdict if verdict is not None else "",
+            reason=verdict.reason if verdict is not None else "",
+            output=end_of(verdict.output) if verdict is not None else "",
             copied=tuple(returned.copied),
             conflicts=tuple(returned.conflicts),
             refused=tuple(returned.refused),
@@ -298,7 +304,7 @@ class Children:
                 spent=spent,
                 steps=outcome.steps,
                 seconds=outcome.seconds,
-                verdict=verdict,
+                verdict=outcome.verdict,
             ),
             kin.id,
         )
@@ -311,8 +317,8 @@ class Children:
         await life.go.wait()
         await life.databases.open()
 
-    async def _work(self, life: _Life) -> tuple[End, Returned, str, str]:
-        """In a box of its own: (how it ended, what came back, its check's verdict and reason)."""
+    async def _work(self, life: _Life) -> tuple[End, Returned, CheckVerdict | None]:
+        """In a box of its own: (how it ended, what came back, what its check said)."""
         shared, kin = self._shared, life.kin
         parent = self._member(kin.parent)
         box = life.order.box(parent.box, parent.pace, kin.limits)
@@ -328,10 +334,11 @@ class Children:
                 await shared.forks.fill(member.sandbox, life.files)
             self._spares.prepare(spec, life.files)
             member.workspace.begin(life.files)
-            about = ABOUT.format(parent=kin.parent, files=_told_files(life.files))
+            before = told_of(self._lives[kin.again].kin, life.files) if kin.again else ""
+            about = ABOUT.format(parent=kin.parent, files=_told_files(life.files) + before)
 
             def put(check: Check, sandbox: Sandbox) -> None:
-                restore(sandbox.workspace, life.files, shared.store, sandbox.owner, known=Manifest())
+                restore(sandbox.workspace, life.before, shared.store, sandbox.owner, known=Manifest())
 
             acceptance = member.equip(life.route, self._operations, about=about, put=put)
             await member.serve()
@@ -343,15 +350,15 @@ class Children:
             await member.end_maps()
             await member.room.shut_doors()
             if end.reason in ("lost", "killed", "parent_ended"):
-                return end, Returned(), "", ""
+                return end, Returned(), None
             handed = await self._unless_halted(kin.id, self._hand_back(life, acceptance), {"parent_ended"})
-            return (end, *handed) if handed is not None else (self._halts[kin.id].result(), Returned(), "", "")
+            return (end, *handed) if handed is not None else (self._halts[kin.id].result(), Returned(), None)
         finally:
             await self._end_below(kin.id)
             self.residue += await member.close()
 
-    async def _hand_back(self, life: _Life, acceptance: Acceptance) -> tuple[Returned, str, str]:
-        """Its deliverables are copied out, checked, and copied into its parent's files: (what came back, verdict, reason)."""
+    async def _hand_back(self, life: _Life, acceptance: Acceptance) -> tuple[Returned, CheckVerdict | None]:
+        """Its deliverables are copied out, checked, and copied into its parent's files: (what came back, what its check said)."""
         shared, kin = self._shared, life.kin
         staging = shared.folder.path / "asked" / f"{kin.id}-made"
         parent = self._member(kin.parent)
@@ -426,14 +433,17 @@ class Children:
     def _row(self, kin: Kin) -> dict[str, Any]:
         life, ledger = self._lives[kin.id], self._shared.ledger
         told = result_of(kin)
-        row = {key: told[key] for key in ("agent", "name", "parent", "status", "model", "limits", "spent")}
+        row = {
+            key: told[key] for key in ("agent", "name", "parent", "status", "limit", "model", "limits", "spent") if key in told
+        }
+        row["check"] = {"verdict": kin.outcome.verdict} if kin.outcome is not None and kin.outcome.verdict else {}
         if kin.state != "ended":
             row["spent"] = orders.told({k: v for k, v in ledger.subtree_spent(life.purse.whole).items() if v})
         if life.member is not None:
             row["steps"] = life.member.agent.step if life.member.agent is not None else 0
             if life.member.room.trace:
-                row["last"] = life.member.room.trace[-1]["command"].strip()[:100]
-        return {**row, "depth": kin.depth, "goal": kin.goal.splitlines()[0][:100]}
+                row["last"] = first_words(life.member.room.trace[-1]["command"])
+        return {**row, "depth": kin.depth, "goal": first_words(kin.goal)}
 
 
 async def _halted(halt: asyncio.Future[End], reasons: set[str] | None) -> None:

@@ -18,8 +18,9 @@ from gearcase.doors.model.headers import RESOURCE, is_out_of_budget
 from gearcase.doors.model.routing import Route
 from gearcase.doors.server import HttpRequest, Reply
 from gearcase.ledger import Ledger
-from gearcase.run.accounts import LEAD, Pace, Purse
+from gearcase.run.accounts import LEAD, Pace, Purse, set_aside
 from gearcase.run.questions import Questions
+from gearcase.sandbox.beneath import explaining, make_directory
 from gearcase.sandbox.trees import write_file
 from gearcase.seams import Command, CommandResult, Recorder, Sandbox
 from gearcase.units import format_duration, format_money
@@ -63,6 +64,8 @@ class Driving:
             waits_for_upstream=self._waits_for_upstream,
         )
         told = instructions(self.box, doors) + about
+        with explaining(b"outputs", "making"):
+            make_directory(self.sandbox.box, b"outputs", 0o755, None)  # that the instructions name
         self._agent = Agent(self.purse.agent, model, told, self.box.goal.strip(), around, recorder)
         return self._agent
 
@@ -110,7 +113,14 @@ class Driving:
         money = self.ledger.balance(account, "usd")
         if money.limit is not None:
             whole = self.ledger.balance(self.purse.whole, "usd").limit or 0
-            left.insert(0, f"{format_money(money.free or 0)} of {format_money(whole)}")
+            aside = self._set_aside() if self.pace.phase == "work" else ""
+            left.insert(0, f"{format_money(money.free or 0)} of {format_money(whole)}{aside}")
         steps = self._agent.step if self._agent else 0
         left.append(f"{limits.steps - steps} answers")
         return f"[left: {', '.join(left)}]"
+
+    def _set_aside(self) -> str:
+        """What is neither free nor spent, and for whom; empty where nothing is."""
+        agents, calls = set_aside(self.ledger, self.purse, "usd")
+        whom = " and ".join(["agents and repairs"] * bool(agents) + ["calls under way"] * bool(calls))
+        return f" ({format_money(agents + calls)} set aside for {whom})" if whom else ""

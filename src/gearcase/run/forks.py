@@ -10,12 +10,13 @@ mounts are left out.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from gearcase.brake import Brake
 from gearcase.doors.patterns import Patterns, State
 from gearcase.errors import UsageError
+from gearcase.sandbox.beneath import printable
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.manifest import Entry, Manifest
 from gearcase.sandbox.snapshots import restore
@@ -25,12 +26,17 @@ from gearcase.seams import Driver, Limits, Mount, Sandbox, SandboxSpec
 _NOTHING = Manifest()
 
 
-def chosen(files: Manifest, patterns: Iterable[str]) -> Manifest:
+def chosen(files: Manifest, patterns: Iterable[str], also: Collection[str] = ()) -> Manifest:
     """What the patterns name of a state (see `doors.patterns`), with the folders that it lies in.
+
+    `also`: printable paths that come along with all below them, where they are there.
 
     Raises UsageError `bad_pattern`, and `not_there` for a pattern that names nothing.
     """
     kept: set[int] = set()
+    for entry in files.entries if also else ():
+        if id(entry.parent) in kept or printable(entry.path) in also:
+            kept.add(id(entry))
     for pattern in patterns:
         found = _matching(files, Patterns([pattern]))
         if not found:

@@ -13,7 +13,7 @@ from gearcase.doors.model.door import Caller, ModelDoor
 from gearcase.doors.model.routing import Route
 from gearcase.errors import Refused
 from gearcase.ledger import Ledger
-from gearcase.run.accounts import Pace, Purse
+from gearcase.run.accounts import Pace, Purse, set_aside
 from gearcase.run.driving import Driving
 from gearcase.run.handover import Acceptance
 from gearcase.run.reach import Reach
@@ -74,6 +74,7 @@ class Operations:
         self._requests = requests
         self._agent = agent
         self._handing_in = handing_in
+        self._refused_note = ""  # of the last `gear done` that a check refused
 
     def table(self) -> dict[str, Operation]:
         """Every operation with its description, as the door serves and documents it."""
@@ -133,6 +134,8 @@ class Operations:
             balance = self._ledger.balance(self._purse.work if resource == "egress" else account, resource)
             if balance.limit is not None:
                 budget[resource] = {"limit": show(balance.limit), "spent": show(balance.spent), "free": show(balance.free or 0)}
+                aside = sum(set_aside(self._ledger, self._purse, resource)) if self._pace.phase == "work" else 0
+                budget[resource] |= {"set_aside": show(aside)} if aside else {}
         return {
             "phase": self._pace.phase,
             "budget": budget,
@@ -189,18 +192,22 @@ class Operations:
         return {"snapshot": snapshot.name, "undone": _counts(undone), "kept_before": next(reversed(self._workspace.snapshots))}
 
     async def done(self, agent: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Hand in, once the checks pass or with `as_is`."""
+        """Hand in, once the checks pass or with `as_is`, which without a note has that of the last refusal."""
         note = str(arguments.get("note") or "")
         await self._handing_in()
         if not arguments.get("as_is") and self._box.checks:
             seen = await self._acceptance.on_request(agent, "")
             if not seen["passed"]:
+                self._refused_note = note or self._refused_note
+                kept = ", which has the note that you gave" if self._refused_note else ""
                 raise Refused(
                     "checks_failed",
                     "the checks do not pass: " + "; ".join(f"{c['name']}: {c['verdict']}" for c in seen["checks"]),
-                    remedy="mend it, or hand in as it is with `gear done --as-is`",
+                    remedy=f"mend it, or hand in as it is with `gear done --as-is`{kept}",
                     checks=seen["checks"],
                 )
+        if arguments.get("as_is") and arguments.get("note") is None:
+            note = self._refused_note
         self._driving.note = note
         return {"done": True, "note": note}
 

@@ -67,7 +67,9 @@ class Order:
             if wanted is not None:
                 found[resource] = wanted
             elif free is not None:
-                found[resource] = free // SHARE
+                found[resource] = (
+                    0 if resource == "egress" and self.doors == () else free // SHARE
+                )  # who reaches nothing sends nothing
         return found
 
     def box(self, parent: Box, pace: Pace, carved: Amounts) -> Box:
@@ -117,7 +119,7 @@ def read_order(arguments: Mapping[str, Any], again: Order | None = None) -> Orde
 def told(limits: Amounts) -> dict[str, str]:
     """Amounts as people write them."""
     shown: dict[str, Callable[[int], str]] = {**_CARVED, "steps": str, "wall": _time}
-    return {name: show(limits[name]) for name, show in shown.items() if name in limits}
+    return {name: show(limits[name]) for name, show in shown.items() if name in limits and (limits[name] or name != "egress")}
 
 
 def _time(milliseconds: int) -> str:

@@ -11,6 +11,10 @@ from gearcase.swarm.family import Kin, Outcome
 
 MOST_NAMED = 50
 """Paths of each kind, and changes of each database, that are named."""
+MOST_OUTPUT = 2000
+"""Characters of what a check printed, the last ones."""
+HINT = "it ran in /workspace on your own files; those of the agent are below $DELIVERED"
+"""Where a check that did not pass never speaks of what it should judge."""
 
 
 def result_of(kin: Kin) -> dict[str, Any]:
@@ -30,7 +34,7 @@ def result_of(kin: Kin) -> dict[str, Any]:
         "spent": orders.told(outcome.spent),
         "steps": outcome.steps,
         "seconds": outcome.seconds,
-        "check": {"verdict": outcome.verdict, "reason": outcome.reason} if outcome.verdict else {},
+        "check": _check_of(kin, outcome),
         "copied": list(outcome.copied[:MOST_NAMED]),
         "copied_count": len(outcome.copied),
         "conflicts": [{"path": path, "beside": beside} for path, beside in outcome.conflicts[:MOST_NAMED]],
@@ -40,6 +44,26 @@ def result_of(kin: Kin) -> dict[str, Any]:
         "goal": kin.goal[:500],
         "how_to_go_on": how_to_go_on(kin, outcome),
     }
+
+
+def end_of(output: str) -> str:
+    """The end of what a check printed, as much as is told."""
+    text = output.rstrip()
+    return text if len(text) <= MOST_OUTPUT else f"[...]{text[-MOST_OUTPUT:]}"
+
+
+def first_words(text: str, most: int = 100) -> str:
+    """The first line of a text as far as whole words of it fit, and whether there is more."""
+    first, *more = text.strip().splitlines() or [""]
+    shown = first if len(first) <= most else (first[: most + 1].rpartition(" ")[0] or first[:most]).rstrip()
+    return f"{shown} ..." if more or shown != first else shown
+
+
+def _check_of(kin: Kin, outcome: Outcome) -> dict[str, str]:
+    if not outcome.verdict:
+        return {}
+    told = {"verdict": outcome.verdict, "reason": outcome.reason, "output": outcome.output}
+    return told if outcome.verdict == "passed" or "DELIVERED" in kin.check else {**told, "hint": HINT}
 
 
 def limit_of(end: End, member: Member | None) -> str:
@@ -64,7 +88,8 @@ def how_to_go_on(kin: Kin, outcome: Outcome) -> str:
         }
         return f"{again} {more.get(outcome.limit, '')} 'GOAL': it begins from your files, with what came back in them"
     if outcome.status == "done":
-        return f"gear result {kin.id} --trace shows why; its version lies below rejected/{kin.id}; then {again} 'BETTER GOAL'"
+        made = f"what it made lies below rejected/{kin.id}; " if outcome.conflicts else ""
+        return f"{made}{again} [--check 'BETTER CHECK'] 'BETTER GOAL' goes on from there; give, take and limits stay"
     if outcome.status in ("failed", "lost"):
         return f"gear result {kin.id} --trace shows what it did last; then {again} 'BETTER GOAL'"
     return f"{again} 'GOAL'" if outcome.status == "stopped" else ""

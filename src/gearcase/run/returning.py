@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gearcase.checks import CheckVerdict
 from gearcase.doors.files import DeliveredFile, discard
 from gearcase.errors import GearcaseError, RunError
 from gearcase.events import ResultsCopied
@@ -161,10 +162,10 @@ def _same(present: Entry | None, before: Entry | None) -> bool:
 
 async def hand_back(
     acceptance: Acceptance, staging: Path, laying: Laying, workspace: Workspace, parent: str, recorder: Recorder
-) -> tuple[Returned, str, str]:
+) -> tuple[Returned, CheckVerdict | None]:
     """Copy an agent's deliverables out, have them checked, lay them into its parent's workspace; on record.
 
-    Returns what came back, the verdict and its reason (empty without a check). What the parent's box cannot take is refused in the result.
+    Returns what came back, and what its check said (None without one). What the parent's box cannot take is refused in the result.
     """
     try:
         delivery = await acceptance.stage(staging)
@@ -173,8 +174,8 @@ async def hand_back(
     finally:
         if staging.exists():
             await in_thread(discard, staging)
-    verdict, reason = (verdicts[0].verdict, verdicts[0].reason or verdicts[0].output[-500:]) if verdicts else ("", "")
-    laying.rejected = verdict not in ("", "passed")
+    verdict = verdicts[0] if verdicts else None
+    laying.rejected = verdict is not None and verdict.verdict != "passed"
     try:
         returned = await workspace.change(lambda root, now: laying.lay(root, now, made))
     except GearcaseError as error:
@@ -190,4 +191,4 @@ async def hand_back(
         refused=[{"path": path, "reason": why} for path, why in returned.refused[:MOST_NAMED]],
     )
     recorder.append(event, laying.agent)
-    return returned, verdict, reason
+    return returned, verdict

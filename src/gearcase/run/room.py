@@ -206,7 +206,7 @@ class Room:
     def furnish(self, gear: GearDoor, tools: Sequence[Tool]) -> None:
         """Put `gear`, the description of its door, and what starts the operator's tools into /box."""
         write_file(self.sandbox.box, b"bin/gear", _of_inbox("gear.py"), mode=0o755)
-        for name in ("gearmap.py", "gearreduce.py", "geartables.py", "gearspawn.py"):
+        for name in ("gearhelp.py", "gearmap.py", "gearreduce.py", "geartables.py", "gearspawn.py"):
             write_file(self.sandbox.box, b"bin/" + name.encode(), _of_inbox(name))
         write_file(self.sandbox.box, b"openapi.json", gear.openapi())
         furnish(self.sandbox.box, tools)

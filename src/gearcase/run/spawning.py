@@ -14,10 +14,37 @@ if TYPE_CHECKING:
     from gearcase.run.children import Children
 
 _TEXT, _TEXTS, _COUNT, _FLAG = {"type": "string"}, {"type": "array"}, {"type": "integer"}, {"type": "boolean"}
+_QUARTER = "without it a quarter of what you have free"
 _SPAWN = {
-    **dict.fromkeys(("goal", "name", "model", "usd", "wall", "egress", "into", "check", "again"), _TEXT),
-    **dict.fromkeys(("tokens", "calls", "steps"), _COUNT),
-    **dict.fromkeys(("give", "take", "doors", "branch"), _TEXTS),
+    "goal": {**_TEXT, "description": "what it shall reach; the first message that it gets"},
+    "name": {**_TEXT, "description": "a name beside its id"},
+    "model": {**_TEXT, "description": "a model that the box allows, without it yours"},
+    "usd": {**_TEXT, "description": f"its money, $0.50; {_QUARTER}"},
+    "tokens": {**_COUNT, "description": f"its tokens; {_QUARTER}, where yours are limited"},
+    "calls": {**_COUNT, "description": f"its model calls; {_QUARTER}, where yours are limited"},
+    "egress": {**_TEXT, "description": f"bytes to the outside, 1MiB; {_QUARTER}, and none where doors is empty"},
+    "steps": {**_COUNT, "description": "its answers, at most yours"},
+    "wall": {**_TEXT, "description": "its time, 10m, at most yours"},
+    "give": {**_TEXTS, "description": "which of your files it gets, paths and patterns; without it all"},
+    "take": {**_TEXTS, "description": "patterns of what comes back into your files; without it everything that it changed"},
+    "into": {**_TEXT, "description": "a folder of yours below which it comes back"},
+    "doors": {
+        **_TEXTS,
+        "description": "no more than these: ids of `doors`, secrets.NAME, hosts, http for all hosts; [] or none: "
+        "model.box and gear.box alone",
+    },
+    "branch": {**_TEXTS, "description": "databases of which it has a copy of its own"},
+    "check": {
+        **_TEXT,
+        "description": "a command that judges what it hands in: bash in /workspace of a fresh sandbox without doors, on a copy of all "
+        "your files of now, given to it or not; what it hands in lies read-only below $DELIVERED (/given/delivered). Exit 0 is passed; "
+        "otherwise that goes to rejected/ID",
+    },
+    "again": {
+        **_TEXT,
+        "description": "the id of one that ended: its order once more (give, take, limits, check, name), with this goal and whatever "
+        "else is said anew, a better check for one; it is given what that one left below rejected/ID, too",
+    },
 }
 _OPERATIONS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "spawn": (

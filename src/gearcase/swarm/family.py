@@ -31,6 +31,7 @@ class Outcome:
     seconds: float = 0.0
     verdict: str = ""  # of its own check, empty without one
     reason: str = ""  # why the check said so
+    output: str = ""  # the end of what the check printed
     copied: tuple[str, ...] = ()
     conflicts: tuple[tuple[str, str], ...] = ()  # a path, and where the sub-agent's version lies
     refused: tuple[tuple[str, str], ...] = ()  # a path, and why it was not copied
@@ -54,6 +55,7 @@ class Kin:
     model: str
     limits: Amounts
     again: str = ""
+    check: str = ""  # the command of its own check
     state: State = "queued"
     outcome: Outcome | None = None
     told: bool = False  # its parent has waited for its end
@@ -98,6 +100,11 @@ class Family:
     def next_id(self) -> str:
         """What the next one will be called."""
         return f"a{len(self._kin) + 1}"
+
+    def passed_on(self, kin: Kin) -> str:
+        """The name of one that goes again; empty where it has none but its id, or somebody who has not ended bears it."""
+        busy = any(one.name == kin.name and one.state != "ended" for one in self._kin.values())
+        return "" if busy or kin.name == kin.id else kin.name
 
     def adopt(self, kin: Kin) -> None:
         """One more, at the end of the line. `may_spawn` was asked at this moment."""
@@ -156,9 +163,9 @@ class Family:
 
     def find(self, caller: str, text: str) -> Kin:
         """An agent below the caller, by id or name. Raises Refused `no_agent`; who is elsewhere in the tree is not there for it."""
-        for one in self.below(caller):
-            if text in (one.id, one.name):
-                return one
+        below = {one.id for one in self.below(caller)}
+        if found := [one for one in self._kin.values() if one.id in below and text in (one.id, one.name)]:
+            return found[-1]  # a name that was passed on means the latest
         known = ", ".join(one.id for one in self.below(caller)) or "none: spawn one first"
         raise Refused("no_agent", f"there is no agent {text[:40]!r} below you", remedy=f"yours are: {known}")
 

@@ -295,7 +295,7 @@ class Map:
     def tell(self) -> None:
         """Put on record how far it is, where that has changed and a second has passed."""
         if not self._over:
-            self.told.progress(self.account, self._tally, self.projected)
+            self.told.progress(self.account, self._tally, self.projected, self.repair.held if self.repair is not None else 0)
 
     # --- one item ---------------------------------------------------------------------------------------------------------------
 

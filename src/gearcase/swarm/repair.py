@@ -6,7 +6,8 @@ become the prompt of what is still to come, none of KEEPERS items that passed be
 alone. Then the rest of the cluster runs again with it, and only that.
 
 Invariants: an item that waits here is pending; it ends once, here or after it was given back; whatever the repair asks is paid from an
-account of its own, carved out of the map's; a signature is tried TRIES times, a map MAP_TRIES times, a prompt once for an item.
+account of its own, carved out of the map's; a signature is tried TRIES times without success, a map MAP_TRIES times, a prompt once for
+an item.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from gearcase.events import PromptTried
 from gearcase.swarm.items import Ended, MapSpec, Waiting, hash_of
 from gearcase.swarm.learned import Learned
 from gearcase.swarm.questions import HALTED, Ask, Questions, Reply, Tally
-from gearcase.swarm.rewriting import FAILING, PASSING, Evidence, Rewrite, read, request
+from gearcase.swarm.rewriting import FAILING, PASSING, Evidence, Rewrite, Tried, read, request
 from gearcase.swarm.signature import Signature, signature_of
 from gearcase.swarm.worker import Answered, Fault
 
@@ -97,7 +98,7 @@ class _Cluster:
     parked: list[Waiting] = field(default_factory=list[Waiting])
     tries: int = 0
     variant: MapSpec | None = None
-    before: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    before: list[Tried] = field(default_factory=list[Tried])
 
 
 @dataclass(slots=True)
@@ -107,6 +108,7 @@ class _Look:
     passed: int = 0
     seen: int = 0
     stopped: Fault | None = None
+    answers: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])  # of those that passed
 
     @property
     def most(self) -> bool:
@@ -314,7 +316,7 @@ class Repair:
             diagnosis=rewrite.diagnosis,
         )
         if rewrite.why:
-            cluster.before.append((rewrite.prompt, rewrite.why))
+            cluster.before.append(Tried(rewrite.prompt, rewrite.why))
             self._tell(event, "refused", rewrite.why, began)
             return
         self._used.add(rewrite.prompt)
@@ -348,7 +350,9 @@ class Repair:
             self.over = f"the test cannot be paid for or asked: {stopped.message}"
         if stopped is not None or not looks[-1].most:
             why = stopped.message if stopped is not None else "no more than half of a sample passes"
-            cluster.before.append((candidate.prompt, f"{why}: {looks[-1].passed} of {looks[-1].seen}"))
+            passed = [pair for look in looks for pair in look.answers]
+            said = f"{why}: {looks[-1].passed} of {looks[-1].seen}"
+            cluster.before.append(Tried(candidate.prompt, said, passed[:PASSING], failed[:PASSING]))
             self._tell(event, "refused", why, began)
             self._sort(failed, cluster)
             return
@@ -359,6 +363,7 @@ class Repair:
             self.default = candidate
             self._meet_default(cluster)
         cluster.variant = candidate
+        cluster.tries = 0  # the cap is for rewrites that do not help
         self.accepted += 1
         self._tell(event, decision, why, began)
         rest = [*mine.values(), *self._unpark(cluster)]
@@ -414,6 +419,7 @@ class Repair:
         if isinstance(outcome, Answered):
             look.seen += 1
             look.passed += 1
+            look.answers.append((one.item.text, outcome.answer))
             self._let_go([mine.pop(key)])
             self.mended += 1
             prompt = candidate.prompt_hash

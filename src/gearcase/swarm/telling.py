@@ -36,7 +36,7 @@ class Telling:
         self._spec = spec
         self._recorder = recorder
         self._agent = agent
-        self._told: ItemAccount = ItemAccount()
+        self._told = (ItemAccount(), 0)
         self._began = self._spoke = time.monotonic()
         self.record(
             MapStarted(
@@ -92,14 +92,14 @@ class Telling:
             return None
         return Fault("terminal", "spread", f"{told}: see results.jsonl, and try it with another model or prompt")
 
-    def progress(self, account: ItemAccount, tally: Tally, projected: int) -> None:
+    def progress(self, account: ItemAccount, tally: Tally, projected: int, held: int) -> None:
         """How far it is, where that has changed and a second has passed."""
         now = time.monotonic()
-        if now - self._spoke < _TELL or account == self._told:
+        if now - self._spoke < _TELL or (account, held) == self._told:
             return
-        self._spoke, self._told = now, account
+        self._spoke, self._told = now, (account, held)
         rate = round(account.done / (now - self._began), 2)
-        counts = (tally.calls, tally.retries, tally.spent, projected, rate)
+        counts = (tally.calls, tally.retries, tally.spent, projected, rate, held)
         self.record(MapProgressed(self._name, asdict(account), self.found, *counts))
 
     def canary(self, canary: Canary) -> None:

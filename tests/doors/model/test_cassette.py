@@ -49,11 +49,13 @@ def call(
     cap=100,
     stream=False,
     system="Be brief.",
+    tool="",
 ):
     key = {"anthropic": "messages", "chat": "messages", "responses": "input"}[protocol]
     path = {"anthropic": "/v1/messages", "chat": "/v1/chat/completions", "responses": "/v1/responses"}[protocol]
     turns = [{"role": "user" if at % 2 == 0 else "assistant", "content": text} for at, text in enumerate(messages)]
-    parsed = {"model": model, "max_tokens": cap, "system": system, key: turns}
+    tools = {"tools": [{"name": "bash", "description": tool, "input_schema": {}}]} if tool else {}
+    parsed = {"model": model, "max_tokens": cap, "system": system, **tools, key: turns}
     headers = {"authorization": f"Bearer {SECRET}"}
     return UpstreamRequest(protocol, path, model, headers, json.dumps(parsed).encode(), parsed, stream, agent, lead, ordinal)
 
@@ -114,8 +116,8 @@ def test_times_and_money_may_differ_even_strictly(tmp_path):
 
 
 def test_the_instructions_of_another_version_are_no_difference(tmp_path):
-    answers = record(tmp_path / "a.cassette", call(["a", "b"]))
-    other = call(["a", "b"], system="Be brief, and know one more command.")
+    answers = record(tmp_path / "a.cassette", call(["a", "b"], tool="Run a command."))
+    other = call(["a", "b"], system="Be brief, and know one more command.", tool="Run a command, for 300 s at most.")
     cassette = Cassette(tmp_path / "a.cassette", strict=True)
     assert exchange(cassette, other) == answers and cassette.mismatched == 0
     with pytest.raises(RunError):
@@ -323,6 +325,7 @@ def test_a_last_line_that_was_being_written_is_left_out(tmp_path):
         ("at 2026-11-23T09:11:39.123Z or 09:11", "at <time> or <time>"),
         ("[exit 0, 1.2 s] [exit 0, 480 ms] 44m 59s", "[exit 0, <time>] [exit 0, <time>] <time>"),
         ("$0.0123 of $2.00", "<money> of <money>"),
+        ("$2.27 of $4.00 ($1.39 set aside for agents and repairs), 3 left", "<money> of <money>, 3 left"),
         ("toolu_01AbC and call_9 and 123e4567-e89b-12d3-a456-426614174000", "<id> and <id> and <id>"),
         ("see /tmp/tmpx1/a.txt, /etc", "see <path>, /etc"),
         ("at 0x7f5a12345678 or deadbeef01", "at <hex> or <hex>"),

@@ -107,6 +107,15 @@ def test_text_and_commands_become_an_answer_in_the_callers_protocol(tmp_path, pr
     assert answer.tokens.output >= 5
 
 
+def test_a_person_gives_commands_more_time(tmp_path):
+    folder = tmp_path / "desk"
+    answers = [{"commands": ["ls"], "timeout": "long"}, {"commands": ["make", "make test"], "timeout": 1800}]
+    [(_, body)], player = answered(Manual(folder), folder, [call("anthropic", [user("Build.")])], answers)
+    calls = DIALECTS["anthropic"].parse(body).said.calls
+    assert [one.arguments for one in calls] == [{"command": "make", "timeout": 1800}, {"command": "make test", "timeout": 1800}]
+    assert '"timeout": 600' in player.pages["0001"]
+
+
 def test_who_speaks_gemini_is_answered_in_it_and_its_turns_are_on_the_page(tmp_path):
     folder = tmp_path / "desk"
     turns = [

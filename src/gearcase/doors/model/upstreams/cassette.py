@@ -298,9 +298,10 @@ class Cassette:
     def _first_difference(self, request: UpstreamRequest, take: _Take) -> Mismatch | None:
         now = pieces(request)
         digests = self._digests(request)
-        if request.lead and now and now[0].role == "system":
-            # What an agent is told first are our own words, of the version that plays: they are no part of what was recorded.
-            digests[:1] = take.messages[:1]
+        if request.lead:
+            # What an agent is told first, and of its tool, are our own words, of the version that plays: they are no part of the record.
+            ours = sum(piece.role in ("system", "tools") for piece in now)
+            digests[:ours] = take.messages[:ours]
         if digests == take.messages:
             return None
         at = _common(take.messages, digests)

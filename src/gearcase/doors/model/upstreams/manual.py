@@ -1,8 +1,8 @@
 """`manual:DIR`: a person (or a program that plays one) answers the calls, through files.
 
 Each call becomes `NNNN.request.md`, to be read, and `NNNN.request.json`, the whole of it. The answer is `NNNN.answer.json`, an
-object `{"text": "...", "commands": ["...", ...]}` that must appear whole, by rename. An answer that cannot be used is renamed to
-`NNNN.answer.json.bad` with `NNNN.error.txt` beside it, and the call goes on waiting, however long.
+object `{"text": "...", "commands": ["...", ...], "timeout": 600}` that must appear whole, by rename. An answer that cannot be used is
+renamed to `NNNN.answer.json.bad` with `NNNN.error.txt` beside it, and the call goes on waiting, however long.
 
 Threat: whoever can write into DIR answers for the model, and what an agent wrote is read on a terminal. So DIR is its owner's
 alone, is refused where a box is given things or delivers them, answers are opened without following links and read to a cap, and
@@ -80,7 +80,7 @@ class Manual:
 
     # --- the answer ---------------------------------------------------------------------------------------------------------
 
-    async def _answer(self, name: str, with_tool: bool) -> tuple[str, list[str]]:
+    async def _answer(self, name: str, with_tool: bool) -> tuple[str, list[dict[str, Any]]]:
         file = self._folder / f"{name}.answer.json"
         while True:
             if os.path.lexists(file):
@@ -121,7 +121,8 @@ def _how_to_answer(name: str, request: UpstreamRequest) -> str:
     body = request.parsed
     if offers_tool(request, TOOL):
         example = '{"text": "what you think", "commands": ["ls -la", "wc -l data/*"]}'
-        form = f"`commands` are run with {TOOL}, in order; what they print comes in the next request. Either key may be left out."
+        form = f"`commands` are run with {TOOL}, in order; what they print comes in the next request. Any key may be left out; "
+        form += f'`"timeout": 600` gives each of them so many seconds, within what {TOOL} allows.'
     else:
         example, form = '{"text": "your answer"}', "This call has no tool: text only."
     cap = ceiling_of(body)
@@ -166,7 +167,7 @@ def _read(file: Path) -> bytes:
     return content
 
 
-def _usable(content: bytes, with_tool: bool) -> tuple[str, list[str]]:
+def _usable(content: bytes, with_tool: bool) -> tuple[str, list[dict[str, Any]]]:
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -174,8 +175,8 @@ def _usable(content: bytes, with_tool: bool) -> tuple[str, list[str]]:
     if not isinstance(value, dict):
         raise _Unusable('it is not an object; write {"text": "...", "commands": ["..."]}')
     answer = cast("dict[str, Any]", value)
-    if unknown := sorted(answer.keys() - {"text", "commands"}):
-        raise _Unusable(f"it has the key {unknown[0][:80]!r}; only text and commands are known")
+    if unknown := sorted(answer.keys() - {"text", "commands", "timeout"}):
+        raise _Unusable(f"it has the key {unknown[0][:80]!r}; only text, commands and timeout are known")
     text, commands = answer.get("text", ""), answer.get("commands", [])
     if not isinstance(text, str):
         raise _Unusable('"text" is not a text')
@@ -187,7 +188,11 @@ def _usable(content: bytes, with_tool: bool) -> tuple[str, list[str]]:
         raise _Unusable("this call has no tool: answer with text only")
     if not text.strip() and not listed:
         raise _Unusable("it has neither text nor commands")
-    return text, listed
+    seconds = answer.get("timeout")
+    if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float)):
+        raise _Unusable('"timeout" is not a number of seconds')
+    more = {} if seconds is None else {"timeout": seconds}
+    return text, [{"command": command, **more} for command in listed]
 
 
 def _safe_folder(folder: Path, forbidden: Iterable[Path]) -> Path:
@@ -207,9 +212,9 @@ def _safe_folder(folder: Path, forbidden: Iterable[Path]) -> Path:
     return own
 
 
-def _response(request: UpstreamRequest, name: str, text: str, commands: list[str]) -> UpstreamResponse:
-    calls = tuple(ToolCall(f"call_{name}_{at}", TOOL, {"command": command}) for at, command in enumerate(commands))
-    written = len(text.encode()) + sum(len(command.encode()) for command in commands)
+def _response(request: UpstreamRequest, name: str, text: str, commands: list[dict[str, Any]]) -> UpstreamResponse:
+    calls = tuple(ToolCall(f"call_{name}_{at}", TOOL, arguments) for at, arguments in enumerate(commands))
+    written = len(text.encode()) + sum(len(one["command"].encode()) for one in commands)
     usage = TokenUsage(input=_tokens(request), output=max(1, -(-written // BYTES_PER_TOKEN)))
     answer = Answer(text, calls, usage, model=request.model, id=name)
 
