@@ -31,7 +31,7 @@ def verify(
     as_json: o.Json = False,
 ) -> None:
     """Prove that nothing in a journal was altered. Nor removed or reordered; offline. Exit 1 if it was."""
-    proof = verify_journal(_folder(run), head, at)
+    proof = verify_journal(journal_of(run), head, at)
     if as_json:
         print_json(dataclasses.asdict(proof))
     elif proof.ok:
@@ -51,7 +51,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, as it stands on disk.")] = False,
 ) -> None:
     """Print every event of a journal, with its fields."""
-    for record in read(_folder(run)):
+    for record in read(journal_of(run)):
         if kind and record.type not in kind:
             continue
         if as_json:
@@ -60,7 +60,7 @@ def show(
             out().print(lines.detail(record), soft_wrap=True)
 
 
-def _folder(run: str) -> Path:
+def journal_of(run: str) -> Path:
     """A journal's folder given as a path, or a run's."""
     path = Path(run)
     if run and path.is_dir() and any(path.glob("*.jsonl")):
