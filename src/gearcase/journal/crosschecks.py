@@ -6,7 +6,7 @@ Knows nothing of the ledger's code. What is checked:
 - What was paid was paid for a call on record, and a call on record was paid by one hold; one that is billed had left for its provider.
 - Each command that started has ended, once.
 
-What a process could not write is not missed: of a run that goes on, was killed, or whose process died, what is open stays open.
+What could not be written is not missed: of a run that goes on, or whose process died, what is open may stay open.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Crosschecks:
     requests: int = 0  # billed ones that left
     commands: int = 0
     ended: bool = False
-    _excused: bool = False  # the run was killed, or its process died
+    _died: bool = False  # the process that wrote it did
     _open: dict[int, _Hold] = field(default_factory=dict[int, _Hold])
     _leases: dict[int, _Hold] = field(default_factory=dict[int, _Hold])  # open and ended ones, and what was drawn on them
     _paid: dict[int, tuple[int, bool]] = field(default_factory=dict[int, tuple[int, bool]])  # hold -> seq, whether it had left
@@ -68,32 +68,21 @@ class Crosschecks:
             case events.Held() as event:
                 self._hold(seq, event)
             case events.Sent() as event:
-                if event.hold not in self._open:
-                    return self._find(LEDGER, seq, f"hold {event.hold} is sent and is not open")
-                self._open[event.hold].sent = True
-                self.requests += self._open[event.hold].billed
+                self._send(seq, event)
             case events.Settled() as event:
                 self._settle(seq, event)
-            case events.Released() as event:
-                if (hold := self._end(seq, event.hold)) is not None:
-                    self._paid[event.hold] = (0, hold.sent)
-            case events.Cut() as event:
-                if (hold := self._end(seq, event.hold)) is not None:
-                    self.spent.update(hold.amounts)
-                    self._paid[event.hold] = (0, hold.sent)
+            case events.Released() | events.Cut() as event:
+                self._let_go(seq, event)
             case events.ModelCalled() as event:
                 self._call(seq, event)
             case events.CommandStarted() | events.CommandEnded() as event:
                 self._command(seq, event)
             case events.RunResumed():
-                self.ended, self._excused = False, True
-            case events.BrakeChanged() as event:
-                self._excused = self._excused or event.level == "killed"
+                self.ended, self._died = False, True
             case events.RunEnded() as event:
                 self._ending(seq, event)
             case _:
                 pass
-        return None
 
     # --- the ledger --------------------------------------------------------------------------------------------------------
 
@@ -105,6 +94,22 @@ class Crosschecks:
         self._open[event.hold] = hold
         if hold.lease:
             self._leases[event.hold] = hold
+
+    def _send(self, seq: int, event: events.Sent) -> None:
+        hold = self._open.get(event.hold)
+        if hold is None:
+            return self._find(LEDGER, seq, f"hold {event.hold} is sent and is not open")
+        hold.sent = True
+        self.requests += hold.billed
+        return None
+
+    def _let_go(self, seq: int, event: events.Released | events.Cut) -> None:
+        hold = self._end(seq, event.hold)
+        if hold is None:
+            return
+        if isinstance(event, events.Cut):
+            self.spent.update(hold.amounts)
+        self._paid[event.hold] = (0, hold.sent)
 
     def _settle(self, seq: int, event: events.Settled) -> None:
         self.spent.update(event.amounts)
@@ -166,8 +171,10 @@ class Crosschecks:
         told: Amounts = event.record.get("spent") or {}
         for name, amount in told.items():
             if amount != self.spent[name]:
-                self._find(LEDGER, seq, f"the ending says that {amount} {name} were spent; settled and cut are {self.spent[name]}")
-        if self._excused:
+                self._find(
+                    LEDGER, seq, f"the ending says that {amount} {name} were spent; settled and cut are {self.spent[name]}"
+                )
+        if self._died:
             return
         for number, (paid, _) in self._paid.items():
             if paid:
