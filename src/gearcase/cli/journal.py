@@ -1,7 +1,8 @@
-"""`gearcase journal`: the record of a run, checked and shown."""
+"""`gearcase journal`: the record of a run, checked, shown and exported."""
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 from pathlib import Path
@@ -14,6 +15,7 @@ from gearcase.cli import lines
 from gearcase.cli import options as o
 from gearcase.cli.console import out, print_json
 from gearcase.cli.text import neutral
+from gearcase.errors import UsageError
 from gearcase.journal import Verification, read
 from gearcase.journal import verify as verify_journal
 from gearcase.journal.crosschecks import CALLS, COMMANDS, LEDGER, Crosschecks, crosscheck
@@ -22,7 +24,7 @@ from gearcase.units import format_money
 
 _COUNTED = ("ended", "calls", "requests", "commands", "spent")
 
-app = typer.Typer(help="Verify and show the record of a run.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Verify, show and export the record of a run.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command("verify")
@@ -87,6 +89,28 @@ def show(
             print(json.dumps(record.raw, ensure_ascii=True))
         else:
             out().print(lines.detail(record), soft_wrap=True)
+
+
+@app.command("export")
+def export(
+    run: o.RunReference = "",
+    otel: Annotated[
+        str, typer.Option("--otel", help="A receiver of OTLP, such as http://localhost:4318, or a new file.", metavar="URL|FILE")
+    ] = "",
+    as_json: o.Json = False,
+) -> None:
+    """Export a run as OpenTelemetry spans: agents, model calls, commands."""
+    from gearcase.journal import otlp
+    from gearcase.journal.spans import spans
+
+    if not otel:
+        raise UsageError("export", "it is not said where to", remedy="add --otel http://localhost:4318, or --otel FILE")
+    told = list(spans(read(journal_of(run))))  # whole: nothing is exported of a journal that is damaged
+    count = asyncio.run(otlp.send(told, otel)) if "://" in otel else otlp.write(told, Path(otel))
+    if as_json:
+        print_json({"spans": count, "to": otel})
+    else:
+        out().print(f"{count:,} spans: {neutral(otel)}", soft_wrap=True)
 
 
 def journal_of(run: str) -> Path:
