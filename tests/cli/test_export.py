@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -46,11 +47,13 @@ HAPPENED: tuple[tuple[str, Event], ...] = (
     ("", e.RunStarted("ab12cd34", "amber-fox", SECRETS[0], "b0", "0.1.0", "boot", {})),
     ("lead", e.AgentStarted("claude-haiku-4-5", SECRETS[0])),
     ("lead", held(1)),
+    ("lead", e.Sent(1)),
     ("lead", e.Settled(1, "lead", {"usd": 410, "calls": 1})),
     ("lead", called(1, 1, input=10, cache_read=20, cache_write_5m=30, cache_write_1h=40, output=7, reasoning=5)),
     ("lead", e.AgentTurn(1, SECRETS[5], 1)),
     ("a1", e.AgentSpawned("lead", "helper", SECRETS[1], "claude-haiku-4-5", 1, {"usd": 500}, 0, 0)),
     ("a1", held(2, "google/gemini-3")),
+    ("a1", e.Sent(2)),
     ("a1", e.Cut(2, "no usage")),
     ("a1", called(2, 2, "failed", 500)),
     ("a2", e.AgentSpawned("a1", "deeper", SECRETS[1], "claude-haiku-4-5", 2, {"usd": 100}, 0, 0)),
@@ -233,7 +236,7 @@ def test_a_file_holds_the_same_spans_in_otlps_json_and_needs_no_extra(tmp_path: 
 def test_many_spans_are_sent_in_batches_and_headers_are_read_as_every_exporter_reads_them(
     tmp_path: Path, receiver: Receiver
 ) -> None:
-    many = [("lead", event) for n in range(1, 700) for event in (e.CommandStarted(n, ""), HAPPENED[17][1].but(command=n))]
+    many = [("lead", event) for n in range(1, 700) for event in (e.CommandStarted(n, ""), HAPPENED[19][1].but(command=n))]
     on_disk(tmp_path, HAPPENED[0], *many)
     ended = export(tmp_path, "--otel", receiver.address, OTEL_EXPORTER_OTLP_HEADERS="x-key=a%20b,authorization=Basic%20eA==")
     assert ended.returncode == 0, ended.stderr
@@ -260,14 +263,36 @@ def test_a_receiver_that_does_not_take_them_is_told_with_what_to_do(tmp_path: Pa
 
 
 def test_a_run_that_died_ends_where_it_died_and_a_damaged_one_is_not_exported(tmp_path: Path) -> None:
-    died = (*HAPPENED[:11], ("", e.RunResumed("boot")), ("", e.RunEnded("failed", {})))
+    died = (*HAPPENED[:13], ("", e.RunResumed("boot")), ("", e.RunEnded("failed", {})))
     segment = on_disk(tmp_path, *died)
     assert export(tmp_path, "--otel", str(tmp_path / "a.json")).returncode == 0
     records = [json.loads(line) for line in segment.read_text().splitlines()]
     spans = json.loads((tmp_path / "a.json").read_text())["resourceSpans"][0]["scopeSpans"][0]["spans"]
     ends = {one["name"]: int(one["endTimeUnixNano"]) for one in spans if one["name"].startswith("invoke")}
     assert set(ends) == {"invoke_agent amber-fox", "invoke_agent helper", "invoke_agent deeper"}
-    assert {round(end / 1000) for end in ends.values()} == {round(records[10]["time"] * 1_000_000)}
+    assert {round(end / 1000) for end in ends.values()} == {round(records[12]["time"] * 1_000_000)}
     segment.write_text(segment.read_text() + "nothing\n")
     assert "journal_damaged" in export(tmp_path, "--otel", str(tmp_path / "b.json")).stderr
     assert not (tmp_path / "b.json").exists()
+
+
+def test_every_command_of_the_page_works(tmp_path: Path, receiver: Receiver) -> None:
+    segment = on_disk(tmp_path, *HAPPENED[:-1], ("", e.RunEnded("accepted", {"spent": {"usd": 1315}})))
+    head = json.loads(segment.read_text().splitlines()[4])["prev"]
+    page = (Path(__file__).parents[2] / "docs/journal.md").read_text()
+    blocks = re.findall(r"^```sh\n(.+?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
+    around = {
+        **os.environ,
+        "XDG_STATE_HOME": str(tmp_path),
+        "NO_PROXY": "*",
+        "PATH": f"{Path(PROGRAM).parent}:{os.environ['PATH']}",
+    }
+    printed = ""
+    for block in blocks:
+        script = block.replace("http://localhost:4318", receiver.address).replace("0123456789abcdef", head)
+        ran = subprocess.run(["bash", "-ec", script], cwd=tmp_path, env=around, capture_output=True, text=True, timeout=100)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        printed += ran.stdout
+    assert "0.00000041" in printed and "deadline" not in printed and '"hold": 1' in printed
+    assert len(receiver.spans) == 8 and (tmp_path / "spans.json").exists()
