@@ -99,7 +99,7 @@ def export(
     ] = "",
     as_json: o.Json = False,
 ) -> None:
-    """Export a run as OpenTelemetry spans: agents, model calls, commands."""
+    """Export a run as OpenTelemetry spans. Agents, model calls and commands, without any text of the run."""
     from gearcase.journal import otlp
     from gearcase.journal.spans import spans
 
