@@ -20,6 +20,7 @@ HAPPENED = (
     events.AccountOpened("run", "", {"usd": 2_000_000_000}),
     events.Held(1, "run", {"usd": 900_000_000, "calls": 1}),
     events.Settled(1, "run", {"usd": 410_000_000, "calls": 1}),
+    events.ModelCalled(1, 1, "anthropic", "manual", "manual", 200, "complete", {"input": 9}, 0.5, 0.1, billed=False),
     events.CommandStarted(1, "python3 count.py"),
     events.CommandEnded(1, "exited", 3, 1.5, 1.0, 12, "", "\x1b]0;owned\x07no such file\n"),
     events.RunEnded("rejected", {"run": "ab12cd34", "name": "amber-fox", "status": "rejected"}),
@@ -106,7 +107,7 @@ def test_following_an_ended_run_ends(tmp_path: Path) -> None:
 
 
 def test_following_a_dead_run_ends(tmp_path: Path) -> None:
-    run_on_disk(tmp_path, *HAPPENED[:5])
+    run_on_disk(tmp_path, *HAPPENED[:6])
     assert "python3 count.py" in ask(tmp_path, "logs", "-f").stdout
 
 
@@ -144,6 +145,29 @@ def test_an_altered_record_is_named(tmp_path: Path) -> None:
     told = ask(tmp_path, "journal", "verify")
     assert told.returncode == 1
     assert "record 4" in told.stdout
+
+
+def test_a_head_that_one_holds_is_found_within_the_chain(tmp_path: Path) -> None:
+    folder = run_on_disk(tmp_path, *HAPPENED)
+    heads = [json.loads(line)["prev"] for line in (folder / "journal/000001.jsonl").read_text().splitlines()]
+    assert ask(tmp_path, "journal", "verify", "--from", heads[3]).returncode == 0
+    other = ask(tmp_path, "journal", "verify", "--from", "0123456789abcdef")
+    assert other.returncode == 1 and "the head that you hold is not there" in other.stdout
+
+
+def test_a_journal_that_does_not_agree_with_itself_is_told_with_the_record(tmp_path: Path) -> None:
+    run_on_disk(tmp_path / "sound", *HAPPENED)
+    told = ask(tmp_path / "sound", "journal", "verify")
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert all(f"✓ {check}" in told.stdout for check in ("ledger", "calls", "commands")) and "$0.41" in told.stdout
+    ended = events.RunEnded("rejected", {"spent": {"usd": 400_000_000}})
+    run_on_disk(tmp_path / "other", *(one for one in HAPPENED[:-1] if not isinstance(one, events.CommandEnded)), ended)
+    told = ask(tmp_path / "other", "journal", "verify")
+    assert told.returncode == 1
+    assert "ledger: record 7: the ending says that 400000000 usd were spent" in told.stdout
+    assert "commands: record 6: command 1 started and never ended" in told.stdout
+    facts = json.loads(ask(tmp_path / "other", "journal", "verify", "--json").stdout)
+    assert facts["ok"] and [(one["check"], one["seq"]) for one in facts["findings"]] == [("ledger", 7), ("commands", 6)]
 
 
 @pytest.mark.parametrize("verb", ["freeze", "resume"])

@@ -15,6 +15,7 @@ import pytest
 
 from gearcase.box import Override, box_from_options
 from gearcase.journal import Journal, read, verify
+from gearcase.journal.crosschecks import crosscheck
 from gearcase.run.options import RunOptions
 from gearcase.run.record import EndRecord
 from gearcase.run.supervisor import Supervisor
@@ -96,6 +97,7 @@ class Stage:
         record = asyncio.run(scenario())
         proof = verify(begun[0].journal)
         assert proof.ok, proof
+        assert crosscheck(read(begun[0].journal)).findings == []
         return Played(record, begun[0], options.out)
 
     # --- runs of processes of their own ------------------------------------------------------------------------------------

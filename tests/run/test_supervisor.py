@@ -98,6 +98,7 @@ def test_a_killed_run_is_stopped_and_a_frozen_one_stands_still_until_it_is_resum
     levels = [level for level, _ in groupby(r.event.level for r in played.records("brake_changed"))]
     assert levels == ["frozen", "running", "frozen", "killed"]
     assert played.records("brake_changed")[-1].event.reason == "enough"
+    assert [r.event.ended for r in played.records("command_ended")] == ["lost"], "what the kill cut short has its end, too"
 
 
 def test_a_freeze_at_any_moment_fails_no_command(stage):

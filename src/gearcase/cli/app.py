@@ -56,6 +56,7 @@ COMMANDS: dict[str, _Entry] = {
     "recover": _Entry("recover", "recover"),
     "box": _Entry("box", "app"),
     "journal": _Entry("journal", "app"),
+    "query": _Entry("query", "query"),
     "monitors": _Entry("monitors", "app"),
     "db": _Entry("db", "app"),
     "models": _Entry("models", "app"),
@@ -64,7 +65,16 @@ COMMANDS: dict[str, _Entry] = {
 }
 
 
-_ELSEWHERE = {"ls": "ps", "list": "ps", "stop": "kill", "pause": "freeze", "continue": "resume", "status": "ps", "cost": "spend"}
+_ELSEWHERE = {
+    "ls": "ps",
+    "list": "ps",
+    "stop": "kill",
+    "pause": "freeze",
+    "continue": "resume",
+    "status": "ps",
+    "cost": "spend",
+    "sql": "query",
+}
 """What other tools call our commands."""
 
 

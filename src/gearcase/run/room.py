@@ -87,6 +87,8 @@ esac || echo "$p"; done"""
 _THAWED = 0.05  # seconds between attempts to begin a command while the run stands frozen
 _TEXT = 16 * 1024
 _SHOWN = 4 * 1024
+_KILLED = 137
+"""Exit code of a command that was cut short: a shell says so of SIGKILL."""
 _TRACED, _TRACED_BYTES = 12, 1500
 
 
@@ -270,7 +272,12 @@ class Room:
         """Run a command, on record. Its seconds are box time: while the run stood frozen, it did nothing."""
         number, began = next(self._numbers), self._clock.now()
         self._recorder.append(CommandStarted(number, text[:_TEXT]), self._agent)
-        result = await self._run(command, on_output, on_terminal, on_error)
+        try:
+            result = await self._run(command, on_output, on_terminal, on_error)
+        except BaseException:  # the run ends, or the box is gone: every command has its end on record
+            lost = CommandEnded(number, "lost", _KILLED, round(self._clock.now() - began, 4), 0.0, 0, "", "")
+            self._recorder.append(lost, self._agent)
+            raise
         result = replace(result, seconds=min(result.seconds, self._clock.now() - began))
         self._recorder.append(
             CommandEnded(
