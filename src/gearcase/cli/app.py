@@ -57,6 +57,7 @@ COMMANDS: dict[str, _Entry] = {
     "box": _Entry("box", "app"),
     "journal": _Entry("journal", "app"),
     "monitors": _Entry("monitors", "app"),
+    "notify": _Entry("notify", "app"),
     "db": _Entry("db", "app"),
     "models": _Entry("models", "app"),
     "prune": _Entry("prune", "prune"),
