@@ -3,13 +3,16 @@
 import asyncio
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from gearcase.box import Override
-from gearcase.brake import command
+from gearcase.brake import Brake, Level, command
+from gearcase.errors import RunError
 from gearcase.journal import read
 from gearcase.notify import pager
 from gearcase.run.options import RunOptions
@@ -271,6 +274,41 @@ def test_a_run_whose_process_is_killed_is_told_of_and_then_nothing_is_left(stage
         assert page["answers"] == [f"gearcase recover {page['name']}", f"gearcase report {page['name']}"]
         stage.until(lambda: not left_behind(stage.state), timeout=10)
         assert len(server.got) == 1
+
+
+def test_a_freeze_that_is_not_whole_is_told_as_it_is(stage, given, monkeypatch):
+    whole = Brake.pull
+
+    async def resisted(brake, level, by, reason="", also=()):
+        await whole(brake, level, by, reason, also)
+        if level is Level.FROZEN:
+            raise RunError("not_frozen", "processes (1) could not be stopped", remedy="kill the run")
+        return 1.0
+
+    monkeypatch.setattr(Brake, "pull", resisted)
+    with listening() as server:
+
+        async def answer(folder):
+            await until(lambda: pages(server))
+            await say(folder, "resume")
+
+        play(stage, *DESTROY, beside=answer, give=[given], more=to(server))
+        assert "is latched, but could not be frozen whole, by monitor destructive" in pages(server)[0]["what"]
+        assert "its programs and its clock go on" in pages(server)[0]["meanwhile"]
+
+
+def test_a_mistake_of_ours_that_ends_the_run_is_told(stage):
+    with listening() as server:
+        file = stage.work / "box.toml"
+        model = stage.script(DONE)
+        file.write_text(f'[model]\nlead = "{model}"\n[notify.to.own]\nkind = "webhook"\nurl = "{server.url}"\n')
+        broken = "import sys; from gearcase.run.ending import Ending; Ending.record = None; "
+        typed = "from gearcase.cli.app import run_command_line; sys.exit(run_command_line(sys.argv[1:]))"
+        command = [sys.executable, "-c", broken + typed, "run", "goal", "-f", file, "--take", "out/**", "--quiet"]
+        subprocess.run(command, cwd=stage.work, env=stage.environment, capture_output=True, timeout=60, check=False)
+        server.until()
+        assert [one["about"] for one in pages(server)] == ["gone"]
+    stage.until(lambda: not left_behind(stage.state))
 
 
 def test_a_replay_pages_nobody(stage, given):

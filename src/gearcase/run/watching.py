@@ -203,7 +203,7 @@ class Watcher:
         except RunError as error:  # it is in force as far as it goes, and the operator is told why no further
             self._journal.append(Failure(error.envelope()))
             if error.code == "not_frozen":
-                done, stands = "latched, but could not be frozen", _STANDS[Level.LATCHED]
+                done, stands = "latched, but could not be frozen whole,", _STANDS[Level.LATCHED]
         patience = self._questions.after if self._questions.answered else 0.0
         what = f"is {done} by monitor {alarm.detector}: {plainly(alarm.detector)}."
         if patience and await self._questions.is_answered("monitor", what, "it is stopped", stands=stands):
