@@ -231,7 +231,9 @@ def test_a_dead_target_holds_nothing_up_and_is_told_in_the_report(stage, given, 
         played = play(stage, *DESTROY, beside=answer, give=[given], more=targets)
         assert time.monotonic() - began < 20
     assert played.record.status == "unverified"
-    assert "own was not told, 1 times: it answers 404" in played.record.warnings
+    assert "1 of the pages to own did not arrive: it answers 404" in played.record.warnings
+    assert "1 of the pages to dead did not arrive: Connection refused" in played.record.warnings
+    assert any("of the pages to slow" in one for one in played.record.warnings)
     failed = {(one.event.to, bool(one.event.again)) for one in played.records("page_failed")}
     assert ("own", False) in failed and ("dead", True) in failed, "what may come back is tried again"
     assert not left_behind(stage.state)

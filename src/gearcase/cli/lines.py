@@ -120,7 +120,7 @@ def _watching(event: events.Watching) -> _Said:
 
 
 def _paged(event: events.Paged) -> _Said:
-    again = f", for the {event.told}. time" if event.told > 1 else ""
+    again = f" again ({event.told})" if event.told > 1 else ""
     whom = f"{neutral(', '.join(event.to))} told{again}: " if event.to else ""
     return ("page", "bold yellow", f"{whom}{neutral(event.what, limit=300)} {neutral(event.meanwhile, limit=300)}")
 

@@ -14,6 +14,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -57,11 +58,13 @@ class Paging:
         self._recorder = recorder
         self._open: dict[str, _Open] = {}
         self._count = 0
-        self._missed: dict[str, tuple[int, str]] = {}
+        self._missed: Counter[str] = Counter()
+        self._why: dict[str, str] = {}  # a target did not take a page, the last time
+        self._failing: set[str] = set()  # did not take what it was sent last
         self._process: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._sending = 0
+        self._sending: Counter[str] = Counter()
         self._sent = asyncio.Event()
 
     @property
@@ -79,8 +82,7 @@ class Paging:
         """The run is over and nothing is left of this, unless it failed: then who pages tells that we are gone."""
         for key in list(self._open):
             self._forget(key)
-        for task in self._tasks:
-            task.cancel()
+        self._rest()
         if self._writer is not None:
             if kind is None:
                 self._say({"bye": True})
@@ -169,13 +171,19 @@ class Paging:
             self._forget("ended")  # it is said once
         try:
             async with asyncio.timeout(PATIENCE):
-                while self._sending:
+                while self._sending.total():
                     self._sent.clear()
                     await self._sent.wait()
         except TimeoutError:
-            if failed:
-                self._missed.setdefault("of the last page", (1, f"no answer within {PATIENCE:g} s"))
-        return [f"{to} was not told, {count} times: {why}" for to, (count, why) in self._missed.items()]
+            for to in +self._sending:
+                self._missed[to] += 1
+                self._why[to] = "no answer when the run had ended"
+        self._rest()  # the end of the run is the last that is on record
+        return [f"{count} of the pages to {to} did not arrive: {self._why[to]}" for to, count in self._missed.items()]
+
+    def _rest(self) -> None:
+        for task in self._tasks:
+            task.cancel()
 
     def _forget(self, key: str) -> _Open | None:
         if (one := self._open.pop(key, None)) is not None and one.timer is not None:
@@ -198,7 +206,7 @@ class Paging:
 
     def _post(self, page: int, posts: list[dict[str, Any]], ends: bool = False) -> None:
         if posts and self._writer is not None:
-            self._sending += len(posts)
+            self._sending.update(str(post["to"]) for post in posts)
             self._say({"page": page, "posts": posts, "ends": ends})
 
     def _say(self, line: dict[str, Any]) -> None:
@@ -218,20 +226,23 @@ class Paging:
         if self._writer is not None:
             self._writer.close()
         self._writer = None
-        self._sending = 0
-        self._sent.set()
         for to in self._to:
             self._note({"page": 0, "to": to.name, "ends": False, "attempt": 0, "why": "the process that pages has ended"})
+            self._missed[to.name] += 1 + self._sending.pop(to.name, 0)
+        self._sent.set()
 
     def _note(self, told: dict[str, Any]) -> None:
-        page, to = int(told["page"]), str(told["to"])
-        if told.get("why"):
-            again = float(told.get("again") or 0)
-            self._recorder.append(PageFailed(page, to, str(told["why"]), int(told["attempt"]), again))
-            if not again:
-                self._missed[to] = (self._missed.get(to, (0, ""))[0] + 1, str(told["why"]))
-        elif told.get("status") and not told["ends"]:
-            self._recorder.append(PageTaken(page, to, int(told["status"]), int(told["attempt"])))
+        page, to, why, ends = int(told["page"]), str(told["to"]), str(told.get("why") or ""), bool(told["ends"])
+        status = int(told.get("status") or 0)
+        if why:
+            self._why[to] = why
+            self._failing.add(to)
+            self._recorder.append(PageFailed(page, to, why, int(told["attempt"]), float(told.get("again") or 0)))
+        elif status and not ends:
+            self._failing.discard(to)
+            self._recorder.append(PageTaken(page, to, status, int(told["attempt"])))
         if told.get("done") and page > 0:
-            self._sending -= 1
+            if to in self._failing and not ends:  # given up, or answered before it arrived
+                self._missed[to] += 1
+            self._sending[to] -= 1
             self._sent.set()
