@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 NAVIGATION = {
     "Use it": (
-        "README first-five-minutes my-agent my-repository limits monitors journal maps engines agents local-model manual-model "
+        "README first-five-minutes my-agent my-repository limits monitors notify journal maps engines agents local-model manual-model "
         "python-api ci examples"
     ).split(),
     "Doors": "doors-files doors-http doors-api doors-secrets doors-postgres doors-redis doors-aws".split(),

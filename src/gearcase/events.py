@@ -901,6 +901,46 @@ class LimitReached(Event):
     detail: str = ""
 
 
+class Paged(Event):
+    """Somebody is told that the run waits, or how it ended: two lines, to the targets of `to`, for the `told`th time.
+
+    `bell`: terminals that watch it ring. `about`: monitor | budget | upstream | operator | request | ended.
+    """
+
+    page: int
+    about: str
+    what: str
+    meanwhile: str
+    to: list[str]
+    told: int = 1
+    bell: bool = False
+
+
+class PageTaken(Event):
+    """A target took a page, at this attempt."""
+
+    page: int
+    to: str
+    status: int
+    attempt: int = 1
+
+
+class PageFailed(Event):
+    """A target did not take a page. It is tried again after so many seconds; 0: it is given up."""
+
+    page: int
+    to: str
+    why: str
+    attempt: int = 1
+    again: float = 0.0
+
+
+class PageAnswered(Event):
+    """What a page was about is over: somebody answered, or the run went on or ended without."""
+
+    page: int
+
+
 # --- monitors --------------------------------------------------------------------------------------------------------------
 
 

@@ -247,6 +247,10 @@ class Ledger:
             raise _not_a_resource(resource)
         return self._account(account).balance(resource)
 
+    def in_flight(self, resource: str) -> int:
+        """What is held for actions that have not ended, in all accounts: the most that they may still cost."""
+        return sum(hold.amounts.get(resource, 0) for hold in self._holds.values())
+
     def subtree_spent(self, account: str) -> Amounts:
         """What an account and all below it have spent, closed ones included."""
         mine = self._account(account)

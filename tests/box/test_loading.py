@@ -97,7 +97,7 @@ def test_a_key_of_another_table_is_told_where_it_belongs(tmp_path: Path) -> None
     assert "it belongs in [limits]" in only_mistake(tmp_path, "usd = 3\n")["message"]
 
 
-@pytest.mark.parametrize("key", ["notify"])
+@pytest.mark.parametrize("key", ["dashboard"])
 def test_a_table_whose_machinery_does_not_exist_is_unknown(tmp_path: Path, key: str) -> None:
     assert only_mistake(tmp_path, f"[{key}]\nx = 1\n")["message"] == f"unknown key `{key}` in the box"
 

@@ -56,6 +56,8 @@ async def drive(folder):
     if sys.argv[1:] == ["asks"]:
         await asyncio.sleep(0.3)
         await brake.pull(Level.FROZEN, "budget", "the money is spent")
+        journal.append(events.Paged(1, "budget", "is frozen", "Nothing is spent.", [], 1, True))
+        journal.flush()
     await brake.wait_for(lambda level: level is Level.KILLED)
     await asyncio.sleep(0.1)
     await control.close()
@@ -222,6 +224,16 @@ def test_a_run_that_its_limit_froze_asks_too(state: Path) -> None:
         terminal.press("d")
         terminal.wait_for("is left frozen")
         assert terminal.process.wait(10) == 0
+    finally:
+        terminal.close()
+
+
+def test_the_terminal_rings_when_somebody_is_paged(state: Path) -> None:
+    terminal = Terminal(state, "asks")
+    try:
+        terminal.wait_for("\a")
+        terminal.press("d")
+        terminal.wait_for("is left frozen")
     finally:
         terminal.close()
 

@@ -121,7 +121,7 @@ def _wrong(text: str, what: str, remedy: str) -> UsageError:
 
 # --- the keys --------------------------------------------------------------------------------------------------------------
 
-_SECRETIVE = re.compile(r"authorization|cookie|key|token|secret|password|credential", re.IGNORECASE)
+SECRETIVE = re.compile(r"authorization|cookie|key|token|secret|password|credential", re.IGNORECASE)
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 """`${NAME}` in a header's value."""
@@ -154,8 +154,8 @@ def _headers(value: Any) -> Any:
             raise wrong("holds names and texts")
         if not _TOKEN.fullmatch(name) or not text.isprintable() or not text.isascii():
             raise wrong(f"{name!r} is no header")
-        if _SECRETIVE.search(name) and not REFERENCE.search(text):
-            raise wrong(f"{name!r} holds a secret in the box itself: write ${{NAME}} and set NAME outside")
+        if SECRETIVE.search(name) and not REFERENCE.search(text):
+            raise wrong(f"{name!r} holds a secret in the box itself: write ${{NAME}} and set NAME outside", secret=True)
     return value  # pyright: ignore[reportUnknownVariableType]
 
 

@@ -36,6 +36,7 @@ from gearcase.box.fields import (
     written,
 )
 from gearcase.box.monitors import Monitors
+from gearcase.box.notify import Notify
 from gearcase.box.secrets import HostSecret
 from gearcase.units import NANO
 
@@ -227,4 +228,5 @@ class Box(Table):
     swarm: Swarm = Swarm()
     maps: Maps = Maps()
     monitors: Monitors = Monitors()
+    notify: Notify = Notify()
     journal: JournalTable = JournalTable()

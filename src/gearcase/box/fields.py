@@ -145,7 +145,8 @@ def _pattern(value: Any) -> Any:
     return value
 
 
-def _url(value: Any) -> Any:
+def is_address(value: Any) -> Any:
+    """A validator: HTTP or HTTPS and a host, without a password."""
     if not isinstance(value, str):
         return value
     scheme, _, rest = value.partition("://")
@@ -153,7 +154,7 @@ def _url(value: Any) -> Any:
     if scheme not in ("http", "https") or not host:
         raise wrong(f"{value!r} is not an address: write http:// or https:// and a host")
     if "@" in host:
-        raise wrong("holds a password: keys belong in `key_file`, `key_env` or `keyring`")
+        raise wrong("holds a password: keys belong in `key_file`, `key_env` or `keyring`", secret=True)
     return value
 
 
@@ -165,7 +166,7 @@ def _model_name(value: Any) -> Any:
     if value.startswith(("http://", "https://")):
         if not value.rpartition("#")[2] or "#" not in value:
             raise wrong(f"{value!r} names no model: write ADDRESS#MODEL, such as http://127.0.0.1:11434/v1#qwen3")
-        return _url(value)
+        return is_address(value)
     if value.startswith(("manual:", "cassette:", "scripted:")):
         if not value.partition(":")[2]:
             raise wrong(f"{value!r} names no path")
@@ -178,7 +179,7 @@ def _model_name(value: Any) -> Any:
 
 
 Pattern = Annotated[str, BeforeValidator(_pattern)]
-Url = Annotated[str, BeforeValidator(_url)]
+Url = Annotated[str, BeforeValidator(is_address)]
 ModelName = Annotated[str, BeforeValidator(_model_name)]
 Program = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,128}$")]
 Package = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,128}(:[A-Za-z_][A-Za-z0-9_]{0,127})?$")]

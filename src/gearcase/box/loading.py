@@ -201,9 +201,10 @@ def _path_places(draft: _Draft) -> Iterable[_Place]:
 
 
 def _door_places(draft: _Draft) -> Iterable[_Place]:
-    for name in draft.table("doors", "api"):
-        for variable in draft.table("doors", "api", name, "key_files"):
-            yield _Place(("doors", "api", name, "key_files", variable), "file")
+    for above in (("doors", "api"), ("notify", "to")):
+        for name in draft.table(*above):
+            for variable in draft.table(*above, name, "key_files"):
+                yield _Place((*above, name, "key_files", variable), "file")
     for name in draft.table("doors", "redis"):
         if "://" not in str(draft.table("doors", "redis", name).get("from", "://")):
             yield _Place(("doors", "redis", name, "from"), "file")

@@ -41,3 +41,9 @@ class Monitors(Table):
     def levels(self) -> dict[str, Level]:
         """What the box says, by detector."""
         return {name: level for name in type(self).model_fields if (level := getattr(self, name)) is not None}
+
+
+def plainly(detector: str) -> str:
+    """What a detector speaks of, in words that hold nothing of a run."""
+    field = Monitors.model_fields.get(detector)
+    return (field.description or "").partition(";")[0] if field is not None else "see the report"

@@ -93,7 +93,7 @@ def _written(path: tuple[str, ...], key: str, value: Any) -> str:
         return _decimal(Decimal(value) / NANO)
     if key in ("memory", "disk", "egress", "take_max"):
         return _size(value)
-    if key in ("wall", "cpu_time", "deadline"):
+    if key in ("wall", "cpu_time", "deadline", "repeat"):
         return _duration(value)
     if key == "wind_down_reserve" and float(f"{value * 100:g}") / 100 == value:
         return f'"{value * 100:g}%"'

@@ -58,6 +58,7 @@ COMMANDS: dict[str, _Entry] = {
     "journal": _Entry("journal", "app"),
     "query": _Entry("query", "query"),
     "monitors": _Entry("monitors", "app"),
+    "notify": _Entry("notify", "app"),
     "db": _Entry("db", "app"),
     "models": _Entry("models", "app"),
     "prune": _Entry("prune", "prune"),

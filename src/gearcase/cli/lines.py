@@ -119,6 +119,17 @@ def _watching(event: events.Watching) -> _Said:
     return ("watch", "cyan", f"{len(able)} of {len(event.levels)} monitors can act (gearcase monitors list)")
 
 
+def _paged(event: events.Paged) -> _Said:
+    again = f" again ({event.told})" if event.told > 1 else ""
+    whom = f"{neutral(', '.join(event.to))} told{again}: " if event.to else ""
+    return ("page", "bold yellow", f"{whom}{neutral(event.what, limit=300)} {neutral(event.meanwhile, limit=300)}")
+
+
+def _not_paged(event: events.PageFailed) -> _Said:
+    then = f"again in {format_duration(event.again)}" if event.again else "given up"
+    return ("page", "red", f"{neutral(event.to)} was not told: {neutral(event.why, limit=300)}; {then}")
+
+
 def _left(event: events.NodeLeft) -> str:
     if not event.why:
         return f"{neutral(event.node)} leaves after {event.items:,} items"
@@ -144,6 +155,8 @@ _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
     events.Failure: lambda e: _error(e.error),
     events.Settled: _settled,
     events.AlarmRaised: _alarm,
+    events.Paged: _paged,
+    events.PageFailed: _not_paged,
     events.Watching: _watching,
     events.NodeJoined: lambda e: ("node", "", f"{neutral(e.node)} joins: {neutral(e.host)}, pid {e.pid}"),
     events.NodeLeft: lambda e: ("node", "bold yellow" if e.why else "", _left(e)),

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from gearcase.allowance import day_total, today, user_limits
+from gearcase.cli.bell import rings
 from gearcase.cli.screen import LEAVE, Screen
 from gearcase.cli.text import neutral
 from gearcase.cli.view import View, fold
@@ -172,6 +173,8 @@ class Attached:
         """Keep the title line up to date with what happens in this run."""
         async for record in follow(self._started.folder.journal):
             self._view = fold(self._view, record)
+            if rings(record):
+                self._write(b"\x07")
             self._entitle()
 
     async def _look(self) -> None:

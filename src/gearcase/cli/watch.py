@@ -24,6 +24,7 @@ from rich.text import Text
 
 from gearcase.brake import command
 from gearcase.cli import lines
+from gearcase.cli.bell import rings
 from gearcase.cli.console import err, interactive
 from gearcase.cli.history import limits_of, turns_of
 from gearcase.cli.live import LivePanel
@@ -109,6 +110,8 @@ class _Watch:
             self.view = fold(self.view, record)
             if plain and (said := lines.line(record)) is not None:
                 err().print(said, soft_wrap=True)
+            if rings(record):
+                err().bell()
             if record.type == "brake_changed":
                 self.wake.set()
             if record.type == "run_ended":

@@ -9,23 +9,26 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gearcase import __version__
 from gearcase.allowance import DailyAllowance
 from gearcase.box import Box, effective_toml
+from gearcase.box.notify import Notify
 from gearcase.brake import BoxClock, Brake, Control, Level
 from gearcase.events import Event, RunEnded, RunStarted
 from gearcase.journal import Journal
 from gearcase.ledger import Ledger
+from gearcase.notify.shapes import Destination
 from gearcase.run.accounts import RUN, Pace, charge_time, close_agent_accounts, open_accounts
 from gearcase.run.doors import Copies
 from gearcase.run.ending import Ending
-from gearcase.run.questions import BUDGET, UPSTREAM, Questions
+from gearcase.run.paging import Paging
+from gearcase.run.questions import BUDGET, OPERATOR, UPSTREAM, Questions
 from gearcase.run.record import EndRecord, Kind
 from gearcase.run.requests import Requests
 from gearcase.run.watching import MONITOR, Watcher
@@ -51,6 +54,7 @@ class Books:
     requests: Requests
     copies: Copies
     watcher: Watcher
+    paging: Paging
 
     async def close(self) -> EndRecord:
         """Close the accounts and write the ending; returns it. Raises RunError when the disk refuses."""
@@ -64,6 +68,7 @@ class Books:
         close_agent_accounts(self.ledger)
         charge_time(self.ledger, self.clock.now())
         record = self.ending.record(self.brake.level)
+        record = replace(record, warnings=[*record.warnings, *await self.paging.end(self.ending.failure(self.brake.level))])
         self.ledger.close(RUN)
         self.journal.append(RunEnded(record.status, record.as_json()))
         await self.journal.durable()
@@ -71,9 +76,17 @@ class Books:
 
 
 async def open_books(
-    folder: RunFolder, box: Box, stack: AsyncExitStack, kind: Kind, out: Path | None = None, force: bool = False
+    folder: RunFolder,
+    box: Box,
+    stack: AsyncExitStack,
+    kind: Kind,
+    out: Path | None = None,
+    force: bool = False,
+    *,
+    notify: Notify | None = None,
+    to: Sequence[Destination] = (),
 ) -> Books:
-    """Begin the books in a new run's folder; the stack ends what keeps them. From here on the brake works."""
+    """Begin the books in a new run's folder; the stack ends what keeps them. From here on the brake works, and who is told (`to`) is."""
     write_atomically(folder.box_file, effective_toml(box).encode())
     journal = Journal.create(folder.journal)
     begun: list[tuple[int, float, str, Event]] = []  # before there is a watcher
@@ -90,7 +103,8 @@ async def open_books(
     pace = Pace(box, clock, journal)
     ending = Ending(out, force, box, folder, clock, ledger, pace, journal, kind)
     allowance = DailyAllowance(folder.id, box.limits.usd_per_day)
-    questions = Questions(folder.name, brake, ledger, pace)
+    paging = await stack.enter_async_context(Paging(folder, notify or box.notify, to, journal))
+    questions = Questions(folder.name, brake, ledger, pace, paging)
     requests = Requests(questions, journal)
     watcher = Watcher(folder, box, kind, journal, brake, questions, ending)
     journal.listener = watcher.hear if kind != "door" else None  # of one alone nothing is known but its calls, and it has no pace
@@ -101,7 +115,7 @@ async def open_books(
     await control.start()
     stack.push_async_callback(control.close)
     journal.flush()
-    return Books(folder, journal, clock, brake, ledger, pace, ending, allowance, questions, requests, copies, watcher)
+    return Books(folder, journal, clock, brake, ledger, pace, ending, allowance, questions, requests, copies, watcher, paging)
 
 
 async def _flush(journal: Journal) -> None:
@@ -115,6 +129,7 @@ def _verbs(
 ) -> Mapping[str, Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]]:
     async def freeze(request: Mapping[str, Any]) -> dict[str, Any]:
         took = await brake.pull(Level.FROZEN, str(request.get("by") or "operator"), str(request.get("reason") or ""))
+        questions.left_frozen()
         return {"level": brake.level.name.lower(), "milliseconds": round(took, 1)}
 
     async def grant(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,6 +138,7 @@ def _verbs(
 
     async def resume(request: Mapping[str, Any]) -> dict[str, Any]:
         added = await grant({"usd": request["add_usd"]}) if request.get("add_usd") else {}
+        questions.paging.answered(OPERATOR)
         await brake.pull(Level.RUNNING, "operator", also=(BUDGET, UPSTREAM, MONITOR))
         return {**added, "level": brake.level.name.lower()}
 
@@ -132,6 +148,7 @@ def _verbs(
 
     async def kill(request: Mapping[str, Any]) -> dict[str, Any]:
         took = await brake.pull(Level.KILLED, "operator", str(request.get("reason") or ""))
+        questions.paging.answered(OPERATOR)
         return {"level": "killed", "milliseconds": round(took, 1)}
 
     async def status(request: Mapping[str, Any]) -> dict[str, Any]:

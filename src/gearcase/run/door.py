@@ -7,6 +7,7 @@ model calls is not seen. The door listens on a loopback port and asks for its to
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,6 +23,7 @@ from gearcase.doors.model.routing import Routing
 from gearcase.doors.server import HttpRequest, Reply, serve
 from gearcase.errors import GearcaseError, UsageError
 from gearcase.events import Amounts, Failure
+from gearcase.notify.targets import chosen, destinations
 from gearcase.run.accounts import LEAD, RUN
 from gearcase.run.books import Books, open_books
 from gearcase.run.ending import End
@@ -127,10 +129,12 @@ async def open_door(options: DoorOptions) -> AsyncGenerator[DoorAlone]:
         routing.worker()
         if routing.bills():
             refuse_above(box.limits.usd)
+        notify = chosen(box.notify)
+        to = destinations(notify, os.environ)
         listener = stack.enter_context(_listen(options.port))
         folder, owner = create(box.goal, options.name)
         stack.callback(owner.release)
-        books = await open_books(folder, box, stack, "door")
+        books = await open_books(folder, box, stack, "door", notify=notify, to=to)
         books.ending.end = End("done", exit=0)
         limit = box.limits.usd_per_minute
         model = ModelDoor(

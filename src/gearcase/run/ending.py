@@ -99,6 +99,15 @@ class Ending:
             return "accepted"
         return "exhausted" if self.end.reason in LIMITS else "unverified"
 
+    def failure(self, level: Level) -> str:
+        """What happened to a run that failed, or that a monitor stopped, without a word of anybody's but ours; else empty."""
+        if self.end.reason == "stopped":
+            return f"was stopped by monitor {self.end.detail.partition(':')[0]}, and nobody answered."
+        if self.status(level) != "failed":
+            return ""
+        code = (self.error or {}).get("code") or (self.end.error.code if self.end.error else f"agent_{self.end.reason}")
+        return f"failed: {code}."
+
     def record(self, level: Level) -> EndRecord:
         """The record, with everything that is known now."""
         status = self.status(level)

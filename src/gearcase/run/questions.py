@@ -8,17 +8,20 @@ in time, the operator's standing answer holds: it hands in, or it is denied the 
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import Literal
 
 from gearcase.brake import Brake, Level
 from gearcase.errors import UsageError
 from gearcase.ledger import Ledger
+from gearcase.notify.page import About, Words
 from gearcase.run.accounts import LEAD, RUN, Pace
+from gearcase.run.paging import Paging
 from gearcase.units import format_duration, format_money
 
 Unanswered = Literal["wind-down", "deny"]
-BUDGET, UPSTREAM = "budget", "upstream"
+BUDGET, UPSTREAM, OPERATOR = "budget", "upstream", "operator"
 """The sources of the freeze."""
 
 
@@ -30,6 +33,7 @@ class Questions:
     brake: Brake
     ledger: Ledger
     pace: Pace
+    paging: Paging
     answered: bool = False
     unanswered: Unanswered = "wind-down"
     after: float = 1800.0
@@ -42,14 +46,13 @@ class Questions:
         before = self.ledger.balance(RUN, "usd").limit or 0
         of_day = resource == "usd_per_day"
         if of_day:
-            reason = f"the day's money is used up: gearcase limits set --usd-per-day, then gearcase resume {self.name}"
+            why, answer = "the day's money is used up", f"gearcase limits set --usd-per-day, then gearcase resume {self.name}"
         else:
-            reason = f"what is left of {format_money(before)} may not pay the next call: gearcase resume {self.name} --add-usd 2"
-        await self.brake.pull(Level.FROZEN, BUDGET, reason)
-        try:
-            async with asyncio.timeout(self.after):
-                await self.brake.wait_for(lambda level: level in (Level.RUNNING, Level.KILLED))
-        except TimeoutError:
+            why = f"what is left of {format_money(before)} may not pay the next call"
+            answer = f"gearcase resume {self.name} --add-usd 2"
+        await self.brake.pull(Level.FROZEN, BUDGET, f"{why}: {answer}")
+        then = "it is stopped" if self.unanswered == "deny" else "it hands in what it has"
+        if not await self.is_answered("budget", f"is frozen: {why}.", then, (answer,)):
             if self.unanswered == "deny":
                 self.pace.stop(BUDGET, f"nobody answered for {format_duration(self.after)}")
             await self.brake.pull(Level.RUNNING, BUDGET, f"nobody answered for {format_duration(self.after)}: {self.unanswered}")
@@ -67,15 +70,35 @@ class Questions:
         await self.brake.pull(
             Level.FROZEN, UPSTREAM, f"its model does not answer: {told}; to ask again: gearcase resume {self.name}"
         )
-        try:
-            async with asyncio.timeout(self.after):
-                await self.brake.wait_for(lambda level: level in (Level.RUNNING, Level.KILLED))
-        except TimeoutError:
+        if not await self.is_answered("upstream", "is frozen: its model does not answer.", "it asks once more"):
             self.asked_once_more = True
             await self.brake.pull(
                 Level.RUNNING, UPSTREAM, f"nobody answered for {format_duration(self.after)}: it asks once more"
             )
         return True
+
+    def left_frozen(self) -> None:
+        """The operator froze it and knows; one who goes away and forgets is told."""
+        meanwhile = "Nothing is spent while it stands, and it stands until you answer."
+        answers = (f"gearcase resume {self.name}", f"gearcase kill {self.name}")
+        words = Words("operator", "still stands frozen by its operator.", meanwhile, answers, "normal")
+        self.paging.call(OPERATOR, words, later=True)
+
+    async def is_answered(
+        self, about: About, what: str, then: str, answers: tuple[str, ...] = (), stands: str = "Nothing is spent while it stands"
+    ) -> bool:
+        """Page whoever is to answer, now that the brake is pulled, and wait. False: nobody did in time, and `then` holds."""
+        held = self.ledger.in_flight("usd")
+        flight = f", but for calls in flight (up to {format_money(held)})" if held else ""
+        meanwhile = f"{stands}{flight}; without an answer by {clock(self.after)} {then}."
+        resume = answers or (f"gearcase resume {self.name}",)
+        with self.paging.waiting(Words(about, what, meanwhile, (*resume, f"gearcase kill {self.name}"))):
+            try:
+                async with asyncio.timeout(self.after):
+                    await self.brake.wait_for(lambda level: level in (Level.RUNNING, Level.KILLED))
+            except TimeoutError:
+                return False
+            return True
 
     def grant(self, amount: int, resource: str = "usd") -> int:
         """Give the run and its lead so much more (of money: nano-dollars); returns the run's limit. Raises UsageError."""
@@ -88,3 +111,8 @@ class Questions:
         self.ledger.grant(RUN, {resource: amount})
         self.ledger.grant(LEAD, {resource: amount})
         return self.ledger.balance(RUN, resource).limit or 0
+
+
+def clock(seconds: float) -> str:
+    """The time of day in so many seconds."""
+    return time.strftime("%H:%M UTC", time.gmtime(time.time() + seconds))

@@ -21,8 +21,9 @@ from gearcase.box.hosts import HostRule, parse_rule
 from gearcase.doors.http import HttpDoor
 from gearcase.errors import GearcaseError, Refused, UsageError
 from gearcase.events import HostsChanged, RequestAnswered, RequestMade
-from gearcase.run.accounts import LEAD
-from gearcase.run.questions import Questions
+from gearcase.notify.page import Words
+from gearcase.run.accounts import LEAD, RUN
+from gearcase.run.questions import Questions, clock
 from gearcase.seams import Recorder
 from gearcase.units import format_bytes, format_duration, format_money, parse_bytes, parse_duration, parse_money
 
@@ -32,6 +33,8 @@ MOST_TEXT = 500
 """Characters of what is asked for and why."""
 
 State = Literal["open", "allowed", "denied", "unanswered"]
+_SAID = {"net": "a host", "other": "something of its own words"}
+"""What is paged of requests whose text is the agent's."""
 KINDS = ("net", "usd", "time", "egress", "tokens", "calls", "other")
 
 
@@ -81,6 +84,7 @@ class Requests:
             known = Request(len(self._all) + 1, kind, what, why, agent, amount)
             self._all.append(known)
             self._recorder.append(RequestMade(known.number, kind, what, why), agent)
+            self._page()
         if arguments.get("wait") is False:
             return known.shown()
         await self._wait(known)
@@ -235,3 +239,20 @@ class Requests:
         request.state, request.said = state, said
         self._recorder.append(RequestAnswered(request.number, state, by, said), request.agent or LEAD)
         request.answered.set()
+        self._page()
+
+    def _page(self) -> None:
+        """One page for all that are open: who asks for much does not fill the operator's night. No text of the agent's is in it."""
+        waiting = [one for one in self._all if one.state == "open"]
+        questions = self._questions
+        if not waiting:
+            questions.paging.answered("requests")
+            return
+        asked = ", ".join(_SAID.get(one.kind, one.what) for one in waiting[:5]) + (" and more" if waiting[5:] else "")
+        limit = questions.ledger.balance(RUN, "usd").limit
+        left = f", and at most {format_money(limit - questions.ledger.subtree_spent(RUN)['usd'])} more is spent" if limit else ""
+        until = f"It waits until {clock(questions.after)}, then goes on without" if questions.answered else "It goes on without"
+        name, number = questions.name, waiting[0].number
+        answers = (f"gearcase requests {name}", f"gearcase allow {name} {number}", f"gearcase deny {name} {number}")
+        words = Words("request", f"asks for {asked}.", f"{until}; its clock runs{left}.", answers, "normal")
+        questions.paging.call("requests", words)

@@ -26,6 +26,8 @@ from gearcase.doors.opened import OpenedHosts
 from gearcase.doors.repositories import remember
 from gearcase.errors import GearcaseError, UsageError
 from gearcase.events import Failure, Giving
+from gearcase.notify.shapes import Destination
+from gearcase.notify.targets import chosen, destinations
 from gearcase.run.accounts import LEAD_PURSE
 from gearcase.run.again import ABOUT, note_asked
 from gearcase.run.away import AwayEngine, require
@@ -64,6 +66,8 @@ class Supervisor:
         self._driver: Driver = NamespacesDriver()
         self._work: asyncio.Task[End] | None = None
         self._doors = Doors(())
+        self._notify = self._box.notify
+        self._to: tuple[Destination, ...] = ()
         self._opened: OpenedHosts | None = None
         self._effects: Effects | None = None
         self._looking: asyncio.Task[None] | None = None
@@ -93,6 +97,9 @@ class Supervisor:
             if self._options.record is not None and self._options.record.exists():
                 remedy = "name a file that does not exist yet"
                 raise UsageError("exists", f"{self._options.record} exists: a cassette is never written over", remedy=remedy)
+            if options.cassette is None:  # a replay plays what happened: nobody waits
+                self._notify = chosen(self._box.notify)
+                self._to = destinations(self._notify, os.environ)
             folder, owner = create(self._box.goal.strip() or shlex.join(self._options.program), self._options.name)
             stack.callback(owner.release)
             return await self._in_folder(folder, routing, stack)
@@ -112,10 +119,12 @@ class Supervisor:
         options = self._options
         note_asked(folder, options)
         continues = options.continues.take_over(folder) if options.continues is not None else None
-        books = await open_books(folder, self._box, stack, "program" if options.program else "agent", options.out, options.force)
+        kind, box = ("program" if options.program else "agent"), self._box
+        books = await open_books(folder, box, stack, kind, options.out, options.force, notify=self._notify, to=self._to)
         if continues is not None:
             books.journal.append(continues)
-        books.questions.answered = options.answered
+        books.paging.watched = options.answered
+        books.questions.answered = options.answered or books.paging.reaches
         books.questions.unanswered, books.questions.after = options.unanswered, options.after
         stayed: list[str] = []
 

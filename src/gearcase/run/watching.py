@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from gearcase.box import Box
+from gearcase.box.monitors import plainly
 from gearcase.brake import Brake, Level
 from gearcase.errors import GearcaseError, Refused, RunError
 from gearcase.events import (
@@ -49,6 +50,10 @@ if TYPE_CHECKING:
 MONITOR = "monitor"
 """The source of the brake."""
 NOTE = "[from the box: {fact}. {remedy}.]"
+_STANDS = {
+    Level.FROZEN: "Nothing is spent while it stands",
+    Level.LATCHED: "Nothing new is paid, but its programs and its clock go on",
+}
 _BEGINS = (ModelCalled, Tick, CommandEnded, FilesSeen, GearUsed)
 _BEGINS_PROGRAM = (Tick, CommandEnded)
 """A program that drives itself is told of later: many are over before there is anything to tell."""
@@ -192,17 +197,17 @@ class Watcher:
         """Pull the brake, and wait for the operator's answer; without one the run is stopped."""
         alarm, name = raised.alarm, self._questions.name
         reason = f"{alarm.detector}: {alarm.fact}. It goes on with: gearcase resume {name}; it ends with: gearcase kill {name}"
+        done, stands = "frozen" if level is Level.FROZEN else "latched", _STANDS[level]
         try:
             await self._brake.pull(level, MONITOR, reason)
         except RunError as error:  # it is in force as far as it goes, and the operator is told why no further
             self._journal.append(Failure(error.envelope()))
+            if error.code == "not_frozen":
+                done, stands = "latched, but could not be frozen whole,", _STANDS[Level.LATCHED]
         patience = self._questions.after if self._questions.answered else 0.0
-        try:
-            async with asyncio.timeout(patience):
-                await self._brake.wait_for(lambda now: now in (Level.RUNNING, Level.KILLED))
-                return
-        except TimeoutError:
-            pass
+        what = f"is {done} by monitor {alarm.detector}: {plainly(alarm.detector)}."
+        if patience and await self._questions.is_answered("monitor", what, "it is stopped", stands=stands):
+            return
         why = f"nobody answered for {format_duration(patience)}" if patience else "nobody watches this run"
         await self._brake.pull(Level.LATCHED, MONITOR, f"{alarm.detector}: {why}, so it is stopped")  # what is checked must move
         if self.halted is not None and not self.halted.done():
