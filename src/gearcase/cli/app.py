@@ -44,6 +44,7 @@ COMMANDS: dict[str, _Entry] = {
     "limits": _Entry("limits", "app"),
     "attach": _Entry("attach", "attach"),
     "grant": _Entry("brake", "grant"),
+    "snapshots": _Entry("snapshots", "snapshots"),
     "diff": _Entry("diff", "diff"),
     "apply": _Entry("apply", "apply"),
     "init": _Entry("init", "init"),

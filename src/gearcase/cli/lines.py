@@ -162,7 +162,17 @@ _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
     events.DatabaseCopying: lambda e: ("database", "cyan", arriving(e)),
     events.FilesChanged: lambda e: ("files", "cyan", f"+{e.added} ~{e.changed} -{e.removed}"),
     events.SnapshotTaken: lambda e: ("snapshot", "cyan", f"{neutral(e.snapshot)}  {neutral(e.note)}"),
-    events.Rewound: lambda e: ("rewind", "yellow", f"to {neutral(e.snapshot)}"),
+    events.StepKept: lambda e: (
+        "snapshot",
+        "dim",
+        f"{neutral(e.snapshot)}  +{e.added} ~{e.changed} -{e.removed}, kept by itself",
+    ),
+    events.StepsPruned: lambda e: ("snapshot", "dim", f"{len(e.snapshots)} old ones are not kept any more ({neutral(e.why)})"),
+    events.Rewound: lambda e: (
+        "rewind",
+        "yellow",
+        f"to {neutral(e.snapshot)}, by the {neutral(e.by)}; what was left is {neutral(e.kept)}",
+    ),
     events.ModelCalled: _called,
     events.DoorRefused: lambda e: ("refused", "yellow", f"{neutral(e.door)} door: {neutral(e.message, limit=300)}"),
     events.RequestMade: lambda e: (

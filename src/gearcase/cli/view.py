@@ -120,6 +120,7 @@ _OF_ONE = (
     events.ContextCompacted,
     events.CheckRan,
     events.SnapshotTaken,
+    events.StepKept,
     events.Rewound,
     events.FilesChanged,
 )
@@ -355,6 +356,11 @@ def _(view: View, event: events.FilesChanged, record: Record) -> View:
 
 @_on(events.SnapshotTaken)
 def _(view: View, event: events.SnapshotTaken, record: Record) -> View:
+    return replace(view, snapshots=view.snapshots + 1)
+
+
+@_on(events.StepKept)
+def _(view: View, event: events.StepKept, record: Record) -> View:
     return replace(view, snapshots=view.snapshots + 1)
 
 
