@@ -124,6 +124,16 @@ class RunContinues(Event):
     answers: int
 
 
+class RunForked(Event):
+    """This run began from a snapshot of another one: its given files are what that held. `run` and `name` are the other's."""
+
+    run: str
+    name: str
+    snapshot: str
+    files: int
+    bytes: int
+
+
 class RunEnded(Event):
     """Last record of a run that ended, in an orderly way or by recovery. `record` is the one record of `docs/endings.md`."""
 

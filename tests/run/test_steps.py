@@ -71,12 +71,12 @@ def test_the_oldest_go_when_room_is_short_and_what_stays_can_be_returned_to(tree
         contents[name] = (one.place / "work").read_bytes()
         assert one.steps.pool.size <= 8 * MB
     stay = one.whole()
-    assert stay[0] == "s0" and stay[-1] == "a30" and 3 <= len(stay) <= 8 and "a1" not in stay
+    assert stay[0] == "s0" and stay[-1] == "k30" and 3 <= len(stay) <= 8 and "k1" not in stay
     for name in stay[1:]:
         restore(one.root, one.steps.files_of(name), one.steps.store)
         assert (one.place / "work").read_bytes() == contents[name] and (one.place / "given").read_text() == "given"
     pruned = [event for event in one.steps.events if event.type == "steps_pruned"]
-    assert pruned and pruned[0].why == "size" and pruned[0].snapshots[0] == "a1"
+    assert pruned and pruned[0].why == "size" and pruned[0].snapshots[0] == "k1"
 
 
 def test_one_that_stood_before_given_files_were_lost_is_never_pruned(tree):
@@ -87,8 +87,8 @@ def test_one_that_stood_before_given_files_were_lost_is_never_pruned(tree):
     one.step(before_loss=True)
     for _ in range(30):
         one.step(work=MB)
-    assert "a2" in one.whole() and "a1" not in one.whole()
-    assert (one.steps.files_of("a2").find(b"given")) is not None
+    assert "k2" in one.whole() and "k1" not in one.whole()
+    assert (one.steps.files_of("k2").find(b"given")) is not None
 
 
 def test_what_was_asked_for_stays(tree):
@@ -107,26 +107,26 @@ def test_they_grow_old(tree):
     one.step(work=10)
     time.sleep(0.3)
     one.step(work=10)
-    assert one.whole() == ["s0", "a2"]
+    assert one.whole() == ["s0", "k2"]
     assert [event.why for event in one.steps.events if event.type == "steps_pruned"] == ["age"]
 
 
 def test_what_has_no_room_is_known_by_name_alone_and_is_kept_once_there_is(tree):
     one = tree(most=4 * MB)
-    assert one.step(large=5 * MB, small=10) == "a1"
+    assert one.step(large=5 * MB, small=10) == "k1"
     (kept,) = one.steps.events
     assert (kept.lacking, kept.kept) == (5 * MB, 10)
     assert one.whole() == ["s0"] and one.steps.pool.size == 10
-    assert States(one.run.states).manifest("a1").find(b"large").size == 5 * MB
+    assert States(one.run.states).manifest("k1").find(b"large").size == 5 * MB
     (one.place / "large").unlink()
-    assert one.step() == "a2" and one.whole() == ["s0", "a2"]
+    assert one.step() == "k2" and one.whole() == ["s0", "k2"]
 
 
 def test_nothing_new_is_nothing_kept(tree):
     one = tree()
     assert one.step() == "s0"
-    assert one.step(work=10) == "a1"
-    assert one.step() == "a1" and one.kinds() == ["step_kept"]
+    assert one.step(work=10) == "k1"
+    assert one.step() == "k1" and one.kinds() == ["step_kept"]
 
 
 # --- whole runs ------------------------------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def test_after_commands_that_change_files_there_is_a_snapshot(stage):
     store = BlobStore(played.folder.pool, BlobStore(played.folder.blobs))
     found = [store.read(states.manifest(name).find(b"out/x").digest, 100) for name in states.states if name != "s0"]
     assert b"one\n" in found and found[-1] == b"two\n"
-    assert next(iter(states.states)) == "s0" and set(states.states) - {"s0"} == {f"a{n}" for n in range(1, len(states.states))}
+    assert next(iter(states.states)) == "s0" and set(states.states) - {"s0"} == {f"k{n}" for n in range(1, len(states.states))}
     told = [record.event for record in played.records("step_kept")]
     assert [one.snapshot for one in told] == list(states.states)[1:]
     assert told[0].added >= 1 and told[0].kept >= 4 and told[0].command >= 1
@@ -157,11 +157,11 @@ def test_the_end_of_a_run_is_kept_and_one_that_changes_nothing_keeps_nothing(sta
 
 def test_an_agent_returns_to_one_that_was_kept_by_itself(stage):
     first = {"commands": ["mkdir out; echo one > out/x; sleep 0.5"]}
-    back = "echo two > out/x; gear rewind a1 > /tmp/said; cat out/x /tmp/said > out/y; gear done"
+    back = "echo two > out/x; gear rewind k1 > /tmp/said; cat out/x /tmp/said > out/y; gear done"
     played = stage.play(first, {"commands": [back]})
     assert (played.out / "out/y").read_text().startswith("one\n")
     (event,) = [record.event for record in played.records("rewound")]
-    assert (event.snapshot, event.by, event.kept) == ("a1", "agent", "s1")
+    assert (event.snapshot, event.by, event.kept) == ("k1", "agent", "s1")
 
 
 def test_what_they_may_take_is_the_boxs_to_say(stage):
@@ -178,8 +178,8 @@ def test_they_are_listed_with_the_command_after_which_each_was_kept(stage):
     )
     stage.types("run", "g", "--model", script, "--take", "out/**", "--name", "amber-fox", "--json", code=0)
     rows = json.loads(stage.types("snapshots", "amber-fox", "--json", code=0).stdout)
-    assert [rows[0]["snapshot"], rows[1]["snapshot"]] == ["s0", "a1"]
+    assert [rows[0]["snapshot"], rows[1]["snapshot"]] == ["s0", "k1"]
     assert rows[1]["kept"] and rows[1]["added"] >= 1 and "echo one" in rows[1]["text"]
     assert [one["note"] for one in rows if one["snapshot"] == "s1"] == ["good"]
     told = stage.types("snapshots", code=0)
-    assert "a1" in told.stdout and "as given" in told.stdout
+    assert "k1" in told.stdout and "as given" in told.stdout

@@ -139,6 +139,7 @@ _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
         "bold",
         f"goes on for {neutral(e.name)}, whose process died; {e.answers:,} answers of its maps",
     ),
+    events.RunForked: lambda e: ("run", "bold", f"begins from {neutral(e.name)} at {neutral(e.snapshot)}, {e.files:,} files"),
     events.RunResumed: lambda e: ("run", "bold", "its journal is taken up again after a stop"),
     events.RunEnded: lambda e: ("end", "bold", neutral(state_word(e.status, str(e.record.get("kind"))))),
     events.Failure: lambda e: _error(e.error),

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gearcase.cli import options as o
-from gearcase.cli.console import out, print_json
+from gearcase.cli.console import err, out, print_json
 from gearcase.cli.text import first_line, neutral
 from gearcase.events import CommandStarted
 from gearcase.journal import read
@@ -20,7 +20,7 @@ from gearcase.units import format_bytes
 
 
 def snapshots(run: o.RunReference = "", as_json: o.Json = False) -> None:
-    """List the states of the files that are kept. s0 is what was given, s1 and so on were asked for, a1 and so on were kept after commands
+    """List the states of the files that are kept. s0 is what was given, s1 and so on were asked for, k1 and so on were kept after commands
     by themselves."""
     folder = find(run)
     states = States(folder.states)
@@ -33,6 +33,12 @@ def snapshots(run: o.RunReference = "", as_json: o.Json = False) -> None:
         return
     console = out()
     console.print(_table(states, commands, narrow=console.width < 60))
+    name = neutral(folder.name)
+    latest = next((one for one in reversed(states.states) if states.kept(one)), "s0")
+    hints = [f"compare: gearcase diff {name} s0 {latest}", f"another run: gearcase fork {name} GOAL --at {latest}"]
+    if folder.owner_pid():
+        hints.insert(1, f"return: gearcase rewind {name} --to {latest}")
+    err().print(Text("    ".join(hints), "dim"), soft_wrap=True)
 
 
 def _facts(state: State, states: States, commands: dict[int, str]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Snapshots that are kept by themselves: after commands of the lead that changed its files, at the price of a look that is taken anyway.
 
-They are called a1, a2, ...; those that are asked for are s1, s2, ..., so that what an agent's commands name is the same when its run is
+They are called k1, k2, ...; those that are asked for are s1, s2, ..., so that what an agent's commands name is the same when its run is
 replayed. A look goes on beside the work: a file is of one moment, a tree that something writes to meanwhile may be of two.
 
 Contents lie in a pool of their own with a limit. When three quarters of it are used the oldest go, down to half; none is ever pruned that
@@ -90,7 +90,7 @@ class Steps:
             self._hold()
         lacking = self.pool.lacking(files)
         self._count += 1
-        state = State(f"a{self._count}", time.time(), "", command, running, whole=not lacking)
+        state = State(f"k{self._count}", time.time(), "", command, running, whole=not lacking)
         state = self._add(state, files, change)
         self._states.append(state)
         self.events.append(

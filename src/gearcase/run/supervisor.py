@@ -156,11 +156,13 @@ class Supervisor:
             about = ABOUT if self._options.continues is not None else ""
             acceptance = lead.equip(route, children.operations, books.questions, about)
             await lead.serve()
+            books.rewinding.lead, books.rewinding.children, books.rewinding.doors = lead, children, doors
             self._watch(books, lead)
             work = lead.agent.run() if lead.agent is not None else self._program(lead.room)
             try:
                 ending.end = await until_end(work, lead.room, brake, books.pace, books.watcher.halted)
             finally:
+                books.rewinding.effects = None
                 await children.close()
                 await lead.end_maps()
                 await self._look_no_more(books.watcher)
@@ -251,7 +253,7 @@ class Supervisor:
         assert space.steps is not None
         effects = Effects(space, space.steps, lead.shared.store, books.journal, lead.name, files.keep, files.protected)
         effects.begin(space.snapshots["s0"].manifest)
-        self._effects = effects
+        self._effects = books.rewinding.effects = effects
         effects.stir()
         await effects.watch()
 
@@ -274,10 +276,16 @@ class Supervisor:
         def tell(far: Giving) -> None:
             loop.call_soon_threadsafe(shared.recorder.append, far)
 
-        given = await in_thread(give, sources, lead.sandbox.workspace, lead.sandbox.owner, shared.store, tell)
-        await in_thread(remember, shared.folder.path, sources, given.manifest)
+        if (fork := self._options.forks) is not None:
+            root, owner = lead.sandbox.workspace, lead.sandbox.owner
+            start, forked = await in_thread(fork.give, root, owner, shared.folder, shared.store)
+            shared.recorder.append(forked)
+        else:
+            given = await in_thread(give, sources, lead.sandbox.workspace, lead.sandbox.owner, shared.store, tell)
+            start = given.manifest
+            await in_thread(remember, shared.folder.path, sources, start)
         files = self._box.files
-        lead.workspace.begin(given.manifest, Steps(shared.folder, shared.store, files.snapshots_max, files.snapshots_for))
+        lead.workspace.begin(start, Steps(shared.folder, shared.store, files.snapshots_max, files.snapshots_for))
 
     async def _sleep(self, seconds: float) -> None:
         """Between attempts to reach a model. What a cassette plays comes at once: nobody waits out again what was waited then."""

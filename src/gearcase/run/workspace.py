@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from gearcase.errors import Refused, UsageError
@@ -47,7 +47,7 @@ class Return:
     name: str
     left: Snapshot
     undone: Difference
-    missing: tuple[bytes, ...]
+    missing: tuple[bytes, ...] = ()
 
 
 class Workspace:
@@ -114,24 +114,26 @@ class Workspace:
         if steps is not None:
             steps.begin(files)
 
-    async def rewind(self, name: str, by: str = "agent", first: Callable[[Sandbox], Awaitable[None]] | None = None) -> Return:
-        """Bring the files back to a kept state; what is lost by it is kept as a snapshot before. `first`: done in between.
+    async def rewind(self, name: str, by: str = "agent", first: Callable[[Return], Awaitable[None]] | None = None) -> Return:
+        """Bring the files back to a kept state; what is lost by it is kept as a snapshot before. `first`: done in between, with what
+        will be undone.
 
         Raises Refused `no_snapshot`, `not_kept`, and what `restore` raises; then the files may be half way, and the state before is kept.
         """
         async with self.turn:
             wanted = await self._wanted(name)
             left = await self._keep(f"before the return to {name}")
+            back = Return(name, left, difference(wanted, left.manifest))
             if first is not None:
-                await first(self._sandbox)
+                await first(back)
             async with self.still() as files:
                 store = self.steps.store if self.steps is not None else self._store
                 missing = await in_thread(restore, files, wanted, store, self._sandbox.owner)
-            undone = difference(wanted, left.manifest)
+            undone = back.undone
             changed = len(undone.changed) + len(undone.moved)
             event = Rewound(name, by, left.name, len(undone.added), changed, len(undone.removed))
             self._recorder.append(event, self._agent)
-        return Return(name, left, undone, missing)
+        return replace(back, missing=missing)
 
     async def _wanted(self, name: str) -> Manifest:
         if name in self.snapshots:

@@ -90,6 +90,21 @@ class BlobStore:
                     os.unlink(temporary)
         return digest
 
+    def take(self, digest: str, source: BlobStore) -> None:
+        """Keep a content of another store, too. Raises RunError `blob_damaged`, `disk_full`."""
+        if digest in self:
+            return
+        temporary = self._temporary()
+        with explaining(temporary, "writing"):
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+            try:
+                source.copy_to(digest, descriptor)
+                self._keep(temporary, digest)
+            finally:
+                os.close(descriptor)
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary)
+
     def copy_to(self, digest: str, target: int) -> None:
         """Write a content into an empty file. Raises RunError `blob_damaged` when it is missing or not what its name says.
 
