@@ -60,3 +60,15 @@ def test_the_change_of_a_repository_is_told_from_where_it_was_given(stage):
     branch = subprocess.run([*git, "branch", "--list"], check=True, capture_output=True, text=True).stdout
     assert "red-fox" in branch, applied.stdout
     shutil.rmtree(repository)
+
+
+def test_a_run_that_lives_is_forked_at_this_moment_and_goes_on(stage):
+    model = stage.script({"commands": ["mkdir out; echo one > out/x; sleep 6; echo two >> out/x; gear done"]}, name="first")
+    run = stage.starts("run", "g", "--model", model, "--take", "out/**", "--name", "amber-fox", "--out", "a", "--json")
+    stage.until(lambda: stage.has("step_kept"))
+    other = stage.script({"commands": ["echo other >> out/x; gear done"]}, name="other")
+    stage.types("fork", "amber-fox", "h", "--model", other, "--out", "b", "--json", code=0)
+    out, err = run.communicate(timeout=60)
+    assert json.loads(out)["status"] == "unverified", err
+    assert (stage.work / "a/out/x").read_text() == "one\ntwo\n"
+    assert (stage.work / "b/out/x").read_text() == "one\nother\n"
