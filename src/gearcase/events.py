@@ -124,6 +124,16 @@ class RunContinues(Event):
     answers: int
 
 
+class RunForked(Event):
+    """This run began from a snapshot of another one: its given files are what that held. `run` and `name` are the other's."""
+
+    run: str
+    name: str
+    snapshot: str
+    files: int
+    bytes: int
+
+
 class RunEnded(Event):
     """Last record of a run that ended, in an orderly way or by recovery. `record` is the one record of `docs/endings.md`."""
 
@@ -330,10 +340,41 @@ class SnapshotTaken(Event):
     note: str = ""
 
 
-class Rewound(Event):
-    """The workspace went back to a snapshot."""
+class StepKept(Event):
+    """A snapshot that was kept by itself, after `command` (or, `running`, while it went on): its difference from the state before it,
+    the bytes of contents that it took, and the seconds that looking and keeping took. `lacking`: bytes that found no room; then its files
+    are known by name alone."""
 
     snapshot: str
+    command: int
+    running: bool
+    files: int
+    bytes: int
+    added: int
+    changed: int
+    removed: int
+    kept: int
+    lacking: int
+    seconds: float
+
+
+class StepsPruned(Event):
+    """Snapshots that had been kept by themselves are no more. `why`: size | age."""
+
+    snapshots: list[str]
+    bytes: int
+    why: str
+
+
+class Rewound(Event):
+    """The workspace went back to a snapshot. `by`: agent | operator; `kept`: the snapshot of what it left; what was undone, counted."""
+
+    snapshot: str
+    by: str = "agent"
+    kept: str = ""
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
 
 
 # --- doors -----------------------------------------------------------------------------------------------------------------

@@ -57,6 +57,16 @@ class RunFolder:
         return self.path / "blobs"
 
     @property
+    def states(self) -> Path:
+        """The states of the lead's files that were kept."""
+        return self.path / "states.jsonl"
+
+    @property
+    def pool(self) -> Path:
+        """Contents of the states that were kept by themselves, within a limit; `blobs` holds the rest."""
+        return self.path / "pool"
+
+    @property
     def delivered(self) -> Path:
         """What left the box, as it was checked."""
         return self.path / "delivered"

@@ -236,6 +236,10 @@ class Sandbox(Protocol):
         """Undo freeze. Idempotent."""
         ...
 
+    async def end_programs(self) -> int:
+        """Kill every program in it, while it is frozen, so that none does anything after the thaw; returns how many there were."""
+        ...
+
     def still(self) -> AbstractAsyncContextManager[None]:
         """Nothing in it moves within the block, one block at a time; whether it moves afterwards is for `freeze` and `thaw` to say.
 

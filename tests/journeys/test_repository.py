@@ -204,7 +204,7 @@ def test_two_runs_on_one_repository_and_what_can_not_be_applied(user, archives):
     live = user.starts("run", "g", *box, "--model", slow, "--name", "live")
     while "live" not in user.types("ps", code=0).out:
         pass
-    assert "not_ended" in user.types("diff", "live", code=2).err
+    assert "not_ended" in user.types("apply", "live", code=2).err
     user.types("kill", "live", "--yes", code=0)
     live.communicate(timeout=30)
     assert "nothing_handed_over" in user.types("apply", "live", code=2).err

@@ -130,6 +130,12 @@ class Files(Table):
     protected: tuple[Pattern, ...] = Field(
         default=(), description="given files that must not change: patterns relative to /workspace (see [monitors] tamper)"
     )
+    snapshots_max: Size = written(
+        2**30,
+        "1GiB",
+        "most bytes on this machine of the snapshots that are kept by themselves after commands; the oldest go first",
+    )
+    snapshots_for: Duration = written(86400.0, "1d", "how long those are kept while the run goes on")
     secrets: Literal["mark", "refuse", "off"] = Field(
         default="mark", description="files that hold what looks like a credential: mark them, refuse them, or do not look"
     )

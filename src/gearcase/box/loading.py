@@ -92,8 +92,17 @@ class _Draft:
         return cast(list[Any], value) if isinstance(value, list) else []
 
 
-def load_box(path: Path, overrides: Sequence[Override] = (), environment: Mapping[str, str] = os.environ) -> LoadedBox:
-    """The box of a file. Raises UsageError `box` that lists every mistake, `no_box` when the file cannot be read."""
+def load_box(
+    path: Path,
+    overrides: Sequence[Override] = (),
+    environment: Mapping[str, str] = os.environ,
+    *,
+    without_gone: bool = False,
+) -> LoadedBox:
+    """The box of a file; `without_gone`: of what it gives only what is still there.
+
+    Raises UsageError `box` that lists every mistake, `no_box` when the file cannot be read.
+    """
     path = Path(os.path.normpath(Path.cwd() / path))
     text = _read(path)
     try:
@@ -101,6 +110,8 @@ def load_box(path: Path, overrides: Sequence[Override] = (), environment: Mappin
     except tomllib.TOMLDecodeError as error:
         raise failure([_syntax(str(error), text)], path.name) from None
     draft = _Draft(tree, path.parent, path.name, environment, lines_of(text))
+    if without_gone and (given := draft.list_of("files", "give")):
+        draft.tree["files"]["give"] = [one for one in given if (path.parent / str(one)).exists()]
     return _finish(draft, path, overrides)
 
 

@@ -1,4 +1,4 @@
-"""`gearcase diff`: what a run changed in the repository that was given to it."""
+"""`gearcase diff`: what a run changed in the repository that was given to it, or between two snapshots of its files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from gearcase.cli import compared
 from gearcase.cli import options as o
 from gearcase.cli.changes import counted_lines, remark_lines, remarks_as_json, stat_table
 from gearcase.cli.console import err, out, print_json
@@ -16,7 +17,9 @@ from gearcase.cli.shapes import counted
 from gearcase.cli.text import neutral
 from gearcase.doors.changes import Changed, contents
 from gearcase.doors.patches import MOST_FILE
+from gearcase.doors.repositories import has_change
 from gearcase.run.change import Change, change_of, run_with_change
+from gearcase.runs import RunFolder
 from gearcase.sandbox.beneath import printable
 from gearcase.sandbox.textdiff import unified
 
@@ -25,14 +28,21 @@ _STYLES = {"+": "green", "-": "red", "@": "cyan"}
 
 def diff(
     run: o.RunReference = "",
+    before: Annotated[str, typer.Argument(metavar="[A]", help="A snapshot; default: s0.", show_default=False)] = "",
+    after: Annotated[str, typer.Argument(metavar="[B]", help="A later one; default: now.", show_default=False)] = "",
     stat: Annotated[bool, typer.Option("--stat", help="Only the files and how many lines changed.")] = False,
     as_json: o.Json = False,
 ) -> None:
-    """Show what a run changed in the given repository.
+    """Show what a run changed, or how two of its snapshots differ.
 
-    Control characters of the files are shown escaped; `gearcase apply --patch FILE` writes the exact patch.
+    A and B are names of `gearcase snapshots`, or `now`. Without them, where a repository was given and the run has ended, it is the
+    change that the run hands over. Control characters of the files are shown escaped; `gearcase apply --patch FILE` writes the exact patch.
     """
-    change = change_of(run_with_change(run, Path.cwd()))
+    folder = run_with_change(run, Path.cwd())
+    if before or after or folder.owner_pid() or (folder.states.exists() and not has_change(folder.path)):
+        _between(folder, before or "s0", after or compared.NOW, stat, as_json)
+        return
+    change = change_of(folder)
     staged = os.open(change.folder.delivered, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if as_json:
@@ -48,6 +58,28 @@ def diff(
             _print_file(one, _difference(one, change, staged))
     finally:
         os.close(staged)
+
+
+def _between(folder: RunFolder, before: str, after: str, stat: bool, as_json: bool) -> None:
+    """What differs between two snapshots. The later one first: it may be made at this moment."""
+    second = compared.resolve(folder, after)
+    found = compared.compare(folder, compared.resolve(folder, before), second)
+    if as_json:
+        print_json({"run": folder.id, "name": folder.name, **compared.as_json(found, texts=not stat)})
+        return
+    what = (
+        counted(len(found.files), "path") + (" differs" if len(found.files) == 1 else " differ")
+        if found.files
+        else "no difference"
+    )
+    err().print(Text.assemble((neutral(folder.name), "bold"), f" from {found.before} to {found.after}: {what}"))
+    if stat:
+        out().print(compared.table(found))
+    else:
+        for number, one in enumerate(found.files[: compared.MOST_LISTED]):
+            _print(compared.title(one), found.text(one) if number < compared.MOST_TEXTS else "")
+    for line in compared.rest(found):
+        err().print(line)
 
 
 def _title(change: Change) -> Text:
@@ -72,7 +104,11 @@ def _difference(one: Changed, change: Change, staged: int) -> str:
 
 
 def _print_file(one: Changed, text: str) -> None:
-    title = f"{one.what} {printable(one.path)}{_mode(one)}\n"
+    _print(f"{one.what} {printable(one.path)}{_mode(one)}", text)
+
+
+def _print(line: str, text: str) -> None:
+    title = f"{line}\n"
     console = out()
     if not console.is_terminal:
         console.file.write(title + text)  # tabs and long lines as they are, at once

@@ -150,6 +150,7 @@ _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
         "bold",
         f"goes on for {neutral(e.name)}, whose process died; {e.answers:,} answers of its maps",
     ),
+    events.RunForked: lambda e: ("run", "bold", f"begins from {neutral(e.name)} at {neutral(e.snapshot)}, {e.files:,} files"),
     events.RunResumed: lambda e: ("run", "bold", "its journal is taken up again after a stop"),
     events.RunEnded: lambda e: ("end", "bold", neutral(state_word(e.status, str(e.record.get("kind"))))),
     events.Failure: lambda e: _error(e.error),
@@ -175,7 +176,17 @@ _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
     events.DatabaseCopying: lambda e: ("database", "cyan", arriving(e)),
     events.FilesChanged: lambda e: ("files", "cyan", f"+{e.added} ~{e.changed} -{e.removed}"),
     events.SnapshotTaken: lambda e: ("snapshot", "cyan", f"{neutral(e.snapshot)}  {neutral(e.note)}"),
-    events.Rewound: lambda e: ("rewind", "yellow", f"to {neutral(e.snapshot)}"),
+    events.StepKept: lambda e: (
+        "snapshot",
+        "dim",
+        f"{neutral(e.snapshot)}  +{e.added} ~{e.changed} -{e.removed}, kept by itself",
+    ),
+    events.StepsPruned: lambda e: ("snapshot", "dim", f"{len(e.snapshots)} old ones are not kept any more ({neutral(e.why)})"),
+    events.Rewound: lambda e: (
+        "rewind",
+        "yellow",
+        f"to {neutral(e.snapshot)}, by the {neutral(e.by)}; what was left is {neutral(e.kept)}",
+    ),
     events.ModelCalled: _called,
     events.DoorRefused: lambda e: ("refused", "yellow", f"{neutral(e.door)} door: {neutral(e.message, limit=300)}"),
     events.RequestMade: lambda e: (

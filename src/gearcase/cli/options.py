@@ -77,10 +77,10 @@ def loaded(options: BoxOptions) -> LoadedBox:
     """The box of the file and the options. Raises UsageError that lists every mistake."""
     from gearcase.box import box_from_options, load_box
 
-    overrides = list(_overrides(options))
+    typed = list(overrides(options))
     if options.file is not None:
-        return load_box(options.file, overrides)
-    return box_from_options(overrides)
+        return load_box(options.file, typed)
+    return box_from_options(typed)
 
 
 def warn_of_doubts(box: LoadedBox) -> None:
@@ -91,7 +91,8 @@ def warn_of_doubts(box: LoadedBox) -> None:
         err().print(Text(neutral(doubt), "yellow"), soft_wrap=True)
 
 
-def _overrides(options: BoxOptions) -> Iterable[Override]:
+def overrides(options: BoxOptions) -> Iterable[Override]:
+    """What was typed, as values of a box."""
     from gearcase.box import Override
 
     if options.goal:

@@ -48,6 +48,8 @@ def _facts(run: History) -> dict[str, Any]:
         "state": run.state,
         "kind": view.kind,
         "goal": run.folder.goal,
+        "forked_from": run.view.forked_from[0] or None,
+        "at": run.view.forked_from[1] or None,
         "model": view.model,
         "spent": view.spent,
         "limits": view.limits,
@@ -84,9 +86,14 @@ def _table(runs: list[History], narrow: bool = False) -> Table:
             spent,
             format_duration(view.elapsed(until)),
             Text(_ago(now - run.folder.created), "dim"),
-            first_line(run.folder.goal, 120),
+            _goal(run),
         )
     return table
+
+
+def _goal(run: History) -> str:
+    name, snapshot = run.view.forked_from
+    return first_line(f"{f'(from {name} at {snapshot}) ' if name else ''}{run.folder.goal}", 120)
 
 
 def _ago(seconds: float) -> str:

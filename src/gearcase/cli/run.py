@@ -58,7 +58,7 @@ def run(
     ] = None,
     after: Annotated[str, typer.Option("--after", help="How long it waits for an answer.", metavar="TIME")] = "30m",
 ) -> None:
-    """Give an agent a goal and a box; watch it; take what it delivers.
+    """Give an agent a goal and a box; watch it; take what it made.
 
     Without a goal and without -f, ./box.toml is used.
     """
@@ -85,12 +85,12 @@ def run(
         _show_plan(box, as_json)
         return
     if detach:
-        _begin(settings, as_json)
+        begin(settings, as_json)
         return
     raise typer.Exit(follow_run(settings, quiet or as_json, as_json).exit_code)
 
 
-def _begin(settings: RunOptions, as_json: bool) -> None:
+def begin(settings: RunOptions, as_json: bool) -> None:
     """Start a run and leave it."""
     from gearcase.run.process import start
 

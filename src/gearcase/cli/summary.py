@@ -74,6 +74,7 @@ def as_json(run: History, record: EndRecord | None) -> dict[str, Any]:
         "goal": view.goal,
         "status": run.state,
         "kind": view.kind,
+        "forked_from": dict(zip(("name", "snapshot"), view.forked_from, strict=True)) if view.forked_from[0] else None,
         "model": view.model,
         "models": {
             name: {"calls": m.calls, "failed": m.failed, "usd": m.usd, "tokens": m.tokens, "why": m.why}
@@ -320,6 +321,8 @@ def _work(run: History) -> Iterator[RenderableType]:
         counted(view.rewinds, "rewind") if view.rewinds else "",
         f"context compacted {counted(view.compactions, 'time')}" if view.compactions else "",
     ]
+    if view.forked_from[0]:
+        yield Text(f"forked from {neutral(view.forked_from[0])} at {neutral(view.forked_from[1])}")
     yield Text(" · ".join(fact for fact in facts if fact))
     for command in view.failures[-3:]:
         how = f"exit {command.exit_code}" if command.ended == "exited" else command.ended

@@ -95,6 +95,7 @@ class View:
     delivered: events.Delivered | None = None
     agent_end: str = ""
     resumed: int = 0
+    forked_from: tuple[str, str] = ("", "")  # the run and its snapshot that this one began from
     ended: Mapping[str, Any] | None = None  # the ending's record
 
     @property
@@ -120,6 +121,7 @@ _OF_ONE = (
     events.ContextCompacted,
     events.CheckRan,
     events.SnapshotTaken,
+    events.StepKept,
     events.Rewound,
     events.FilesChanged,
 )
@@ -165,6 +167,11 @@ def _(view: View, event: events.RunStarted, record: Record) -> View:
 @_on(events.RunResumed)
 def _(view: View, event: events.RunResumed, record: Record) -> View:
     return replace(view, resumed=view.resumed + 1, running={}, ended=None)
+
+
+@_on(events.RunForked)
+def _(view: View, event: events.RunForked, record: Record) -> View:
+    return replace(view, forked_from=(event.name, event.snapshot))
 
 
 @_on(events.RunEnded)
@@ -355,6 +362,11 @@ def _(view: View, event: events.FilesChanged, record: Record) -> View:
 
 @_on(events.SnapshotTaken)
 def _(view: View, event: events.SnapshotTaken, record: Record) -> View:
+    return replace(view, snapshots=view.snapshots + 1)
+
+
+@_on(events.StepKept)
+def _(view: View, event: events.StepKept, record: Record) -> View:
     return replace(view, snapshots=view.snapshots + 1)
 
 

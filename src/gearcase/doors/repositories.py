@@ -28,8 +28,8 @@ OUTPUTS = "gearcase-out"
 """Folder, beside which the user works, of what runs deliver."""
 
 _UNSEEN = dict.fromkeys([*range(0x200C, 0x2010), *range(0x202A, 0x202F), *range(0x206A, 0x2070), 0xFEFF])
-_FACTS = "repositories.json"
-_START = "start.json"
+FACTS = "repositories.json"
+START = "start.json"
 _KEPT = {b".git", b".git/info", b".git/info/exclude", b".git/info/attributes"}
 """Of `.git`, what the manifest keeps: what is ignored and how files are kept is told there too."""
 
@@ -91,8 +91,8 @@ def remember(folder: Path, given: Iterable[Path], start: Manifest) -> None:
             rows.append({"path": str(path), "name": path.name, "commit": commit, "branch": branch, "why": why})
     names = {os.fsencode(path.name) for path in repositories}
     with explaining(os.fsencode(folder), "writing to"):
-        (folder / _START).write_bytes(_reduced(start, names).to_json())
-        (folder / _FACTS).write_text(
+        (folder / START).write_bytes(_reduced(start, names).to_json())
+        (folder / FACTS).write_text(
             json.dumps({"format": FORMAT, "repositories": rows}, indent=1)
         )  # last: with it, both are whole
 
@@ -100,10 +100,10 @@ def remember(folder: Path, given: Iterable[Path], start: Manifest) -> None:
 def recall(folder: Path) -> list[Repository]:
     """The repositories that were given to a run. Raises RunError `bad_manifest` when what was noted is damaged."""
     try:
-        facts = cast("dict[str, Any]", json.loads((folder / _FACTS).read_bytes()))
+        facts = cast("dict[str, Any]", json.loads((folder / FACTS).read_bytes()))
     except FileNotFoundError:
         return []
-    start = Manifest.from_json((folder / _START).read_bytes())
+    start = Manifest.from_json((folder / START).read_bytes())
     return [
         Repository(Path(row["path"]), os.fsencode(row["name"]), row["commit"], row["branch"], row["why"], start)
         for row in facts["repositories"]
@@ -113,14 +113,14 @@ def recall(folder: Path) -> list[Repository]:
 def where_given(folder: Path) -> list[Path]:
     """Where the repositories that were given to a run are; nothing is said of what they held."""
     try:
-        return [Path(row["path"]) for row in json.loads((folder / _FACTS).read_bytes())["repositories"]]
+        return [Path(row["path"]) for row in json.loads((folder / FACTS).read_bytes())["repositories"]]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return []  # whoever looks at the change itself hears what is damaged
 
 
 def has_change(folder: Path) -> bool:
     """Whether a repository was given to a run, so that there may be a change to look at."""
-    return (folder / _FACTS).exists()
+    return (folder / FACTS).exists()
 
 
 def _head(git: Git) -> tuple[str, str, str]:

@@ -19,9 +19,10 @@ from typing import Any
 from gearcase.box import LoadedBox, load_box
 from gearcase.errors import UsageError
 from gearcase.events import Amounts, RunContinues
+from gearcase.run.forking import Fork
 from gearcase.run.options import RunOptions
 from gearcase.run.process import ending
-from gearcase.runs import RunFolder, all_runs, write_atomically
+from gearcase.runs import RunFolder, all_runs, find, write_atomically
 from gearcase.swarm.results import take_over
 
 ABOUT = """
@@ -63,7 +64,8 @@ def note_asked(folder: RunFolder, options: RunOptions) -> None:
     if options.terminal is not None or options.program_environment or options.home or options.cassette is not None:
         return
     out = str(options.out.absolute()) if options.out is not None else ""
-    asked = {"program": list(options.program), "folder": options.program_folder, "out": out, "force": options.force}
+    fork = [options.forks.folder.id, options.forks.at] if options.forks is not None else []
+    asked = {"program": list(options.program), "folder": options.program_folder, "out": out, "force": options.force, "fork": fork}
     write_atomically(folder.path / _ASKED, json.dumps(asked).encode())
 
 
@@ -112,18 +114,19 @@ def options_of(folder: RunFolder) -> RunOptions:
             remedy="type its command again",
         ) from None
     return RunOptions(
-        box=_rest(folder, record.spent),
+        box=_rest(folder, record.spent, bool(asked.get("fork"))),
         out=Path(asked["out"]) if asked["out"] else None,
         force=bool(asked["force"]),
         program=tuple(asked["program"]),
         program_folder=str(asked["folder"]),
         continues=Dead(folder, record.spent),
+        forks=Fork(find(asked["fork"][0]), str(asked["fork"][1])) if asked.get("fork") else None,
     )
 
 
-def _rest(folder: RunFolder, spent: Amounts) -> LoadedBox:
+def _rest(folder: RunFolder, spent: Amounts, forked: bool) -> LoadedBox:
     """Its box with what is left of its limits. The ledger counts as a box does, but for the time: in milliseconds, not seconds."""
-    loaded = load_box(folder.box_file)
+    loaded = load_box(folder.box_file, without_gone=forked)
     limits = loaded.box.limits
     left: dict[str, Any] = {}
     for name in ("usd", "tokens", "calls", "egress", "wall"):

@@ -31,6 +31,7 @@ from gearcase.run.paging import Paging
 from gearcase.run.questions import BUDGET, OPERATOR, UPSTREAM, Questions
 from gearcase.run.record import EndRecord, Kind
 from gearcase.run.requests import Requests
+from gearcase.run.rewinding import Rewinding
 from gearcase.run.watching import MONITOR, Watcher
 from gearcase.runs import RunFolder, boot_id, write_atomically
 
@@ -55,6 +56,7 @@ class Books:
     copies: Copies
     watcher: Watcher
     paging: Paging
+    rewinding: Rewinding
 
     async def close(self) -> EndRecord:
         """Close the accounts and write the ending; returns it. Raises RunError when the disk refuses."""
@@ -110,12 +112,16 @@ async def open_books(
     journal.listener = watcher.hear if kind != "door" else None  # of one alone nothing is known but its calls, and it has no pace
     for record in begun:
         watcher.hear(*record)
-    copies = Copies(folder)
-    control = Control(folder, {**_verbs(brake, pace, questions), **requests.verbs(), "copy_database": copies.copy})
+    copies, rewinding = Copies(folder), Rewinding(folder, brake)
+    control = Control(
+        folder, {**_verbs(brake, pace, questions), **requests.verbs(), "copy_database": copies.copy, **rewinding.verbs()}
+    )
     await control.start()
     stack.push_async_callback(control.close)
     journal.flush()
-    return Books(folder, journal, clock, brake, ledger, pace, ending, allowance, questions, requests, copies, watcher, paging)
+    return Books(
+        folder, journal, clock, brake, ledger, pace, ending, allowance, questions, requests, copies, watcher, paging, rewinding
+    )
 
 
 async def _flush(journal: Journal) -> None:

@@ -101,6 +101,7 @@ class Children:
         self._notes = Notes()
         self._changed = asyncio.Event()
         self._closing = False
+        self._discarded: set[str] = set()
         self.residue: list[str] = []
 
     # --- operations --------------------------------------------------------------------------------------------------------
@@ -232,6 +233,23 @@ class Children:
             told["trace"] = list(life.member.room.trace) if life.member is not None else life.trace
         return told
 
+    def living(self) -> list[Kin]:
+        """All that have not ended, parents before theirs."""
+        return [kin for kin in self._family.below(LEAD) if kin.outcome is None]
+
+    async def discard(self, why: str, patience: float) -> list[str]:
+        """End all that live, by the operator: what they made does not come back. Returns the ids of those that have not ended in time,
+        such as one whose files are being checked in a run that stands still.
+        """
+        below = self.living()
+        self._discarded |= {kin.id for kin in below}
+        for kin in below:
+            self._halt(kin.id, End("stopped", why))
+        tasks = {task for kin in below if (task := self._lives[kin.id].task) is not None}
+        if tasks:
+            await asyncio.wait(tasks, timeout=patience)
+        return [kin.id for kin in self.living()]
+
     # --- the end of all ----------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
@@ -349,7 +367,7 @@ class Children:
             await self._end_below(kin.id)
             await member.end_maps()
             await member.room.shut_doors()
-            if end.reason in ("lost", "killed", "parent_ended"):
+            if end.reason in ("lost", "killed", "parent_ended") or kin.id in self._discarded:
                 return end, Returned(), None
             handed = await self._unless_halted(kin.id, self._hand_back(life, acceptance), {"parent_ended"})
             return (end, *handed) if handed is not None else (self._halts[kin.id].result(), Returned(), None)

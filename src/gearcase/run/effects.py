@@ -1,8 +1,9 @@
 """What an agent's commands do to its files, as the host sees it: a look after each of them, compared with the last look and with the start.
 
-A look walks the tree and hashes what changed; contents are not kept. The box goes on meanwhile; only where something seems lost is it
-looked at once more while nothing moves, because a file that is renamed during a walk may be met nowhere. Looks take at most `DUTY` of the
-time: a large tree is looked at less often, and what happened between two looks is seen together.
+A look walks the tree, reads what changed, and what it finds is kept as a snapshot (`steps`). The box goes on meanwhile; only where
+something seems lost is it looked at once more while nothing moves, because a file that is renamed during a walk may be met nowhere.
+Looks take at most `DUTY` of the time, in the long run: a large tree is looked at less often, and what happened between two looks is seen
+together.
 """
 
 from __future__ import annotations
@@ -11,21 +12,24 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
+from dataclasses import dataclass
 
 from gearcase.doors.patterns import Patterns
 from gearcase.errors import GearcaseError
-from gearcase.events import Failure, FilesSeen
+from gearcase.events import CommandEnded, CommandStarted, Event, Failure, FilesSeen
+from gearcase.run.steps import Steps
+from gearcase.run.workspace import Workspace
 from gearcase.sandbox.beneath import open_beneath, open_file
-from gearcase.sandbox.blobs import BlobStore, Digests
+from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.manifest import Difference, Entry, Manifest, difference
-from gearcase.sandbox.snapshots import scan
 from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Recorder
 
 DUTY = 0.02
 """Share of the time that looks may take."""
+BURST = 0.5
+"""Seconds of it that may be taken ahead, so that a small tree is looked at after every command."""
 DERIVED = frozenset(
     b"node_modules __pycache__ .venv venv .tox dist build target .mypy_cache .pytest_cache .ruff_cache .cache .next .gradle .eggs "
     b"coverage htmlcov .nox".split()
@@ -42,30 +46,39 @@ _ASSERTS = re.compile(rb"\b(?:assert\w*|expect|require|should|t\.(?:Error|Fatal)
 _SKIPS = re.compile(rb"\b(?:skip\w*|xfail|xit|xdescribe|todo|Disabled|Ignore)\b|#\[ignore\]")
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    files: Manifest
+    change: Difference
+    event: FilesSeen
+
+
 class Effects:
-    """Of one agent's files. `still` gives their descriptor while nothing in the box moves."""
+    """Of one agent's files, in its workspace, which keeps `steps` of them. `store` is where what it began with is kept."""
 
     def __init__(
         self,
-        root: int,
+        space: Workspace,
+        steps: Steps,
         store: BlobStore,
         recorder: Recorder,
         agent: str,
-        still: Callable[[], AbstractAsyncContextManager[int]],
         keep: tuple[str, ...] = (),
         protected: tuple[str, ...] = (),
     ) -> None:
-        self._root = root
+        self._space = space
+        self._steps = steps
         self._store = store
         self._recorder = recorder
         self._agent = agent
-        self._still = still
         self._keep, self._protected = Patterns(keep), Patterns(protected)
         self._stirred = asyncio.Event()
-        self._troubled = False
+        self._troubled: set[str] = set()
         self._seen = Manifest()
         self._start: list[tuple[Entry, bytes]] = []
         self._of_bytes = self._lost = 0
+        self._command = 0
+        self._running: set[int] = set()
 
     def begin(self, files: Manifest) -> None:
         """What the agent starts with."""
@@ -75,42 +88,68 @@ class Effects:
         ]
         self._of_bytes = sum(entry.size for entry, _path in self._start)
 
-    def stir(self) -> None:
-        """Something may have changed."""
+    def stir(self, event: Event | None = None) -> None:
+        """Something may have changed: a command began or ended, or time has passed."""
+        if isinstance(event, CommandStarted):
+            self._command = event.command
+            self._running.add(event.command)
+        elif isinstance(event, CommandEnded):
+            self._command = event.command
+            self._running.discard(event.command)
         self._stirred.set()
 
     async def watch(self) -> None:
         """Look whenever something may have changed, until cancelled."""
+        credit, at = BURST, time.monotonic()
         while True:
             await self._stirred.wait()
-            self._stirred.clear()
             began = time.monotonic()
+            credit, at = min(BURST, credit + DUTY * (began - at)), began
+            if credit < 0:
+                await asyncio.sleep(-credit / DUTY)
+                continue
+            self._stirred.clear()
             await self.look()
-            await asyncio.sleep((time.monotonic() - began) / DUTY)
+            credit -= time.monotonic() - began
 
     async def look(self) -> None:
-        """Record what changed since the last look, if anything did. What cannot be looked at is on record, once."""
+        """Record what changed since the last look, and keep it, if anything did. What cannot be looked at or kept is on record, once."""
         try:
-            event = await in_thread(self._look, self._root)
-            if event is not None and event[1].lost > self._lost:
-                async with self._still() as files:
-                    event = await in_thread(self._look, files)
+            await self._look_and_keep(still=False)
         except GearcaseError as error:
-            if error.code not in ("tree_changed", "sandbox_lost") and not self._troubled:
-                self._troubled = True
+            if error.code not in ("tree_changed", "sandbox_lost") and error.code not in self._troubled:
+                self._troubled.add(error.code)
                 self._recorder.append(Failure(error.envelope()), self._agent)
-            return
-        if event is not None:
-            self._seen, seen = event
-            self._lost = seen.lost
-            self._recorder.append(seen, self._agent)
 
-    def _look(self, root: int) -> tuple[Manifest, FilesSeen] | None:
+    async def now(self) -> str:
+        """The name of a snapshot of this very moment. Raises what stands against it."""
+        return await self._look_and_keep(still=True)
+
+    async def _look_and_keep(self, still: bool) -> str:
+        space = self._space
+        async with space.turn:
+            running = bool(self._running)
+            seen = None if still else await in_thread(self._look, space.root)
+            if seen is None or seen.event.lost > self._lost:
+                async with space.still() as files:
+                    seen = await in_thread(self._look, files)
+            before, self._seen = self._seen, seen.files
+            lost, self._lost = self._lost, seen.event.lost if seen.change else self._lost
+            if seen.change:
+                self._recorder.append(seen.event, self._agent)
+            try:
+                return await in_thread(
+                    self._steps.keep, seen.files, before, seen.change, self._command, running, self._lost > lost
+                )
+            finally:
+                space.tell()
+
+    def _look(self, root: int) -> _Seen:
         began = time.monotonic()
-        now = scan(root, Digests(), self._seen)
+        now = self._steps.look(root, self._seen)
         change = difference(self._seen, now)
         if not change:
-            return None
+            return _Seen(now, change, FilesSeen(now.files, now.size, 0, 0, 0, 0, 0, 0, 0, 0))
         lost = self._find_lost(now)
         written = [entry for entry in (*change.added, *(pair.after for pair in change.changed)) if entry.kind == "file"]
         seen = FilesSeen(
@@ -131,7 +170,7 @@ class Effects:
             tests=self._tests(root, change),
             seconds=round(time.monotonic() - began, 4),
         )
-        return now, seen
+        return _Seen(now, change, seen)
 
     def _find_lost(self, now: Manifest) -> list[tuple[Entry, bytes]]:
         """Files of the start that are gone or nearly empty, and whose content is nowhere."""

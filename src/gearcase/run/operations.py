@@ -21,12 +21,13 @@ from gearcase.run.requests import KINDS, Requests
 from gearcase.run.room import PROXY
 from gearcase.run.workspace import Workspace
 from gearcase.sandbox.manifest import Difference
+from gearcase.sandbox.states import State
 from gearcase.seams import Sandbox
 from gearcase.swarm.asking import ask
 from gearcase.swarm.maps import Maps
 from gearcase.units import format_bytes, format_duration, format_money
 
-_NAMED = 20
+_NAMED, _LATEST = 20, 10
 _PROXY = {
     "name": PROXY.name,
     "address": f"http://{PROXY.name}:{PROXY.port}",
@@ -186,10 +187,11 @@ class Operations:
         """Return to a snapshot, or list them."""
         wanted = str(arguments.get("snapshot") or "")
         if not wanted:
-            kept = self._workspace.snapshots.values()
-            return {"snapshots": [{"snapshot": s.name, "files": s.manifest.files, "note": s.note} for s in kept]}
-        snapshot, undone = await self._workspace.rewind(wanted)
-        return {"snapshot": snapshot.name, "undone": _counts(undone), "kept_before": next(reversed(self._workspace.snapshots))}
+            space = self._workspace
+            asked = [{"snapshot": s.name, "files": s.manifest.files, "note": s.note} for s in space.snapshots.values()]
+            return {"snapshots": [*asked, *map(_by_itself, space.steps.latest(_LATEST) if space.steps is not None else ())]}
+        back = await self._workspace.rewind(wanted)
+        return {"snapshot": back.name, "undone": _counts(back.undone), "kept_before": back.left.name}
 
     async def done(self, agent: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Hand in, once the checks pass or with `as_is`, which without a note has that of the last refusal."""
@@ -214,6 +216,11 @@ class Operations:
 
 def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
+
+
+def _by_itself(state: State) -> dict[str, Any]:
+    when = f"{'during' if state.running else 'after'} command {state.command}"
+    return {"snapshot": state.name, "files": state.files, "note": f"kept by itself {when}"}
 
 
 def _counts(undone: Difference) -> dict[str, Any]:

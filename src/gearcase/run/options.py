@@ -13,6 +13,7 @@ from gearcase.run.terminal import TerminalLink
 
 if TYPE_CHECKING:
     from gearcase.run.again import Dead
+    from gearcase.run.forking import Fork
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class RunOptions:
     home: Mapping[str, str] = field(default_factory=dict[str, str])  # what the program finds in its home: path -> text
     terminal: TerminalLink | None = None  # on which the program's terminal is handed over
     continues: Dead | None = None  # `gearcase recover`: the run whose process died
+    forks: Fork | None = None  # `gearcase fork`: whose snapshot is given in place of what the box gives
 
     def require_complete(self) -> None:
         """Raises UsageError `no_goal`, `no_model`, `no_checks` for an agent that lacks what it needs. A cassette brings its model."""

@@ -83,6 +83,11 @@ class Spawning:
         """What stayed of sub-agents' boxes; empty is the promise."""
         return self._made.residue if self._made is not None else []
 
+    @property
+    def made(self) -> Children | None:
+        """They, where there are any."""
+        return self._made
+
     async def close(self) -> None:
         """The lead has ended, and so do all below it. Idempotent."""
         self._closed = True

@@ -25,7 +25,7 @@ from gearcase.doors.model.upstreams.cassette import Cassette
 from gearcase.doors.opened import OpenedHosts
 from gearcase.doors.repositories import remember
 from gearcase.errors import GearcaseError, UsageError
-from gearcase.events import Failure, Giving
+from gearcase.events import Event, Failure, Giving
 from gearcase.notify.shapes import Destination
 from gearcase.notify.targets import chosen, destinations
 from gearcase.run.accounts import LEAD_PURSE
@@ -43,6 +43,7 @@ from gearcase.run.reach import Reach
 from gearcase.run.record import EndRecord
 from gearcase.run.room import Room, demand, git_signature, opened_hosts, sandbox_limits, sandbox_spec
 from gearcase.run.spawning import Spawning
+from gearcase.run.steps import Steps
 from gearcase.run.until import until_end
 from gearcase.run.watching import Watcher
 from gearcase.runs import RunFolder, create
@@ -164,11 +165,13 @@ class Supervisor:
             about = ABOUT if self._options.continues is not None else ""
             acceptance = lead.equip(route, children.operations, books.questions, about)
             await lead.serve()
+            books.rewinding.lead, books.rewinding.children, books.rewinding.doors = lead, children, doors
             self._watch(books, lead)
             work = lead.agent.run() if lead.agent is not None else self._program(lead.room)
             try:
                 ending.end = await until_end(work, lead.room, brake, books.pace, books.watcher.halted)
             finally:
+                books.rewinding.effects = None
                 await children.close()
                 await lead.end_maps()
                 await self._look_no_more(books.watcher)
@@ -242,7 +245,12 @@ class Supervisor:
         watcher.halted = loop.create_future()
         if self._options.cassette is None:
             watcher.rest, watcher.end = lead.shared.door.rest, lead.room.fail
-        watcher.stir = lambda agent: self._effects.stir() if self._effects is not None and agent == lead.name else None
+
+        def stir(agent: str, event: Event) -> None:
+            if self._effects is not None and agent == lead.name:
+                self._effects.stir(event)
+
+        watcher.stir = stir
         self._looking = asyncio.create_task(self._look(books, lead))
 
     async def _look(self, books: Books, lead: Member) -> None:
@@ -251,11 +259,10 @@ class Supervisor:
         from gearcase.run.effects import Effects
 
         files, space = self._box.files, lead.workspace
-        effects = Effects(
-            lead.sandbox.workspace, lead.shared.store, books.journal, lead.name, space.still, files.keep, files.protected
-        )
+        assert space.steps is not None
+        effects = Effects(space, space.steps, lead.shared.store, books.journal, lead.name, files.keep, files.protected)
         effects.begin(space.snapshots["s0"].manifest)
-        self._effects = effects
+        self._effects = books.rewinding.effects = effects
         effects.stir()
         await effects.watch()
 
@@ -278,9 +285,16 @@ class Supervisor:
         def tell(far: Giving) -> None:
             loop.call_soon_threadsafe(shared.recorder.append, far)
 
-        given = await in_thread(give, sources, lead.sandbox.workspace, lead.sandbox.owner, shared.store, tell)
-        await in_thread(remember, shared.folder.path, sources, given.manifest)
-        lead.workspace.begin(given.manifest)
+        if (fork := self._options.forks) is not None:
+            root, owner = lead.sandbox.workspace, lead.sandbox.owner
+            start, forked = await in_thread(fork.give, root, owner, shared.folder, shared.store)
+            shared.recorder.append(forked)
+        else:
+            given = await in_thread(give, sources, lead.sandbox.workspace, lead.sandbox.owner, shared.store, tell)
+            start = given.manifest
+            await in_thread(remember, shared.folder.path, sources, start)
+        files = self._box.files
+        lead.workspace.begin(start, Steps(shared.folder, shared.store, files.snapshots_max, files.snapshots_for))
 
     async def _sleep(self, seconds: float) -> None:
         """Between attempts to reach a model. What a cassette plays comes at once: nobody waits out again what was waited then."""

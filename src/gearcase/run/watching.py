@@ -70,7 +70,7 @@ class Watcher:
         self.rest: Callable[[str, float], None] | None = None  # a model's calls, for seconds
         self.end: Callable[[GearcaseError], None] | None = None
         self.halted: asyncio.Future[End] | None = None
-        self.stir: Callable[[str], None] | None = None  # an agent's files may have changed
+        self.stir: Callable[[str, Event], None] | None = None  # an agent's files may have changed
         self.begun = asyncio.Event()
         self.acts = True  # until the work has ended
         self._box = box
@@ -94,7 +94,7 @@ class Watcher:
             self._over = True
             return
         if self.stir is not None and isinstance(event, CommandEnded | Tick | CommandStarted):
-            self.stir(agent or LEAD)
+            self.stir(agent or LEAD, event)
         try:
             if self._watch is not None:
                 self._fold(self._watch, boot, agent, event)

@@ -1,18 +1,19 @@
 """The agent's files as states that can be kept, compared and returned to.
 
-A scan is made while the box is frozen, so that a state is one moment's. Freezing for a scan is not the brake: it is not recorded as
-a level and lasts milliseconds.
+A state that is asked for is scanned while the box is frozen, so that it is one moment's. Freezing for a scan is not the brake: it is not
+recorded as a level and lasts milliseconds. Whoever looks at the files, keeps, changes or returns them does so in `turn`, one after the
+other: a sub-agent's files come in before a return or after it, never in the middle.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
-from gearcase.errors import Refused
+from gearcase.errors import Refused, UsageError
 from gearcase.events import FilesChanged, Rewound, SnapshotTaken
 from gearcase.run.accounts import LEAD
 from gearcase.sandbox.blobs import BlobStore
@@ -20,6 +21,9 @@ from gearcase.sandbox.manifest import Difference, Manifest, difference
 from gearcase.sandbox.snapshots import restore, scan
 from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Recorder, Sandbox
+
+if TYPE_CHECKING:
+    from gearcase.run.steps import Steps
 
 T = TypeVar("T")
 
@@ -36,6 +40,16 @@ class Snapshot:
     note: str
 
 
+@dataclass(frozen=True, slots=True)
+class Return:
+    """To a snapshot: the one that was made of what it `left`, what was undone, and paths of what could not be made again."""
+
+    name: str
+    left: Snapshot
+    undone: Difference
+    missing: tuple[bytes, ...] = ()
+
+
 class Workspace:
     """Snapshots of one sandbox's /workspace."""
 
@@ -45,27 +59,34 @@ class Workspace:
         self._recorder = recorder
         self._agent = agent
         self._seen: Manifest | None = None
-        self._turn = asyncio.Lock()
+        self.turn = asyncio.Lock()
         self.snapshots: dict[str, Snapshot] = {}
+        self.steps: Steps | None = None
+        """Those that are kept by themselves, where any are."""
 
     async def keep(self, note: str = "") -> Snapshot:
         """Keep the present state; records what changed since the last one that was kept."""
-        async with self._turn:
-            before = next(reversed(self.snapshots.values()), None)
-            manifest = await self._look()
-            name = f"s{len(self.snapshots)}"
-            snapshot = self.snapshots[name] = Snapshot(name, manifest, note)
-            self._recorder.append(SnapshotTaken(name, manifest.files, manifest.size, note), self._agent)
-            if before is not None:
-                self._record_change(name, difference(before.manifest, manifest))
-            return snapshot
+        async with self.turn:
+            return await self._keep(note)
+
+    async def _keep(self, note: str) -> Snapshot:
+        before = next(reversed(self.snapshots.values()), None)
+        manifest = await self._look()
+        name = f"s{len(self.snapshots)}"
+        if self.steps is not None:
+            await in_thread(self.steps.named, name, note, manifest)
+        snapshot = self.snapshots[name] = Snapshot(name, manifest, note)
+        self._recorder.append(SnapshotTaken(name, manifest.files, manifest.size, note), self._agent)
+        if before is not None:
+            self._record_change(name, difference(before.manifest, manifest))
+        return snapshot
 
     async def state(self) -> Manifest:
         """The files of this moment, their contents kept in the run's store. It has no name and is not on record.
 
         Raises Refused `too_many_files`, RunError `tree_changed`, `unreadable`, `disk_full`.
         """
-        async with self._turn:
+        async with self.turn:
             return await self._look()
 
     async def change(self, work: Callable[[int, Manifest], T]) -> T:
@@ -73,7 +94,7 @@ class Workspace:
 
         It runs in a thread. Raises what `state` and `work` raise.
         """
-        async with self._turn, self.still() as files:
+        async with self.turn, self.still() as files:
             self._seen = await in_thread(scan, files, self._store, self._before())
             return await in_thread(work, files, self._seen)
 
@@ -86,22 +107,58 @@ class Workspace:
     def _before(self) -> Manifest | None:
         return self._seen or next((kept.manifest for kept in reversed(self.snapshots.values())), None)
 
-    def begin(self, files: Manifest) -> None:
-        """What the agent starts with: the snapshot s0."""
+    def begin(self, files: Manifest, steps: Steps | None = None) -> None:
+        """What the agent starts with: the snapshot s0. `steps` keeps more of them by themselves."""
         self.snapshots["s0"] = Snapshot("s0", files, "as given")
+        self.steps = steps
+        if steps is not None:
+            steps.begin(files)
 
-    async def rewind(self, name: str) -> tuple[Snapshot, Difference]:
-        """Bring the files back to a kept state; what is lost by it is kept as a snapshot first. Returns the difference undone."""
-        wanted = self.snapshots.get(name)
-        if wanted is None:
-            known = ", ".join(self.snapshots) or "none yet"
-            raise Refused("no_snapshot", f"there is no snapshot {name!r}", remedy=f"kept are: {known}")
-        now = await self.keep(f"before the return to {name}")
-        async with self._turn:
+    async def rewind(self, name: str, by: str = "agent", first: Callable[[Return], Awaitable[None]] | None = None) -> Return:
+        """Bring the files back to a kept state; what is lost by it is kept as a snapshot before. `first`: done in between, with what
+        will be undone.
+
+        Raises Refused `no_snapshot`, `not_kept`, and what `restore` raises; then the files may be half way, and the state before is kept.
+        """
+        async with self.turn:
+            wanted = await self._wanted(name)
+            left = await self._keep(f"before the return to {name}")
+            back = Return(name, left, difference(wanted, left.manifest))
+            if first is not None:
+                await first(back)
             async with self.still() as files:
-                await in_thread(restore, files, wanted.manifest, self._store, self._sandbox.owner)
-            self._recorder.append(Rewound(name), self._agent)
-        return wanted, difference(wanted.manifest, now.manifest)
+                store = self.steps.store if self.steps is not None else self._store
+                missing = await in_thread(restore, files, wanted, store, self._sandbox.owner)
+            undone = back.undone
+            changed = len(undone.changed) + len(undone.moved)
+            event = Rewound(name, by, left.name, len(undone.added), changed, len(undone.removed))
+            self._recorder.append(event, self._agent)
+        return replace(back, missing=missing)
+
+    async def _wanted(self, name: str) -> Manifest:
+        if name in self.snapshots:
+            return self.snapshots[name].manifest
+        try:
+            if self.steps is not None:
+                return await in_thread(self.steps.files_of, name)
+        except UsageError as error:
+            if error.code == "not_kept":
+                raise Refused(error.code, error.message, remedy=error.remedy) from None
+        own = self.steps.latest(_NAMED) if self.steps is not None else []
+        known = ", ".join([*self.snapshots, *(state.name for state in own)]) or "none yet"
+        raise Refused("no_snapshot", f"there is no snapshot {name!r}", remedy=f"kept are: {known}")
+
+    @property
+    def root(self) -> int:
+        """The descriptor of its files, which may move."""
+        return self._sandbox.workspace
+
+    def tell(self) -> None:
+        """Put on record what became of those that are kept by themselves."""
+        if self.steps is not None:
+            events, self.steps.events = self.steps.events, []
+            for event in events:
+                self._recorder.append(event, self._agent)
 
     @asynccontextmanager
     async def still(self) -> AsyncGenerator[int]:

@@ -15,6 +15,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from gearcase.errors import RunError
 from gearcase.sandbox.beneath import explaining
@@ -30,16 +31,25 @@ class Pruned:
     bytes: int
 
 
-class BlobStore:
-    """The store in one folder, which is made when it is missing."""
+class Keeps(Protocol):
+    """What a scan gives contents to."""
 
-    def __init__(self, folder: Path) -> None:
+    def put(self, source: int, size: int, expected: str = "") -> str:
+        """See `BlobStore.put`."""
+        ...
+
+
+class BlobStore:
+    """The store in one folder, which is made when it is missing. What `below` keeps is found here too, and not kept twice."""
+
+    def __init__(self, folder: Path, below: BlobStore | None = None) -> None:
         self._folder = os.fsencode(folder)
+        self._below = below
         with explaining(self._folder, "opening the store"):
             os.makedirs(os.path.join(self._folder, b"tmp"), mode=0o700, exist_ok=True)
 
     def __contains__(self, digest: str) -> bool:
-        return os.path.exists(self._path(digest))
+        return os.path.exists(self._path(digest)) or (self._below is not None and digest in self._below)
 
     def put(self, source: int, size: int, expected: str = "") -> str:
         """Keep the `size` bytes of an opened file; returns their digest.
@@ -79,6 +89,21 @@ class BlobStore:
                 with suppress(FileNotFoundError):
                     os.unlink(temporary)
         return digest
+
+    def take(self, digest: str, source: BlobStore) -> None:
+        """Keep a content of another store, too. Raises RunError `blob_damaged`, `disk_full`."""
+        if digest in self:
+            return
+        temporary = self._temporary()
+        with explaining(temporary, "writing"):
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+            try:
+                source.copy_to(digest, descriptor)
+                self._keep(temporary, digest)
+            finally:
+                os.close(descriptor)
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary)
 
     def copy_to(self, digest: str, target: int) -> None:
         """Write a content into an empty file. Raises RunError `blob_damaged` when it is missing or not what its name says.
@@ -124,7 +149,7 @@ class BlobStore:
         return data
 
     def prune(self, keep: Collection[str]) -> Pruned:
-        """Remove every content that is not to be kept. No scan may run meanwhile."""
+        """Remove every content that is not to be kept, of this store alone. No scan may run meanwhile."""
         blobs = size = 0
         kept = keep if isinstance(keep, set | frozenset) else frozenset(keep)
         with explaining(self._folder, "pruning"):
@@ -142,6 +167,8 @@ class BlobStore:
         try:
             return os.open(self._path(digest), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
+            if self._below is not None:
+                return self._below._open(digest)
             raise _damaged(digest) from None
 
     def _path(self, digest: str) -> bytes:
@@ -157,7 +184,7 @@ class BlobStore:
         try:
             return os.stat(self._path(digest)).st_size == size
         except FileNotFoundError:
-            return False
+            return self._below is not None and self._below._is_kept(digest, size)
 
     def _keep(self, temporary: bytes, digest: str) -> None:
         path = self._path(digest)
@@ -167,14 +194,6 @@ class BlobStore:
             with suppress(FileExistsError):
                 os.mkdir(os.path.dirname(path), 0o700)
             os.rename(temporary, path)
-
-
-class Digests:
-    """Stands where contents are only told apart: nothing is kept."""
-
-    def put(self, source: int, size: int, expected: str = "") -> str:
-        """The digest of the `size` bytes of an opened file. Raises ContentChanged when it is not of that size."""
-        return copy_content(source, None, size)
 
 
 def read_whole(source: int, size: int) -> bytes:

@@ -93,7 +93,7 @@ class Box:
         async with self._slots:
             self._live.must_live()
             result, suspicious = await self._run(command, on_output, on_terminal, on_error)
-            if suspicious and not self._live.closing and not self._live.lost.done():
+            if suspicious and not (self._live.closing or self._live.frozen or self._live.lost.done()):
                 health = await self._health()
                 if health:
                     result = replace(result, health=health)
@@ -169,6 +169,17 @@ class Box:
                 yield
             finally:
                 await self._let_go(_STILL)
+
+    async def end_programs(self) -> int:
+        """See `Sandbox`. A killed process of a frozen v1 cgroup goes with the thaw, before it does anything."""
+        async with self.still():
+            parts = self._live.parts
+            members = parts.groups.members()
+            found = {one.pid for one in self._live.tree()} if members is None else members
+            found -= {parts.first, *parts.standbys.pids}
+            for pid in found:
+                processes.send(pid, signal.SIGKILL)
+            return len(found)
 
     async def _hold(self, who: str) -> float:
         async with self._braking:  # whoever asks while a freeze is on its way waits until it is in force

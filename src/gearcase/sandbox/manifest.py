@@ -14,7 +14,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
@@ -173,6 +173,26 @@ def _entry(row: list[Any], before: list[Entry]) -> Entry:
     folder = before[parent] if parent >= 0 else None
     link = cast(str, target).encode("utf-8", "surrogateescape")
     return Entry(raw, folder, kind, mode & 0o1777, size, mtime_ns, ctime_ns, ino, digest, link)
+
+
+def row_of(entry: Entry) -> list[Any]:
+    """An entry by its path, for `entries_of`: path, kind, mode, size, time of change, digest, target."""
+    return [_text(entry.path), entry.kind, entry.mode, entry.size, entry.mtime_ns, entry.digest, _text(entry.target)]
+
+
+def entries_of(tree: Mapping[str, list[Any]]) -> tuple[Entry, ...]:
+    """The entries of a tree, by paths, in a manifest's order. Raises what `Manifest.from_json` is careful about, as Python says it."""
+    places: dict[bytes, int] = {}
+    before: list[Entry] = []
+    named = {path.encode("utf-8", "surrogateescape"): row for path, row in tree.items()}
+    for path in sorted(named, key=lambda one: one.split(b"/")):
+        kind, mode, size, mtime_ns, digest, target = named[path]
+        folder, _, name = path.rpartition(b"/")
+        parent = places[folder] if folder else -1
+        entry = _entry([parent, _text(name), kind, mode, size, mtime_ns, -1, 0, digest, target], before)
+        places[path] = len(before)
+        before.append(entry)
+    return tuple(before)
 
 
 def is_digest(text: object) -> bool:

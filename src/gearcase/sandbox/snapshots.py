@@ -35,7 +35,7 @@ from gearcase.sandbox.beneath import (
     replacing,
     tree_changed,
 )
-from gearcase.sandbox.blobs import BlobStore, Digests
+from gearcase.sandbox.blobs import BlobStore, Keeps
 from gearcase.sandbox.content import ContentChanged, copy_content
 from gearcase.sandbox.manifest import Entry, Kind, Manifest
 from gearcase.sandbox.textdiff import unified
@@ -51,7 +51,7 @@ _TEXT_LIMIT = 1 << 20
 
 def scan(
     root: int,
-    store: BlobStore | Digests,
+    store: Keeps,
     previous: Manifest | None = None,
     *,
     hash_all: bool = False,
@@ -77,7 +77,7 @@ def scan(
 class _Scan:
     """The state of one scan: entries so far, the folders it is in, and their counterparts in the previous manifest."""
 
-    def __init__(self, store: BlobStore | Digests, previous: Manifest, hash_all: bool, mapped: Set[int]) -> None:
+    def __init__(self, store: Keeps, previous: Manifest, hash_all: bool, mapped: Set[int]) -> None:
         self.entries: list[Entry] = []
         self._store, self._previous, self._hash_all, self._mapped = store, previous, hash_all, mapped
         self._folders: list[tuple[Entry, Entry | None]] = []
