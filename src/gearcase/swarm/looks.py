@@ -8,6 +8,9 @@ from gearcase.events import PromptTried
 from gearcase.swarm.items import MapSpec
 from gearcase.swarm.worker import Fault
 
+SAMPLE = 8
+"""Items of one look at a rewrite, at most."""
+
 
 @dataclass(slots=True)
 class Look:

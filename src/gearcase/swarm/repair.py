@@ -20,9 +20,10 @@ from typing import Any, Protocol
 
 from gearcase.errors import GearcaseError
 from gearcase.events import PromptTried
+from gearcase.swarm import optimizing
 from gearcase.swarm.items import Ended, MapSpec, Waiting, hash_of
 from gearcase.swarm.learned import Learned
-from gearcase.swarm.looks import Candidate, Look
+from gearcase.swarm.looks import SAMPLE, Candidate, Look
 from gearcase.swarm.questions import HALTED, Ask, Questions, Reply, Tally
 from gearcase.swarm.rewriting import FAILING, PASSING, Evidence, Rewrite, Tried, read, request
 from gearcase.swarm.signature import Signature, signature_of
@@ -32,8 +33,6 @@ TRIES = 2
 """Rewrites for one signature."""
 MAP_TRIES = 6
 """Rewrites for one map."""
-SAMPLE = 8
-"""Items of one look at a rewrite."""
 KEEPERS = 24
 """Items that passed before, of which none may fail."""
 WORTH = 20
@@ -42,6 +41,7 @@ LEAST = 2
 MOST_PARKED = 500
 """Items that wait here before no more are fed."""
 _AT_ONCE = 8
+_TOLD = 3  # earlier rewrites that the repair model is told of
 _log = logging.getLogger(__name__)
 _LONGEST_KEEPER = 16 * 1024
 _NOT_OF_THE_PROMPT = frozenset({"unreadable", "too_long", "refused", "bad_request", "denied", "lost", "time", "limit", "signal"})
@@ -124,6 +124,9 @@ class Repair:
         self._passes = 0
         self._chance = random.Random(0)
         self._task: asyncio.Task[None] | None = None
+        self._tries = TRIES, MAP_TRIES
+        if spec.optimizer:
+            self._tries = optimizing.TRIES, optimizing.MAP_TRIES
         if learned is not None:
             self.default = replace(spec, prompt=learned.default)
             self._used |= {learned.default, *learned.variants.values()}
@@ -182,9 +185,10 @@ class Repair:
 
     def _open(self, cluster: _Cluster | None) -> bool:
         """Whether a rewrite for it may still come."""
-        if self.over or (cluster is not None and cluster.tries >= TRIES):
+        most, most_of_map = self._tries
+        if self.over or (cluster is not None and cluster.tries >= most):
             return False
-        return self.tries < MAP_TRIES
+        return self.tries < most_of_map
 
     def _park(self, cluster: _Cluster, one: Waiting) -> None:
         self.beside += not one.parked
@@ -212,7 +216,7 @@ class Repair:
         if worth:
             largest = max(worth, key=lambda cluster: len(cluster.parked))
             self._task = asyncio.create_task(self._surely(largest))
-        elif last or self.full or self.over or self.tries >= MAP_TRIES:
+        elif last or self.full or self.over or self.tries >= self._tries[1]:
             self.give_up()
 
     def give_up(self) -> None:
@@ -268,22 +272,41 @@ class Repair:
         self._host.repaired()
 
     async def _mend(self, cluster: _Cluster, taken: list[Waiting], mine: dict[int, Waiting]) -> None:
-        """One rewrite for a cluster, and its test. What leaves `mine` went somewhere."""
+        """One rewrite for a cluster, and its test; or a search for one. What leaves `mine` went somewhere."""
         if not self._opened:
             self.budget = self._desk.open(*self._host.costs())
             self._opened = True
         parent = cluster.variant or self.default
+        if parent.optimizer:
+            await self._optimize(cluster, parent, mine)
+            return
         failing = _evidence(taken)
-        candidate = await self._rewrite(cluster, parent, Evidence(cluster.signature, failing, (), cluster.before), len(taken))
+        candidate = await self._rewrite(cluster, parent, parent, failing, len(taken))
         if candidate is not None:
             await self._test(cluster, candidate, failing, mine)
 
-    async def _rewrite(self, cluster: _Cluster, parent: MapSpec, evidence: Evidence, failing: int) -> Candidate | None:
-        """Ask for a rewrite of `parent`, for so many that fail; None where nothing comes of it, which is on record."""
+    async def _optimize(self, cluster: _Cluster, first: MapSpec, mine: dict[int, Waiting]) -> None:
+        """Search for a prompt that mends a cluster. Those that are tried on the way are on record, too."""
+        failing = len(mine)
+        bench = optimizing.Bench(
+            more=lambda: self._open(cluster) and not self._questions.halt.is_set(),
+            rewrite=lambda parent, shown: self._rewrite(cluster, first, parent, shown[:FAILING], failing),
+            look=lambda candidate, sample: self._look(sample, candidate, mine),
+            refuse=lambda candidate, why: self._refuse(cluster, candidate, why, mine),
+        )
+        best = await optimizing.Search(first, mine, bench).best()
+        if best is not None:
+            await self._accept(cluster, best, mine)
+
+    async def _rewrite(
+        self, cluster: _Cluster, first: MapSpec, parent: MapSpec, shown: Sequence[Waiting], failing: int
+    ) -> Candidate | None:
+        """Ask for a rewrite of `parent`, from those that are `shown` of so many that fail; None where nothing comes of it, which is on
+        record. What a rewrite may be is held against the `first` prompt: a step at a time it could grow without bound."""
         self.tries += 1
         cluster.tries += 1
         began = self.tally.spent
-        evidence = replace(evidence, passing=self._keepers[:PASSING])
+        evidence = Evidence(cluster.signature, shown, self._keepers[:PASSING], cluster.before[-_TOLD:])
         reply = await self._questions.until_it_ends(self._desk.rewrite, request(parent, evidence), self.tally)
         if isinstance(reply.outcome, Fault) and reply.outcome.code == HALTED:
             return None
@@ -291,7 +314,7 @@ class Repair:
             self.over = f"the repair model cannot be asked: {reply.outcome.message}"
             rewrite = Rewrite(why=self.over)
         else:
-            rewrite = read(reply.outcome, parent, self._used)
+            rewrite = read(reply.outcome, first, self._used)
         event = PromptTried(
             map=self._host.name,
             parent=parent.prompt_hash,
@@ -300,9 +323,10 @@ class Repair:
             model=self._desk.model,
             signature={name: getattr(cluster.signature, name) for name in ("stage", "code", "path", "keyword", "message")},
             failing=failing,
-            evidence=[one.item.number for one in evidence.failing],
+            evidence=[one.item.number for one in shown],
             attempt=cluster.tries,
             diagnosis=rewrite.diagnosis,
+            optimizer=parent.optimizer,
         )
         candidate = Candidate(replace(parent, prompt=rewrite.prompt), event, self.tally.spent - began)
         if rewrite.why:
@@ -333,7 +357,7 @@ class Repair:
         last = candidate.looks[-1] if candidate.looks else None
         said = f"{why}: {last.passed} of {last.seen}" if last is not None else why
         passed = [pair for look in candidate.looks for pair in look.answers]
-        failed = [mine[key] for look in candidate.looks for key in look.failed]
+        failed = [mine[key] for look in candidate.looks for key in look.failed if key in mine]
         cluster.before.append(Tried(candidate.spec.prompt, said, passed[:PASSING], failed[:PASSING]))
         self._host.record(candidate.told().but(decision="refused", why=why))
 
