@@ -715,7 +715,8 @@ class PromptTried(Event):
     `prompt` and `parent` are SHA-256 of texts. `failing` items were waiting, `evidence` are the numbers of those that the repair model was
     shown; before, none of them passed. `looks` are pairs of how many passed of how many that were asked, for each sample; `kept` is the
     same for items that had passed before. `decision`: default (for all that is to come) | cluster (for those that fail like this) |
-    refused, and `why`. `spent` in nano-dollars, of the repair's own account.
+    refused, and `why`. `spent` in nano-dollars, of the repair's own account. `optimizer`: what searched for it, where one did; then the
+    parent may be a prompt that was refused.
     """
 
     map: str
@@ -733,6 +734,7 @@ class PromptTried(Event):
     decision: str = ""
     why: str = ""
     spent: int = 0
+    optimizer: str = ""
 
 
 class NodeJoined(Event):

@@ -43,6 +43,7 @@ def test_the_limits_have_defaults_and_are_changed(user):
     assert (shown["usd_per_day"], shown["usd_per_run"]) == (20 * 10**9, 5 * 10**9)
     told = user.types("limits", "set", "--usd-per-day", "7.50", code=0).out
     assert "$7.50" in told and "$5.00" in told
+    assert user.types("limits", code=0).out == user.types("limits", "show", code=0).out == told
     assert user.types("limits", "set", code=2).err.count("gearcase limits set --usd-per-day") == 1
 
 

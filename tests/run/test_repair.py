@@ -1,5 +1,6 @@
 """`gear map` inside a run mends its prompt: what is asked of whom, from which account, what is on record and what a person sees."""
 
+import importlib.util
 import json
 
 from gearcase.cli.app import run_command_line
@@ -62,6 +63,13 @@ def test_no_repair_asks_nobody(stage):
     played = repaired(stage, REWRITE, command=f"{MAP} --schema '{SHAPE}' --no-repair")
     assert account(played)["repair"] is None and not played.records("prompt_tried", "account_opened")[3:]
     assert account(played)["stopped"]["class"] == "canary"
+
+
+def test_an_optimizer_that_is_not_installed_is_told_with_what_to_install(stage, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "gepa" else found(name, *more))
+    played = repaired(stage, REWRITE, command=f"{MAP} --schema '{SHAPE}' --optimizer gepa")
+    assert code(played) == 1 and "pip install 'gearcase[gepa]'" in said(played) and not played.records("map_started")
 
 
 def test_a_validator_s_trace_is_what_the_repair_model_sees(stage):

@@ -111,7 +111,7 @@ class Process:
             return Answered(json.dumps({"prompt": f"p{kinds}"}), COST)
 
         desk = Desk("lead", rewrite, self.pays(account), carve, lambda: self.ledger.close(account)) if number % 5 else None
-        asked = spec(len(texts), concurrency=1 + number % 4, repair=desk is not None)
+        asked = spec(len(texts), concurrency=1 + number % 4, repair=desk is not None, optimizer="gepa" * (number % 3 == 0))
         shared = (self.results, self.flights, self.record, agent)
         learned = self.results.learned(asked.digest())
         made = Map("m", asked, self.pays(agent), *shared, ready=ready, desk=desk, learned=learned, sleep=at_once)

@@ -16,7 +16,14 @@ from gearcase.cli.text import neutral
 from gearcase.errors import UsageError
 from gearcase.units import format_money, parse_money
 
-app = typer.Typer(help="Limits of all your runs together.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Limits of all your runs together; alone, show them.", rich_markup_mode=None)
+
+
+@app.callback(invoke_without_command=True)
+def limits(context: typer.Context) -> None:
+    """Show them, where no command is named."""
+    if context.invoked_subcommand is None:
+        _show(user_limits(), False)
 
 
 @app.command("show")

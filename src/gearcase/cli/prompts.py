@@ -116,7 +116,7 @@ def _branch(
         for line in _difference(one, event):
             color = "green" if line.startswith("+") else "red" if line.startswith("-") else "dim"
             yield Padding(Text(neutral(line, limit=2000), color), (0, 0, 0, len(more)))
-        if event.decision != "refused":
+        if event.looks:  # what was refused may have a child, too: a search goes on from what helped some
             yield from _branch(one, event.prompt, below, more, seen)
 
 
@@ -132,7 +132,8 @@ def _facts(event: events.PromptTried) -> Iterator[str]:
     if event.diagnosis:
         yield f"{neutral(event.model)}: {neutral(event.diagnosis, limit=300)}"
     shown = ", ".join(map(str, event.evidence))
-    yield f"shown were items {shown}; {format_money(event.spent)}"
+    searched = f"; found by {neutral(event.optimizer)}" if event.optimizer else ""
+    yield f"shown were items {shown}; {format_money(event.spent)}{searched}"
 
 
 def _difference(one: _Prompts, event: events.PromptTried) -> Iterator[str]:

@@ -92,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     over.add_argument("--max-failure-rate", type=float, dest="max_failure_rate")
     over.add_argument("--no-canary", action="store_false", dest="canary")
     over.add_argument("--repair-model", dest="repair_model")
+    over.add_argument("--optimizer", choices=["gepa"])
     over.add_argument("--no-repair", action="store_false", dest="repair", default=None)
     over.add_argument("--format", choices=["jsonl", "parquet"], default="jsonl")
     reduce.add_argument("--split", default="lines:1")

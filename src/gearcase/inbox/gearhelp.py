@@ -82,6 +82,7 @@ gear map --over FILE... --split HOW (--prompt FILE | --run CMD) --out DIR [OPTIO
   --max-failure-rate R   of the canary; 0.5. Above it the rest is not asked
   --no-repair            leave the prompt as it is, however many fail alike
   --repair-model M       who rewrites the prompt; without it the lead's model
+  --optimizer gepa       search for the prompt with the package gepa, of the host: more rewrites and calls for each kind of failure
   --format F             jsonl | parquet; jsonl
 """,
     "reduce": """\

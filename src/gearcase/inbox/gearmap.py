@@ -291,7 +291,7 @@ def run(options: Any, schema: Any, call: Callable[[str, dict[str, Any]], dict[st
     expected = len(sizes)
     canary = choose(sizes) if options.canary else cast("set[int]", set())
     bounds = {"expected": expected, "max_failure_rate": options.max_failure_rate, "split": options.split}
-    bounds |= {"repair": options.repair, "repair_model": options.repair_model}
+    bounds |= {"repair": options.repair, "repair_model": options.repair_model, "optimizer": options.optimizer}
     bounds["named"] = [name for name in (options.prompt, *options.over) if name][:100]
     begun = call("map", {**asked, **bounds})
     reader.most = int(begun["most_item"])

@@ -84,6 +84,7 @@ class Operations:
         mapped = {**asked, "split": text, "expected": number, "concurrency": number, "allow_failed": number}
         mapped |= {"max_failure_rate": {"type": "number"}, "run": text, "validator": text, "deadline": {"type": "number"}}
         mapped |= {"repair": {"type": "boolean"}, "repair_model": text, "named": {"type": "array"}}
+        mapped |= {"optimizer": {"type": "string", "enum": ["gepa"]}}
         mapped |= {"give": {"type": "array"}, "without": {"type": "array"}, "cwd": text}
         del mapped["system"]
         fed = {"map": text, "items": {"type": "array"}, "end": {"type": "boolean"}, "gate": {"type": "boolean"}}

@@ -108,8 +108,10 @@ class Running:
             self._pid, self._pidfd = int(started.body["pid"]), started.descriptors[0]
             self._ended = live.launcher.ended(self._pid)
             live.running[self._number] = self._pid
-            if live.frozen and not live.parts.groups.freezes:
-                await processes.stop_all(live.tree, PATIENCE)  # it was not among those that were stopped
+            if live.frozen and not live.parts.groups.freezes:  # it was not among those that were stopped
+                await processes.stop_all(
+                    lambda: live.tree() if live.frozen else [], PATIENCE
+                )  # and no more of them once it is thawed
             trouble = await self._hear_but_terminal(wire)  # the socket closes on execve
             if trouble is not None:
                 raise RunError(

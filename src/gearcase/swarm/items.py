@@ -39,6 +39,7 @@ class MapSpec:
     schema: Schema | None = None
     max_failure_rate: float = 1.0  # of the canary
     repair: bool = False  # of the prompt, from its failures
+    optimizer: str = ""  # that searches for rewrites, instead of one after the other
     run: str = ""
     validator: str = ""
     files: str = ""

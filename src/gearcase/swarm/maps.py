@@ -25,6 +25,7 @@ from gearcase.doors.model.door import Caller, ModelDoor
 from gearcase.doors.model.routing import Route
 from gearcase.errors import Refused, UsageError
 from gearcase.seams import Recorder
+from gearcase.swarm import optimizing
 from gearcase.swarm.asking import MAX_OUTPUT
 from gearcase.swarm.items import Item, Known, MapSpec, Use
 from gearcase.swarm.known import KnownAnswers, is_named
@@ -367,7 +368,16 @@ def _spec(arguments: Mapping[str, Any], route: Route | None) -> MapSpec:
         raise UsageError("bad_count", f"max_failure_rate is {rate:g}", remedy="give 0 to 1")
     schema = arguments.get("schema")
     wanted = arguments.get("repair")
-    judged = schema is not None or bool(validator) or bool(arguments.get("repair_model"))
+    optimizer = str(arguments.get("optimizer") or "")
+    if optimizer:
+        if run or wanted is False:
+            raise UsageError(
+                "bad_optimizer",
+                f"the optimizer {optimizer} rewrites prompts, and this map has {'none' if run else 'no repair'}",
+                remedy="leave it out, or give a prompt that may be repaired",
+            )
+        optimizing.require()
+    judged = schema is not None or bool(validator) or bool(arguments.get("repair_model")) or bool(optimizer)
     return MapSpec(
         prompt=prompt,
         model=route.name if route else "",
@@ -382,6 +392,7 @@ def _spec(arguments: Mapping[str, Any], route: Route | None) -> MapSpec:
         run=run,
         validator=validator,
         repair=not run and (judged if wanted is None else bool(wanted)),
+        optimizer=optimizer,
     )
 
 

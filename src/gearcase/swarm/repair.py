@@ -15,14 +15,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from gearcase.errors import GearcaseError
 from gearcase.events import PromptTried
+from gearcase.swarm import optimizing
 from gearcase.swarm.items import Ended, MapSpec, Waiting, hash_of
 from gearcase.swarm.learned import Learned
+from gearcase.swarm.looks import SAMPLE, Candidate, Look
 from gearcase.swarm.questions import HALTED, Ask, Questions, Reply, Tally
 from gearcase.swarm.rewriting import FAILING, PASSING, Evidence, Rewrite, Tried, read, request
 from gearcase.swarm.signature import Signature, signature_of
@@ -32,8 +34,6 @@ TRIES = 2
 """Rewrites for one signature."""
 MAP_TRIES = 6
 """Rewrites for one map."""
-SAMPLE = 8
-"""Items of one look at a rewrite."""
 KEEPERS = 24
 """Items that passed before, of which none may fail."""
 WORTH = 20
@@ -42,6 +42,7 @@ LEAST = 2
 MOST_PARKED = 500
 """Items that wait here before no more are fed."""
 _AT_ONCE = 8
+_TOLD = 3  # earlier rewrites that the repair model is told of
 _log = logging.getLogger(__name__)
 _LONGEST_KEEPER = 16 * 1024
 _NOT_OF_THE_PROMPT = frozenset({"unreadable", "too_long", "refused", "bad_request", "denied", "lost", "time", "limit", "signal"})
@@ -101,23 +102,6 @@ class _Cluster:
     before: list[Tried] = field(default_factory=list[Tried])
 
 
-@dataclass(slots=True)
-class _Look:
-    """What a prompt did to some items."""
-
-    passed: int = 0
-    seen: int = 0
-    stopped: Fault | None = None
-    answers: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])  # of those that passed
-
-    @property
-    def most(self) -> bool:
-        return self.stopped is None and self.passed * 2 > self.seen
-
-    def as_json(self) -> list[int]:
-        return [self.passed, self.seen]
-
-
 class Repair:
     """The repair of one map's prompt. `default` is the prompt of items that are still to come; `held` items wait here.
 
@@ -141,6 +125,9 @@ class Repair:
         self._passes = 0
         self._chance = random.Random(0)
         self._task: asyncio.Task[None] | None = None
+        self._tries = TRIES, MAP_TRIES
+        if spec.optimizer:
+            self._tries = optimizing.TRIES, optimizing.MAP_TRIES
         if learned is not None:
             self.default = replace(spec, prompt=learned.default)
             self._used |= {learned.default, *learned.variants.values()}
@@ -199,9 +186,10 @@ class Repair:
 
     def _open(self, cluster: _Cluster | None) -> bool:
         """Whether a rewrite for it may still come."""
-        if self.over or (cluster is not None and cluster.tries >= TRIES):
+        most, most_of_map = self._tries
+        if self.over or (cluster is not None and cluster.tries >= most):
             return False
-        return self.tries < MAP_TRIES
+        return self.tries < most_of_map
 
     def _park(self, cluster: _Cluster, one: Waiting) -> None:
         self.beside += not one.parked
@@ -229,7 +217,7 @@ class Repair:
         if worth:
             largest = max(worth, key=lambda cluster: len(cluster.parked))
             self._task = asyncio.create_task(self._surely(largest))
-        elif last or self.full or self.over or self.tries >= MAP_TRIES:
+        elif last or self.full or self.over or self.tries >= self._tries[1]:
             self.give_up()
 
     def give_up(self) -> None:
@@ -285,24 +273,49 @@ class Repair:
         self._host.repaired()
 
     async def _mend(self, cluster: _Cluster, taken: list[Waiting], mine: dict[int, Waiting]) -> None:
-        """One rewrite for a cluster, and its test. What leaves `mine` went somewhere."""
+        """One rewrite for a cluster, and its test; or a search for one. What leaves `mine` went somewhere."""
         if not self._opened:
             self.budget = self._desk.open(*self._host.costs())
             self._opened = True
+        parent = cluster.variant or self.default
+        if parent.optimizer:
+            await self._optimize(cluster, parent, mine)
+            return
+        failing = _evidence(taken)
+        candidate = await self._rewrite(cluster, parent, parent, failing, len(taken))
+        if candidate is not None:
+            await self._test(cluster, candidate, failing, mine)
+
+    async def _optimize(self, cluster: _Cluster, first: MapSpec, mine: dict[int, Waiting]) -> None:
+        """Search for a prompt that mends a cluster. Those that are tried on the way are on record, too."""
+        failing = len(mine)
+        bench = optimizing.Bench(
+            more=lambda: self._open(cluster) and not self._questions.halt.is_set(),
+            rewrite=lambda parent, shown: self._rewrite(cluster, first, parent, shown[:FAILING], failing),
+            look=lambda candidate, sample: self._look(sample, candidate, mine),
+            refuse=lambda candidate, why: self._refuse(cluster, candidate, why, mine),
+        )
+        best = await optimizing.Search(first, mine, bench).best()
+        if best is not None:
+            await self._accept(cluster, best, mine)
+
+    async def _rewrite(
+        self, cluster: _Cluster, first: MapSpec, parent: MapSpec, shown: Sequence[Waiting], failing: int
+    ) -> Candidate | None:
+        """Ask for a rewrite of `parent`, from those that are `shown` of so many that fail; None where nothing comes of it, which is on
+        record. What a rewrite may be is held against the `first` prompt: a step at a time it could grow without bound."""
         self.tries += 1
         cluster.tries += 1
         began = self.tally.spent
-        parent = cluster.variant or self.default
-        failing = _evidence(taken)
-        evidence = Evidence(cluster.signature, failing, self._keepers[:PASSING], cluster.before)
+        evidence = Evidence(cluster.signature, shown, self._keepers[:PASSING], cluster.before[-_TOLD:])
         reply = await self._questions.until_it_ends(self._desk.rewrite, request(parent, evidence), self.tally)
         if isinstance(reply.outcome, Fault) and reply.outcome.code == HALTED:
-            return
+            return None
         if isinstance(reply.outcome, Fault) and reply.outcome.kind != "content":
             self.over = f"the repair model cannot be asked: {reply.outcome.message}"
             rewrite = Rewrite(why=self.over)
         else:
-            rewrite = read(reply.outcome, parent, self._used)
+            rewrite = read(reply.outcome, first, self._used)
         event = PromptTried(
             map=self._host.name,
             parent=parent.prompt_hash,
@@ -310,67 +323,63 @@ class Repair:
             text=rewrite.prompt,
             model=self._desk.model,
             signature={name: getattr(cluster.signature, name) for name in ("stage", "code", "path", "keyword", "message")},
-            failing=len(taken),
-            evidence=[one.item.number for one in failing],
+            failing=failing,
+            evidence=[one.item.number for one in shown],
             attempt=cluster.tries,
             diagnosis=rewrite.diagnosis,
+            optimizer=parent.optimizer,
         )
+        candidate = Candidate(replace(parent, prompt=rewrite.prompt), event, self.tally.spent - began)
         if rewrite.why:
-            cluster.before.append(Tried(rewrite.prompt, rewrite.why))
-            self._tell(event, "refused", rewrite.why, began)
-            return
+            self._refuse(cluster, candidate, rewrite.why, {})
+            return None
         self._used.add(rewrite.prompt)
-        candidate = replace(parent, prompt=rewrite.prompt)
-        await self._test(cluster, candidate, event, began, taken, failing, mine)
+        return candidate
 
-    async def _test(
-        self,
-        cluster: _Cluster,
-        candidate: MapSpec,
-        event: PromptTried,
-        began: int,
-        taken: list[Waiting],
-        shown: Sequence[Waiting],
-        mine: dict[int, Waiting],
-    ) -> None:
+    async def _test(self, cluster: _Cluster, candidate: Candidate, shown: Sequence[Waiting], mine: dict[int, Waiting]) -> None:
         # Those that the repair model has not seen come first: it may have written the prompt for the others alone. Each text is asked
         # about once: what is found would be no second look.
-        texts = {one.item.text for one in shown}
-        others = {one.item.text: one for one in taken if one.item.text not in texts}
-        sample = [*others.values(), *shown]
+        keys = {one.item.text: key for key, one in mine.items()}
+        seen = [keys.pop(one.item.text) for one in shown]
+        sample = [*keys.values(), *seen]
         first = sample[: min(SAMPLE, (len(sample) + 1) // 2)]
-        second = sample[len(first) :][:SAMPLE]
-        failed: list[Waiting] = []
-        looks = [await self._look(first, candidate, mine, failed)]
-        if looks[0].most:
-            looks.append(await self._look(second, candidate, mine, failed))
-        event = event.but(looks=[look.as_json() for look in looks])
-        stopped = next((look.stopped for look in looks if look.stopped is not None), None)
-        if stopped is not None and stopped.code != HALTED:
-            self.over = f"the test cannot be paid for or asked: {stopped.message}"
-        if stopped is not None or not looks[-1].most:
-            why = stopped.message if stopped is not None else "no more than half of a sample passes"
-            passed = [pair for look in looks for pair in look.answers]
-            said = f"{why}: {looks[-1].passed} of {looks[-1].seen}"
-            cluster.before.append(Tried(candidate.prompt, said, passed[:PASSING], failed[:PASSING]))
-            self._tell(event, "refused", why, began)
+        if (await self._look(first, candidate, mine)).most:
+            await self._look(sample[len(first) :][:SAMPLE], candidate, mine)
+        if why := candidate.doubt:
+            self._refuse(cluster, candidate, why, mine)
+            failed = [mine.pop(key) for look in candidate.looks for key in look.failed]
+            self._let_go(failed)
             self._sort(failed, cluster)
-            return
-        decision, why, kept = await self._scope(candidate, len(taken))
+        else:
+            await self._accept(cluster, candidate, mine)
+
+    def _refuse(self, cluster: _Cluster, candidate: Candidate, why: str, mine: Mapping[int, Waiting]) -> None:
+        """Put it on record; what came of it is told with the next request for the cluster."""
+        last = candidate.looks[-1] if candidate.looks else None
+        said = f"{why}: {last.passed} of {last.seen}" if last is not None else why
+        passed = [pair for look in candidate.looks for pair in look.answers]
+        failed = [mine[key] for look in candidate.looks for key in look.failed if key in mine]
+        cluster.before.append(Tried(candidate.spec.prompt, said, passed[:PASSING], failed[:PASSING]))
+        self._host.record(candidate.told().but(decision="refused", why=why))
+
+    async def _accept(self, cluster: _Cluster, candidate: Candidate, mine: dict[int, Waiting]) -> None:
+        """It is the prompt of its cluster, or of all that is to come; what failed and was not asked with it is asked now."""
+        decision, why, kept = await self._scope(candidate, candidate.event.failing)
+        event = candidate.told()
         if kept is not None:
             event = event.but(kept=kept.as_json())
         if decision == "default":
-            self.default = candidate
+            self.default = candidate.spec
             self._meet_default(cluster)
-        cluster.variant = candidate
+        cluster.variant = candidate.spec
         cluster.tries = 0  # the cap is for rewrites that do not help
         self.accepted += 1
-        self._tell(event, decision, why, began)
+        self._host.record(event.but(decision=decision, why=why))
         rest = [*mine.values(), *self._unpark(cluster)]
         self._let_go(list(mine.values()))
         mine.clear()
-        self._host.again([replace(one, spec=candidate) for one in rest if _untried(one, candidate)])
-        self._sort(failed, cluster)
+        self._host.again([replace(one, spec=candidate.spec) for one in rest if _untried(one, candidate.spec)])
+        self._sort([one for one in rest if not _untried(one, candidate.spec)], cluster)
 
     def _meet_default(self, but: _Cluster) -> None:
         """Ask again about what other clusters hold: it failed under the prompt that was the default before, and may not under this."""
@@ -389,33 +398,39 @@ class Repair:
             if not self.takes(one):
                 self._quarantine([one])
 
-    async def _scope(self, candidate: MapSpec, failing: int) -> tuple[str, str, _Look | None]:
+    async def _scope(self, candidate: Candidate, failing: int) -> tuple[str, str, Look | None]:
         """Whom an accepted prompt serves: the default of all that is to come, or its own cluster."""
         looked_at, to_come = self._host.outlook()
         likely = failing * to_come / max(1, looked_at)
         if likely <= len(self._keepers):  # asking these few twice is cheaper than the test
             return "cluster", "few items to come would need it" if to_come else "nothing is to come", None
-        kept = _Look()
+        kept, began = Look(), self.tally.spent
         for at in range(0, len(self._keepers), _AT_ONCE):
             some = self._keepers[at : at + _AT_ONCE]
-            replies = await asyncio.gather(*(self._reply(candidate, text) for text, _ in some))
+            replies = await asyncio.gather(*(self._reply(candidate.spec, text) for text, _ in some))
             kept.seen += len(replies)
             kept.passed += sum(isinstance(reply.outcome, Answered) for reply in replies)
             if kept.passed < kept.seen:
-                return "cluster", "an item that passed before fails with it, or could not be asked about", kept
+                break
+        candidate.spent += self.tally.spent - began
+        if kept.passed < kept.seen:
+            return "cluster", "an item that passed before fails with it, or could not be asked about", kept
         return "default", "", kept
 
-    async def _look(
-        self, sample: Sequence[Waiting], candidate: MapSpec, mine: dict[int, Waiting], failed: list[Waiting]
-    ) -> _Look:
+    async def _look(self, sample: Sequence[int], candidate: Candidate, mine: dict[int, Waiting]) -> Look:
         """Ask about some of them. An answer that fits is that item's answer, whatever becomes of the prompt."""
-        look = _Look()
-        await asyncio.gather(*(self._one(one, candidate, look, mine, failed) for one in sample))
+        look, began = Look(), self.tally.spent
+        candidate.looks.append(look)
+        await asyncio.gather(*(self._one(key, candidate.spec, look, mine) for key in sample))
+        candidate.spent += self.tally.spent - began
+        if look.stopped is not None and look.stopped.code != HALTED:
+            self.over = f"the test cannot be paid for or asked: {look.stopped.message}"
         return look
 
-    async def _one(self, one: Waiting, candidate: MapSpec, look: _Look, mine: dict[int, Waiting], failed: list[Waiting]) -> None:
+    async def _one(self, key: int, candidate: MapSpec, look: Look, mine: dict[int, Waiting]) -> None:
+        one = mine[key]
         reply = await self._reply(candidate, one.item.text)
-        outcome, key = reply.outcome, id(one)
+        outcome = reply.outcome
         if isinstance(outcome, Answered):
             look.seen += 1
             look.passed += 1
@@ -426,8 +441,8 @@ class Repair:
             self._host.end(one.answered(outcome.answer, prompt, reply.attempts, reply.cost, found=reply.found))
         elif outcome.kind == "content":
             look.seen += 1
-            self._let_go([mine.pop(key)])
-            failed.append(one.failed(candidate.prompt_hash, outcome, reply.attempts, reply.cost))
+            look.failed.append(key)
+            mine[key] = one.failed(candidate.prompt_hash, outcome, reply.attempts, reply.cost)
         else:
             look.stopped = outcome
             mine[key] = replace(one, attempts=one.attempts + reply.attempts, cost=one.cost + reply.cost)
@@ -438,9 +453,6 @@ class Repair:
             return await self._questions.reply(self._desk.ask, candidate, text, self.tally)
         except GearcaseError as error:  # the store or the journal refuses
             return Reply(Fault("terminal", error.code, f"{error.message}; {error.remedy}"))
-
-    def _tell(self, event: PromptTried, decision: str, why: str, began: int) -> None:
-        self._host.record(event.but(decision=decision, why=why, spent=self.tally.spent - began))
 
 
 def _different(waiting: Sequence[Waiting]) -> int:
