@@ -439,6 +439,11 @@ class Repair:
             self.mended += 1
             prompt = candidate.prompt_hash
             self._host.end(one.answered(outcome.answer, prompt, reply.attempts, reply.cost, found=reply.found))
+            for twin in [other for other, waiting in mine.items() if waiting.item.text == one.item.text]:
+                same = mine.pop(twin)  # one text is one question, whatever becomes of the rewrite
+                self._let_go([same])
+                self.mended += 1
+                self._host.end(same.answered(outcome.answer, prompt, 0, 0, found=True))
         elif outcome.kind == "content":
             look.seen += 1
             look.failed.append(key)
