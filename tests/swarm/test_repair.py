@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from gearcase.errors import Refused, RunError
 from gearcase.events import MapEnded, MapProgressed, PromptTried
+from gearcase.swarm.desk import Desk
 from gearcase.swarm.items import Item, Waiting
 from gearcase.swarm.learned import Learned
 from gearcase.swarm.map import Map
-from gearcase.swarm.repair import MAP_TRIES, TRIES, Desk, Repair
+from gearcase.swarm.repair import MAP_TRIES, TRIES, Repair
 from gearcase.swarm.results import Results
 from gearcase.swarm.rewriting import Evidence, read, request
 from gearcase.swarm.signature import signature_of
