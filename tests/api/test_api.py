@@ -232,7 +232,8 @@ def test_ctrl_c_in_a_command_kills_it_and_tears_the_sandbox_down(desk):
         "    try:\n"
         "        sandbox.exec('sleep 300')\n"
         "    except KeyboardInterrupt:\n"
-        "        print(sandbox.exec('pgrep sleep || echo none').stdout.text(), flush=True)\n"
+        "        gone = 'timeout 10 sh -c \"while pgrep -x sleep >/dev/null; do :; done\" && echo none'\n"
+        "        print(sandbox.exec(gone).stdout.text(), flush=True)\n"
         "        raise\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:

@@ -71,6 +71,16 @@ def test_time_in_which_the_run_stood_frozen_is_nobodys():
     assert told.path["frozen"] == 15.0 and told.path["tools"] == 15.0 and told.links[0].seconds == 15.0
 
 
+def test_the_numbers_of_long_steps_are_read_at_80_columns():
+    journal = Journal()
+    journal.at(1, CommandStarted(1, "python3 make.py --with a --long list --of words; " * 4), "lead")
+    console = Console(record=True, width=78, file=StringIO())  # 80, less the indentation of a section
+    for part in report(journal.told(4000)):
+        console.print(part)
+    [row] = [line for line in console.export_text().splitlines() if "make.py" in line]
+    assert row.split()[-6:] == ["1h", "06m", "0.00s", "0.00s", "1h", "06m"], row
+
+
 def test_a_run_without_calls_and_one_that_goes_on_are_told_too():
     assert sum(Journal().told(2).path.values()) == 2.0
     journal = Journal()

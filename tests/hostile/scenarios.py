@@ -370,8 +370,8 @@ def pipe_held(canary):
 
 # --- 23: more than its share of the processors ---------------------------------------------------------------------------------
 
-BUSY = "for _ in $(seq 16); do (while :; do :; done) & done; wait"
-"""So many that they get most of a machine on which others are busy too."""
+BUSY = "for _ in $(seq 16); do setsid sh -c 'while :; do :; done' & done; wait"
+"""So many that they get most of a machine on which others are busy too; each a session of its own, between which kernels share alike."""
 
 
 def _share(without=()):

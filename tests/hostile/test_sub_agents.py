@@ -80,6 +80,27 @@ def test_a_door_that_was_not_given_is_not_there_and_cannot_be_handed_on(stage, o
     assert [r.agent for r in run.records("agent_spawned")] == ["a1", "a2", "a3"]
 
 
+@pytest.mark.parametrize("give", ["--give data", ""], ids=["narrowed", "control"])
+def test_a_check_tells_nothing_of_files_that_were_not_given(stage, give):
+    """What is handed in runs inside the check, beside all files of the parent. The control was given them, and sees what is printed."""
+    spy = "mkdir made; echo 'cat /workspace/truth; exit 1' > made/run.sh"
+    steps = [
+        by("a1", f"{spy}; cat truth data/* > made/own 2>/dev/null; gear check > made/seen 2>&1; gear status --json >> made/seen"),
+        by("a1", "gear done >> made/seen 2>&1; cat /box/history/* >> made/seen; gear done --as-is"),
+    ]
+    ran = played(
+        stage,
+        *steps,
+        lead=[
+            f"mkdir data; echo open > data/n; echo {CANARY} > truth; gear spawn --usd 0.50 {give} --take 'made/**' "
+            """--check 'sh "$DELIVERED/made/run.sh"' look > out/told""",
+            "cp rejected/a1/made/seen out/seen",
+        ],
+    )
+    assert CANARY in got(ran, "told"), "it ran, and its parent reads what it printed"
+    assert (CANARY in got(ran, "seen")) == (not give)
+
+
 def test_a_siblings_files_are_nowhere(stage):
     mark = "the-mark-of-a-sibling-4732"
     search = (

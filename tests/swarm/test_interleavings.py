@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from gearcase.errors import Refused
 from gearcase.events import AccountOpened, MapEnded
 from gearcase.ledger import Ledger
+from gearcase.swarm.desk import Desk
 from gearcase.swarm.items import Item
+from gearcase.swarm.looks import SAMPLE
 from gearcase.swarm.map import Map
 from gearcase.swarm.questions import Questions
-from gearcase.swarm.repair import SAMPLE, Desk
 from gearcase.swarm.results import Results
 from gearcase.swarm.worker import Answered, Fault
 from tests.recorder import Facts

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from gearcase.errors import Refused, RunError
 from gearcase.events import MapEnded, MapProgressed, PromptTried
+from gearcase.swarm.desk import Desk
 from gearcase.swarm.items import Item, Waiting
 from gearcase.swarm.learned import Learned
 from gearcase.swarm.map import Map
-from gearcase.swarm.repair import MAP_TRIES, TRIES, Desk, Repair
+from gearcase.swarm.repair import MAP_TRIES, TRIES, Repair
 from gearcase.swarm.results import Results
 from gearcase.swarm.rewriting import Evidence, read, request
 from gearcase.swarm.signature import signature_of
@@ -366,6 +367,29 @@ def test_what_was_found_is_kept_when_it_is_found_and_not_at_the_end_of_the_map(t
 def test_without_money_for_it_nothing_is_repaired(tmp_path):
     bench, _ = play(tmp_path, items(ok=5, a=5), ["p +a"], limit=None)
     assert bench.map.account.quarantined == 5 and not bench.requests and "nothing is left" in bench.map.repair.over
+
+
+def test_an_answer_of_a_refused_rewrite_is_that_of_every_item_with_its_text(tmp_path):
+    class Once(Model):
+        """The rewrite helps two items alone."""
+
+        async def __call__(self, question):
+            return await super().__call__(question if question.endswith(("a1", "a2")) else question.replace("+a", ""))
+
+    async def scenario():
+        bench = Bench(tmp_path, ["p +a"], expected=12)
+        bench.map._ask = bench.model = Once()
+        async with asyncio.timeout(20):
+            endings = await serve(bench.map, [*items(a=10), "a1", "a2"])
+        bench.results.close()
+        return bench, endings
+
+    bench, endings = asyncio.run(scenario())
+    assert bench.tried()[0].decision == "refused"
+    ok = sorted((ended.item.text, ended.found) for ended in endings if ended.state == "ok")
+    asked = {text for text, _ in ok}
+    assert asked and ok == sorted((text, found) for text in asked for found in (False, True))
+    assert all(count == 1 for (prompt, _), count in bench.model.calls.items() if "+a" in prompt)
 
 
 def test_one_failure_alone_and_the_same_text_twice_are_no_cluster(tmp_path):

@@ -24,6 +24,7 @@ from gearcase.units import format_duration
 
 PARTS = ("model", "queue", "tools", "frozen", "own")
 _LINKS = 5
+_STEP = 40  # characters of one: beside it the numbers must be read at 80 columns
 _LEAST = 0.005
 
 
@@ -181,7 +182,7 @@ def report(told: Latency) -> Iterator[Table | Text]:
         table.add_column(heading, justify="right", no_wrap=True)
     for one in links:
         shown = (_seconds(one.parts.get(name, 0.0)) for name in ("model", "queue", "tools"))
-        table.add_row(neutral(one.what), _seconds(one.seconds), *shown)
+        table.add_row(neutral(one.what, limit=_STEP), _seconds(one.seconds), *shown)
     yield table
 
 

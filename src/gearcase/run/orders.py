@@ -80,7 +80,9 @@ class Order:
         limits["wall"] = min(self.wall or pace.wall, max(1.0, pace.wall - pace.used))
         if parent.limits.on_exhausted == "ask":
             limits["on_exhausted"] = "wind_down"  # the operator is asked by the lead alone
-        checks = (Check(name=CHECK, run=self.check, show="output"),) if self.check else ()
+        # A check sees all files of the parent: what it prints of them may be what the sub-agent was not given.
+        show = "verdict" if self.give else "output"
+        checks = (Check(name=CHECK, run=self.check, show=show),) if self.check else ()
         files = parent.files.model_copy(update={"give": (), "take": self.take})
         changed = {"goal": self.goal, "limits": parent.limits.model_copy(update=limits), "files": files, "checks": checks}
         return parent.model_copy(update=changed)

@@ -23,12 +23,13 @@ from gearcase.errors import GearcaseError
 from gearcase.events import PromptTried
 from gearcase.seams import Recorder
 from gearcase.swarm.account import ItemAccount
+from gearcase.swarm.desk import Desk
 from gearcase.swarm.items import Canary, Ended, Item, Known, MapSpec, Use, Waiting
 from gearcase.swarm.known import KnownAnswers
 from gearcase.swarm.learned import Learned
 from gearcase.swarm.questions import HALTED, Ask, Flights, Judge, Questions, Reply, Tally
 from gearcase.swarm.queues import Endings, Line
-from gearcase.swarm.repair import Desk, Repair
+from gearcase.swarm.repair import Repair
 from gearcase.swarm.results import Kept, Results
 from gearcase.swarm.telling import End, Telling
 from gearcase.swarm.worker import Answered, Fault

@@ -27,11 +27,11 @@ from gearcase.errors import Refused, UsageError
 from gearcase.seams import Recorder
 from gearcase.swarm import optimizing
 from gearcase.swarm.asking import MAX_OUTPUT
+from gearcase.swarm.desk import Desk
 from gearcase.swarm.items import Item, Known, MapSpec, Use
 from gearcase.swarm.known import KnownAnswers, is_named
 from gearcase.swarm.map import Map
 from gearcase.swarm.questions import Flights, Judge
-from gearcase.swarm.repair import Desk
 from gearcase.swarm.results import Results
 from gearcase.swarm.rewriting import MOST_PROMPT, REPLY, REPLY_OUTPUT
 from gearcase.swarm.schema import Schema

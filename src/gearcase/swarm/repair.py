@@ -15,17 +15,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from gearcase.errors import GearcaseError
 from gearcase.events import PromptTried
 from gearcase.swarm import optimizing
-from gearcase.swarm.items import Ended, MapSpec, Waiting, hash_of
+from gearcase.swarm.desk import Desk, Host
+from gearcase.swarm.items import MapSpec, Waiting, hash_of
 from gearcase.swarm.learned import Learned
 from gearcase.swarm.looks import SAMPLE, Candidate, Look
-from gearcase.swarm.questions import HALTED, Ask, Questions, Reply, Tally
+from gearcase.swarm.questions import HALTED, Questions, Reply, Tally
 from gearcase.swarm.rewriting import FAILING, PASSING, Evidence, Rewrite, Tried, read, request
 from gearcase.swarm.signature import Signature, signature_of
 from gearcase.swarm.worker import Answered, Fault
@@ -46,51 +47,6 @@ _TOLD = 3  # earlier rewrites that the repair model is told of
 _log = logging.getLogger(__name__)
 _LONGEST_KEEPER = 16 * 1024
 _NOT_OF_THE_PROMPT = frozenset({"unreadable", "too_long", "refused", "bad_request", "denied", "lost", "time", "limit", "signal"})
-
-
-@dataclass(frozen=True, slots=True)
-class Desk:
-    """What a repair works with: a model that rewrites and workers that test, both paid from its own account.
-
-    `open` carves that account out of the map's and gives its nano-dollars, None for no limit: it is told what the whole map and what the
-    rest of it would cost, and raises Refused where nothing can be spared. `close` gives back what is left.
-    """
-
-    model: str
-    rewrite: Ask
-    ask: Ask
-    open: Callable[[int, int], int | None]
-    close: Callable[[], None]
-
-
-class Host(Protocol):
-    """The map, as a repair sees it."""
-
-    name: str
-
-    def outlook(self) -> tuple[int, int]:
-        """How many items were looked at, and how many are to come."""
-        ...
-
-    def costs(self) -> tuple[int, int]:
-        """Nano-dollars: of the whole map as projected, and of what is to come."""
-        ...
-
-    def end(self, ended: Ended) -> None:
-        """An item has ended."""
-        ...
-
-    def again(self, waiting: Sequence[Waiting]) -> None:
-        """Items to be asked about once more, each with the prompt that it names."""
-        ...
-
-    def record(self, event: PromptTried) -> None:
-        """Put it on record."""
-        ...
-
-    def repaired(self) -> None:
-        """A repair has ended: there may be something to do."""
-        ...
 
 
 @dataclass(slots=True)
@@ -439,6 +395,11 @@ class Repair:
             self.mended += 1
             prompt = candidate.prompt_hash
             self._host.end(one.answered(outcome.answer, prompt, reply.attempts, reply.cost, found=reply.found))
+            for twin in [other for other, waiting in mine.items() if waiting.item.text == one.item.text]:
+                same = mine.pop(twin)  # one text is one question, whatever becomes of the rewrite
+                self._let_go([same])
+                self.mended += 1
+                self._host.end(same.answered(outcome.answer, prompt, 0, 0, found=True))
         elif outcome.kind == "content":
             look.seen += 1
             look.failed.append(key)

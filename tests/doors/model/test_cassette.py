@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -122,6 +123,18 @@ def test_the_instructions_of_another_version_are_no_difference(tmp_path):
     assert exchange(cassette, other) == answers and cassette.mismatched == 0
     with pytest.raises(RunError):
         exchange(Cassette(tmp_path / "a.cassette", strict=True), call(["a", "c"], system="Be brief, and know one more command."))
+
+
+def test_a_system_message_among_the_others_hides_no_difference(tmp_path):
+    def asking(first):
+        made = call([first, "b"])
+        messages = [made.parsed["messages"][0], {"role": "system", "content": "go on"}, made.parsed["messages"][1]]
+        parsed = {**made.parsed, "messages": messages}
+        return replace(made, parsed=parsed, body=json.dumps(parsed).encode())
+
+    record(tmp_path / "a.cassette", asking("a"))
+    with pytest.raises(RunError):
+        exchange(Cassette(tmp_path / "a.cassette", strict=True), asking("other"))
 
 
 def test_strict_ends_the_run_and_names_the_first_differing_message(tmp_path):

@@ -26,6 +26,7 @@ import os
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -300,7 +301,7 @@ class Cassette:
         digests = self._digests(request)
         if request.lead:
             # What an agent is told first, and of its tool, are our own words, of the version that plays: they are no part of the record.
-            ours = sum(piece.role in ("system", "tools") for piece in now)
+            ours = sum(1 for _ in takewhile(lambda piece: piece.role in ("system", "tools"), now))
             digests[:ours] = take.messages[:ours]
         if digests == take.messages:
             return None
