@@ -13,22 +13,28 @@ of the host, in a folder of mode 0700, and the peer's uid is checked.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Protocol
 
 from gearcase.errors import GearcaseError, RunError, UsageError, unpack
 from gearcase.events import BrakeChanged
-from gearcase.runs import RunFolder, write_atomically
-from gearcase.seams import Recorder
+from gearcase.handbrake import HandBrake, pull
+from gearcase.runs import RunFolder, short_path, write_atomically
+from gearcase.seams import Grip, Recorder
+
+
+KILL_PATIENCE = 5.0
+"""Seconds for a run's process to answer before it is killed itself."""
+FREEZE_PATIENCE = 1.0
+"""... before the hand brake is pulled."""
 
 
 class Level(IntEnum):
@@ -63,6 +69,10 @@ class Freezes(Protocol):
         """Undo `freeze`. Idempotent."""
         ...
 
+    def grip(self) -> Grip | None:
+        """What another process freezes it with; None where that is not on this machine."""
+        ...
+
 
 class BoxClock:
     """Seconds of box time: CLOCK_BOOTTIME less the time that the run stood frozen."""
@@ -93,6 +103,8 @@ class Brake:
     """The brake of one run. Doors and sandboxes are added as they come to life and obey the level at once."""
 
     def __init__(self, folder: RunFolder, recorder: Recorder, clock: BoxClock) -> None:
+        self._hand = HandBrake(folder, self._pulled)
+        self._pulling: set[asyncio.Task[float]] = set()
         self._folder = folder
         self._recorder = recorder
         self._clock = clock
@@ -121,13 +133,19 @@ class Brake:
     async def add_sandbox(self, sandbox: Freezes) -> None:
         """From now on this sandbox obeys the brake."""
         self._sandboxes.append(sandbox)
+        self._hand.hold(sandbox, sandbox.grip)
         if self.level >= Level.FROZEN:
             await sandbox.freeze()
 
     def remove_sandbox(self, sandbox: Freezes) -> None:
         """A sandbox that is torn down needs no brake. Idempotent."""
+        self._hand.let_go(sandbox)
         if sandbox in self._sandboxes:
             self._sandboxes.remove(sandbox)
+
+    async def close(self) -> None:
+        """The run is over: the hand brake, too."""
+        await self._hand.close()
 
     async def pull(self, level: Level, by: str, reason: str = "", also: Sequence[str] = ()) -> float:
         """Set the level of one source; returns the milliseconds until it was in force. Raises RunError when a process resists.
@@ -163,6 +181,12 @@ class Brake:
                 remedy="see that the disk of the run's folder has room and is writable, then say it again",
             )
         return milliseconds
+
+    def _pulled(self, reason: str) -> None:
+        """By hand, while this process was not heard: from now on it is a freeze like any other."""
+        pulling = asyncio.create_task(self.pull(Level.FROZEN, "operator", reason))
+        self._pulling.add(pulling)
+        pulling.add_done_callback(self._pulling.discard)
 
     async def wait_for(self, wanted: Callable[[Level], bool]) -> Level:
         """Wait until the level is as wanted; returns it."""
@@ -219,7 +243,7 @@ class Control:
     async def start(self) -> None:
         """Listen. The path may be longer than a socket address allows, so it is bound through its folder's descriptor."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with _short_path(self._folder.path) as path:
+        with short_path(self._folder.path, "control.sock") as path:
             Path(path).unlink(missing_ok=True)
             listener.bind(path)
             Path(path).chmod(0o600)
@@ -261,15 +285,17 @@ class Control:
 def command(folder: RunFolder, verb: str, *, timeout: float = 30.0, **arguments: Any) -> dict[str, Any]:
     """Ask the process that drives a run to do something. Raises RunError `not_running`, or what that process answers.
 
-    A `kill` that is not answered within the timeout kills that process itself: its boxes die with it.
+    Where it does not answer, a `freeze` is pulled by hand after a second, and a `kill` kills the process itself after five: its boxes die
+    with it.
     """
+    request = {"verb": verb, **arguments}
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, _short_path(folder.path) as path:
-            connection.settimeout(5.0 if verb == "kill" else timeout)
-            connection.connect(path)
-            connection.sendall(json.dumps({"verb": verb, **arguments}).encode() + b"\n")
-            with connection.makefile("rb") as stream:
-                answer = json.loads(stream.readline())
+        if verb != "freeze":
+            return _ask(folder, request, KILL_PATIENCE if verb == "kill" else timeout)
+        try:
+            return _ask(folder, request, FREEZE_PATIENCE)
+        except TimeoutError:
+            return pull(folder, str(arguments.get("reason") or "")) or _ask(folder, request, timeout)
     except (FileNotFoundError, ConnectionRefusedError):
         raise RunError(
             "not_running",
@@ -287,16 +313,15 @@ def command(folder: RunFolder, verb: str, *, timeout: float = 30.0, **arguments:
             cause=str(error),
             remedy=f"end it, with its boxes: gearcase kill {folder.name}",
         ) from error
+
+
+def _ask(folder: RunFolder, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, short_path(folder.path, "control.sock") as path:
+        connection.settimeout(timeout)
+        connection.connect(path)
+        connection.sendall(json.dumps(request).encode() + b"\n")
+        with connection.makefile("rb") as stream:
+            answer = json.loads(stream.readline())
     if "error" in answer:
-        told = answer["error"]
-        raise unpack(told)
+        raise unpack(answer["error"])
     return answer["ok"]
-
-
-@contextlib.contextmanager
-def _short_path(folder: Path) -> Generator[str]:
-    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{descriptor}/control.sock"
-    finally:
-        os.close(descriptor)

@@ -7,6 +7,7 @@ names a process by pid, start time and boot id: a pid alone may belong to somebo
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import fcntl
 import hashlib
@@ -15,6 +16,7 @@ import os
 import secrets
 import shutil
 import time
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -247,6 +249,16 @@ def write_atomically(path: Path, data: bytes) -> None:
     except OSError:
         part.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def short_path(folder: Path, name: str) -> Generator[str]:
+    """A path of what is called `name` in a folder, short enough for the address of a socket, for as long as this lasts."""
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{name}"
+    finally:
+        os.close(descriptor)
 
 
 def _file_system(path: Path) -> str:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from gearcase.events import Event
 
@@ -177,6 +177,13 @@ class Profile:
     notes: tuple[str, ...] = ()
 
 
+class Grip(NamedTuple):
+    """Descriptors with which another process freezes a sandbox; whoever is given one owns them. `how`: cgroup, freezer or namespace."""
+
+    how: str
+    descriptors: tuple[int, ...]
+
+
 class Sandbox(Protocol):
     """One live, isolated place for one agent. All methods are safe after its death: they raise RunError `sandbox_lost`."""
 
@@ -234,6 +241,10 @@ class Sandbox(Protocol):
 
     async def thaw(self) -> None:
         """Undo freeze. Idempotent."""
+        ...
+
+    def grip(self) -> Grip | None:
+        """What another process freezes it with. None where it is gone."""
         ...
 
     async def end_programs(self) -> int:

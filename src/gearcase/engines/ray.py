@@ -359,6 +359,10 @@ class RayEngine:
         """See `Door`."""
         self._help(self._brake("running"))
 
+    def grip(self) -> None:
+        """Its sandboxes are on other machines."""
+        return None
+
     async def freeze(self) -> None:
         """The leases are revoked: doors are shut, sandboxes stand still."""
         await self._brake("frozen")

@@ -113,6 +113,7 @@ async def open_books(
     for record in begun:
         watcher.hear(*record)
     copies, rewinding = Copies(folder), Rewinding(folder, brake)
+    stack.push_async_callback(brake.close)
     control = Control(
         folder, {**_verbs(brake, pace, questions), **requests.verbs(), "copy_database": copies.copy, **rewinding.verbs()}
     )

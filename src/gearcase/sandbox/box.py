@@ -17,7 +17,7 @@ from gearcase.sandbox.hostwire import PATIENCE
 from gearcase.sandbox.live import Live
 from gearcase.sandbox.parts import give_back
 from gearcase.sandbox.running import Running
-from gearcase.seams import Command, CommandResult, Listener, OnOutput, Profile, Usage
+from gearcase.seams import Command, CommandResult, Grip, Listener, OnOutput, Profile, Usage
 
 _FREEZE_DEADLINE = 2.0
 _PROBE_DEADLINE = 5.0
@@ -159,6 +159,13 @@ class Box:
     async def thaw(self) -> None:
         """See `Sandbox`."""
         await self._let_go(_BRAKE)
+
+    def grip(self) -> Grip | None:
+        """See `Sandbox`."""
+        try:
+            return self._live.parts.groups.grip() or Grip("namespace", (os.dup(self._live.parts.user),))
+        except OSError:
+            return None
 
     @asynccontextmanager
     async def still(self) -> AsyncGenerator[None]:

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gearcase.seams import Grip
+
 PREFIX = "gearcase-"
 _PERIOD = 100_000
 _WANTED = ("memory", "pids", "cpu")
@@ -323,6 +325,15 @@ class BoxGroups:
         if self.unified:
             return _keyed(f"{self.unified}/cgroup.events", "frozen") == 1
         return read(f"{self.freezer}/freezer.state").strip() == "FROZEN"
+
+    def grip(self) -> Grip | None:
+        """What another process freezes it with. None where no cgroup can. Raises OSError where it is gone."""
+        if self.unified:
+            freezing = os.open(f"{self.unified}/cgroup.freeze", os.O_WRONLY | os.O_CLOEXEC)
+            return Grip("cgroup", (freezing, os.open(f"{self.unified}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)))
+        if self.freezer:
+            return Grip("freezer", (os.open(f"{self.freezer}/freezer.state", os.O_RDWR | os.O_CLOEXEC),))
+        return None
 
     def thaw(self) -> None:
         """Undo a freeze."""
