@@ -49,9 +49,11 @@ class Books:
     questions: Questions
     requests: Requests
     copies: Copies
+    control: Control
 
     async def close(self) -> EndRecord:
         """Close the accounts and write the ending; returns it. Raises RunError when the disk refuses."""
+        await self.control.close()  # nobody is told "frozen" by a run that has ended
         self.requests.close()
         self.allowance.close()
         if self.allowance.trouble:
@@ -92,7 +94,7 @@ async def open_books(
     await control.start()
     stack.push_async_callback(control.close)
     journal.flush()
-    return Books(folder, journal, clock, brake, ledger, pace, ending, allowance, questions, requests, copies)
+    return Books(folder, journal, clock, brake, ledger, pace, ending, allowance, questions, requests, copies, control)
 
 
 async def _flush(journal: Journal) -> None:
