@@ -113,6 +113,31 @@ def test_the_control_socket_answers_its_user_and_works_below_a_very_long_path(fo
     asyncio.run(scenario())
 
 
+def test_what_is_asked_for_at_the_end_of_a_run_is_answered_or_told_that_it_has_ended(folder):
+    async def scenario():
+        begun, may_end = asyncio.Event(), asyncio.Event()
+
+        async def slow(request):
+            begun.set()
+            await may_end.wait()
+            return {"level": "frozen"}
+
+        control = Control(folder, {"slow": slow})
+        await control.start()
+        asked = asyncio.create_task(asyncio.to_thread(command, folder, "slow"))
+        await begun.wait()
+        ending = asyncio.create_task(control.close())
+        await asyncio.sleep(0)
+        with pytest.raises(RunError) as caught:
+            await asyncio.to_thread(command, folder, "slow")
+        assert caught.value.code == "not_running" and not ending.done()
+        may_end.set()
+        assert await asked == {"level": "frozen"}
+        await ending
+
+    asyncio.run(scenario())
+
+
 def test_kill_ends_a_supervisor_that_does_not_answer(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     script = (
@@ -134,6 +159,9 @@ class Slow:
         self.may_go = asyncio.Event()
         self.thawing = asyncio.Event()
 
+    def grip(self):
+        return None
+
     async def freeze(self):
         self.frozen = True
         return 0.0
@@ -145,6 +173,9 @@ class Slow:
 
 
 class Resisting:
+    def grip(self):
+        return None
+
     async def freeze(self):
         raise RunError("not_frozen", "some processes could not be stopped", remedy="kill the run")
 

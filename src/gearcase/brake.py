@@ -30,7 +30,6 @@ from gearcase.handbrake import HandBrake, pull
 from gearcase.runs import RunFolder, short_path, write_atomically
 from gearcase.seams import Grip, Recorder
 
-
 KILL_PATIENCE = 5.0
 """Seconds for a run's process to answer before it is killed itself."""
 FREEZE_PATIENCE = 1.0
@@ -232,6 +231,10 @@ async def _braked(braking: Awaitable[Any], killed: bool = False) -> None:
 Verb = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
 
 
+_FINISHING = 5.0
+"""Seconds for what is being done when a run ends."""
+
+
 class Control:
     """Serves `control.sock` of a run: one JSON line in, one JSON line out, for processes of the same user or root."""
 
@@ -239,6 +242,7 @@ class Control:
         self._folder = folder
         self._verbs = verbs
         self._server: asyncio.Server | None = None
+        self._serving: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
         """Listen. The path may be longer than a socket address allows, so it is bound through its folder's descriptor."""
@@ -251,10 +255,16 @@ class Control:
         self._server = await asyncio.start_unix_server(self._serve, sock=listener)
 
     async def close(self) -> None:
-        """Stop listening and remove the socket."""
-        if self._server is not None:
-            self._server.close()
-            (self._folder.path / "control.sock").unlink(missing_ok=True)
+        """Remove the socket and stop listening; what is being done is finished and answered. Idempotent."""
+        if self._server is None:
+            return
+        (self._folder.path / "control.sock").unlink(missing_ok=True)
+        self._server.close()
+        if self._serving:
+            _, late = await asyncio.wait(self._serving, timeout=_FINISHING)
+            for one in late:
+                one.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -263,12 +273,19 @@ class Control:
             if uid in (0, os.getuid()):
                 async with asyncio.timeout(5):
                     request = json.loads(await reader.readline())
+                self._note_serving()
                 writer.write(json.dumps(await self._answer(request)).encode() + b"\n")
                 await writer.drain()
         except (TimeoutError, ValueError, ConnectionError):
             return  # a client that went away or spoke nonsense is answered by the closed connection
         finally:
             writer.close()
+
+    def _note_serving(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
 
     async def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         verb = self._verbs.get(str(request.get("verb")))
@@ -297,12 +314,10 @@ def command(folder: RunFolder, verb: str, *, timeout: float = 30.0, **arguments:
         except TimeoutError:
             return pull(folder, str(arguments.get("reason") or "")) or _ask(folder, request, timeout)
     except (FileNotFoundError, ConnectionRefusedError):
-        raise RunError(
-            "not_running",
-            f"run {folder.name} is not running",
-            remedy=f"see how it ended: gearcase report {folder.name}",
-        ) from None
+        raise _not_running(folder) from None
     except (TimeoutError, ValueError, ConnectionError) as error:
+        if not (folder.path / "control.sock").exists():
+            raise _not_running(folder) from None  # it ended while it was asked
         pid = folder.owner_pid()
         if verb == "kill" and pid:
             os.kill(pid, signal.SIGKILL)
@@ -325,3 +340,7 @@ def _ask(folder: RunFolder, request: Mapping[str, Any], timeout: float) -> dict[
     if "error" in answer:
         raise unpack(answer["error"])
     return answer["ok"]
+
+
+def _not_running(folder: RunFolder) -> RunError:
+    return RunError("not_running", f"run {folder.name} is not running", remedy=f"see how it ended: gearcase report {folder.name}")

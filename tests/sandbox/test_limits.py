@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from gearcase.errors import RunError
+from gearcase.handbrake import process
 from gearcase.sandbox.hostwire import HostWire
 from gearcase.sandbox.namespaces import NamespacesDriver
 from gearcase.seams import Command, Limits, SandboxSpec
@@ -106,6 +107,35 @@ def test_nothing_moves_while_a_box_is_frozen_and_everything_goes_on_after(means)
         async with asyncio.timeout(10):
             while beat() == before:
                 await asyncio.sleep(0.01)
+
+    in_box(means, work)
+
+
+@every
+def test_another_process_freezes_a_box_with_its_grip_and_the_brake_takes_over_from_there(means):
+    async def work(opened):
+        await shell(
+            opened, "for n in 1 2 3 4 5; do (while :; do date +%s%N > beat$n; done) & done; while [ ! -s beat5 ]; do :; done"
+        )
+
+        def beats():
+            return [os.stat(f"beat{number}", dir_fd=opened.workspace).st_mtime_ns for number in range(1, 6)]
+
+        grip = opened.grip()
+        held = process.Box(grip.how, grip.descriptors)
+        async with asyncio.timeout(10):
+            while not held.freeze():
+                await asyncio.sleep(0.001)
+        before = beats()
+        await asyncio.sleep(0.5)
+        assert beats() == before and held.freeze()
+        await opened.freeze()
+        assert opened.frozen and beats() == before
+        await opened.thaw()
+        async with asyncio.timeout(10):
+            while any(one == other for one, other in zip(beats(), before, strict=True)):
+                await asyncio.sleep(0.01)
+        held.close()
 
     in_box(means, work)
 

@@ -14,6 +14,7 @@ from gearcase.cli.console import err, interactive, out, print_json
 from gearcase.cli.shapes import state_text
 from gearcase.cli.text import neutral
 from gearcase.errors import GearcaseError, UsageError
+from gearcase.handbrake import HAND
 from gearcase.runs import RunFolder, all_runs, find
 from gearcase.units import format_money, parse_money
 
@@ -121,5 +122,7 @@ def _confirm(folder: RunFolder, as_json: bool) -> None:
 
 def _show(answer: dict[str, Any], then: str) -> None:
     took = f" in {float(answer['milliseconds']):.0f} ms" if "milliseconds" in answer else ""
+    if answer.get("by") == HAND:
+        took += " by hand: its own process does not answer. What it had begun with a model may still end"
     level = state_text(neutral(answer.get("level", "")))
     out().print(Text.assemble((neutral(answer["name"]), "bold"), " is ", level, took, (f"    {neutral(then)}", "dim")))

@@ -361,7 +361,7 @@ class RayEngine:
 
     def grip(self) -> None:
         """Its sandboxes are on other machines."""
-        return None
+        return
 
     async def freeze(self) -> None:
         """The leases are revoked: doors are shut, sandboxes stand still."""

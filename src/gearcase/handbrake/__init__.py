@@ -3,6 +3,6 @@
 `host` is the side of the run's process and of whoever pulls it, `process` is the program.
 """
 
-from gearcase.handbrake.host import HandBrake, pull
+from gearcase.handbrake.host import HAND, HandBrake, pull
 
-__all__ = ["HandBrake", "pull"]
+__all__ = ["HAND", "HandBrake", "pull"]

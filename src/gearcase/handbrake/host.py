@@ -24,6 +24,8 @@ from gearcase.runs import RunFolder, short_path
 from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Grip
 
+HAND = "hand brake"
+"""Who has frozen, where it was the hand brake."""
 SOCKET = "handbrake.sock"
 _EXIT = 2.0
 
@@ -41,12 +43,15 @@ class HandBrake:
         self._listener: socket.socket | None = None
 
     def hold(self, box: Hashable, grip: Callable[[], Grip | None]) -> None:
-        """From now on it freezes this box, with what `grip` opens."""
-        self._held[box] = next(self._numbers), grip
+        """From now on it freezes this box, with what `grip` opens; nothing where that is None."""
+        if (opened := grip()) is None:
+            return
+        self._held[box] = number, _ = next(self._numbers), grip
         if self._process is None:
+            _close(opened)
             self._start()
         else:
-            self._give(box)
+            self._give(number, opened)
 
     def let_go(self, box: Hashable) -> None:
         """A box that is torn down. Idempotent."""
@@ -84,19 +89,15 @@ class HandBrake:
             self._listener = _listen(self._folder)
         socket.send_fds(ours, [json.dumps({"serve": True}).encode()], [self._listener.fileno()])
         asyncio.get_running_loop().add_reader(ours, self._hear, ours)
-        for box in self._held:
-            self._give(box)
+        for number, open_grip in self._held.values():
+            if (grip := open_grip()) is not None:
+                self._give(number, grip)
 
-    def _give(self, box: Hashable) -> None:
-        number, open_grip = self._held[box]
-        grip = open_grip()
-        if grip is None:
-            return
+    def _give(self, number: int, grip: Grip) -> None:
         try:
             self._tell({"hold": number, "how": grip.how}, grip.descriptors)
         finally:
-            for descriptor in grip.descriptors:
-                os.close(descriptor)
+            _close(grip)
 
     def _tell(self, message: Mapping[str, Any], descriptors: tuple[int, ...] = ()) -> None:
         if self._socket is None:
@@ -130,6 +131,11 @@ class HandBrake:
             self._socket = None
 
 
+def _close(grip: Grip) -> None:
+    for descriptor in grip.descriptors:
+        os.close(descriptor)
+
+
 def _listen(folder: RunFolder) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with short_path(folder.path, SOCKET) as path:
@@ -158,5 +164,5 @@ def pull(folder: RunFolder, reason: str, timeout: float = 5.0) -> dict[str, Any]
                 f"{answer['moving']} of {answer['boxes']} boxes could not be stopped",
                 remedy=f"they wait for a device; end the run: gearcase kill {folder.name}",
             )
-        return {"level": "frozen", "milliseconds": round(answer["milliseconds"], 1), "by": "hand brake"}
+        return {"level": "frozen", "milliseconds": round(answer["milliseconds"], 1), "by": HAND}
     return None

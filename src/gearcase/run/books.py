@@ -57,9 +57,11 @@ class Books:
     watcher: Watcher
     paging: Paging
     rewinding: Rewinding
+    control: Control
 
     async def close(self) -> EndRecord:
         """Close the accounts and write the ending; returns it. Raises RunError when the disk refuses."""
+        await self.control.close()  # nobody is told "frozen" by a run that has ended
         self.requests.close()
         self.watcher.close()
         self.allowance.close()
@@ -121,7 +123,21 @@ async def open_books(
     stack.push_async_callback(control.close)
     journal.flush()
     return Books(
-        folder, journal, clock, brake, ledger, pace, ending, allowance, questions, requests, copies, watcher, paging, rewinding
+        folder,
+        journal,
+        clock,
+        brake,
+        ledger,
+        pace,
+        ending,
+        allowance,
+        questions,
+        requests,
+        copies,
+        watcher,
+        paging,
+        rewinding,
+        control,
     )
 
 
