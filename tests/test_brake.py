@@ -10,7 +10,8 @@ import time
 import pytest
 
 from gearcase import runs
-from gearcase.brake import BoxClock, Brake, Control, Level, command
+from gearcase.brake import BoxClock, Brake, Level
+from gearcase.control import Control, command
 from gearcase.errors import RunError, UsageError
 from gearcase.journal import Journal, read
 

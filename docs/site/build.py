@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 NAVIGATION = {
     "Use it": (
-        "README first-five-minutes my-agent my-repository limits monitors notify journal snapshots maps engines agents local-model "
+        "README first-five-minutes my-agent my-repository limits brake monitors notify journal snapshots maps engines agents local-model "
         "manual-model python-api ci examples"
     ).split(),
     "Doors": "doors-files doors-http doors-api doors-secrets doors-postgres doors-redis doors-aws".split(),

@@ -1,39 +1,33 @@
 """The brake: freeze, resume and kill a run, from outside, at any moment.
 
 A level, not an edge: `running < latched < frozen < killed`. It is persisted before processes are touched, and is idempotent. Each
-source (operator, budget, sandbox) has a level of its own and the highest one holds: resuming clears one's own only.
+source (operator, budget, sandbox) has a level of its own and the highest one holds: resuming clears one's own only. A sub-agent can be
+frozen for itself, with those below it; it stands when it or anything above it is frozen.
 
 Order of a freeze: the doors take nothing new (at once, in memory), the level is made durable, the processes are frozen. Calls in
 flight finish upstream, are settled, and their answers wait in the frozen box's sockets.
 
-Threat: an agent that will not stop, and an operator who needs it to. Nothing in a box can reach the control socket: it is a path
-of the host, in a folder of mode 0700, and the peer's uid is checked.
+Threat: an agent that will not stop, and an operator who needs it to.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
-import socket
-import struct
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
-from pathlib import Path
 from typing import Any, Protocol
 
-from gearcase.errors import GearcaseError, RunError, UsageError, unpack
-from gearcase.events import BrakeChanged
-from gearcase.handbrake import HandBrake, pull
-from gearcase.runs import RunFolder, short_path, write_atomically
+from gearcase.errors import RunError
+from gearcase.events import AgentBraked, BrakeChanged
+from gearcase.handbrake import HandBrake
+from gearcase.runs import RunFolder, write_atomically
 from gearcase.seams import Grip, Recorder
 
-KILL_PATIENCE = 5.0
-"""Seconds for a run's process to answer before it is killed itself."""
-FREEZE_PATIENCE = 1.0
-"""... before the hand brake is pulled."""
+Line = tuple[str, ...]
+"""Where a sub-agent stands: the names from the lead's child down to its own."""
 
 
 class Level(IntEnum):
@@ -108,8 +102,9 @@ class Brake:
         self._recorder = recorder
         self._clock = clock
         self._sources: dict[str, Level] = {}
+        self._parts: dict[str, dict[str, Level]] = {}  # by sub-agent
         self._doors: list[Latch] = []
-        self._sandboxes: list[Freezes] = []
+        self._sandboxes: list[_Braked] = []
         self._changed = asyncio.Condition()
         self._turn = asyncio.Lock()
 
@@ -129,45 +124,55 @@ class Brake:
         if door in self._doors:
             self._doors.remove(door)
 
-    async def add_sandbox(self, sandbox: Freezes) -> None:
-        """From now on this sandbox obeys the brake."""
-        self._sandboxes.append(sandbox)
+    def level_of(self, line: Line) -> Level:
+        """The level that holds for a sub-agent: that of the run, of those above it, its own."""
+        return max([self.level, *(level for agent in line for level in self._parts.get(agent, {}).values())])
+
+    def part(self, line: Line) -> Part:
+        """The brake as a sub-agent has it: `line` names those above it from the lead's down, and itself last. Of the lead: empty."""
+        return Part(self, line)
+
+    async def add_sandbox(self, sandbox: Freezes, line: Line = ()) -> None:
+        """From now on this sandbox obeys the brake; `line`: of which sub-agent it is."""
+        held = _Braked(sandbox, line)
+        self._sandboxes.append(held)
         self._hand.hold(sandbox, sandbox.grip)
-        if self.level >= Level.FROZEN:
+        if self.level_of(line) >= Level.FROZEN:
+            held.stands = True
             await sandbox.freeze()
 
     def remove_sandbox(self, sandbox: Freezes) -> None:
         """A sandbox that is torn down needs no brake. Idempotent."""
         self._hand.let_go(sandbox)
-        if sandbox in self._sandboxes:
-            self._sandboxes.remove(sandbox)
+        self._sandboxes = [held for held in self._sandboxes if held.sandbox is not sandbox]
 
     async def close(self) -> None:
         """The run is over: the hand brake, too."""
         await self._hand.close()
 
-    async def pull(self, level: Level, by: str, reason: str = "", also: Sequence[str] = ()) -> float:
+    async def pull(self, level: Level, by: str, reason: str = "", also: Sequence[str] = (), agent: str = "") -> float:
         """Set the level of one source; returns the milliseconds until it was in force. Raises RunError when a process resists.
 
-        `also`: sources whose level ends with this, because it answers what they asked.
+        `also`: sources whose level ends with this, because it answers what they asked. `agent`: of one sub-agent, with those below it.
         """
         began = time.perf_counter()
-        if level > Level.RUNNING:
+        if level > Level.RUNNING and not agent:
             for door in self._doors:
                 door.latch()
         async with self._turn:
-            before = self.level
+            sources = self._parts.setdefault(agent, {}) if agent else self._sources
             for source in also:
-                self._sources.pop(source, None)
-            self._sources[by] = level
+                sources.pop(source, None)
+            sources[by] = level
             if level is Level.RUNNING:
-                del self._sources[by]
-            after = self.level
+                del sources[by]
             unwritten = self._persist()
-            await self._enforce(before, after)
+            await self._enforce(doors=not agent)
+            after = max(sources.values(), default=Level.RUNNING)
             milliseconds = (time.perf_counter() - began) * 1000
-            event = BrakeChanged(level=after.name.lower(), by=by, reason=reason, milliseconds=round(milliseconds, 2))
-            self._recorder.append(event)
+            changed = AgentBraked if agent else BrakeChanged
+            event = changed(level=after.name.lower(), by=by, reason=reason, milliseconds=round(milliseconds, 2))
+            self._recorder.append(event, agent)
             if unwritten is None:
                 self._recorder.flush()
         async with self._changed:
@@ -175,7 +180,7 @@ class Brake:
         if unwritten is not None:  # said after it is in force: a full disk must not keep anybody from braking
             raise RunError(
                 "level_not_written",
-                f"the run is {after.name.lower()}, and that could not be written down",
+                f"{agent or 'the run'} is {after.name.lower()}, and that could not be written down",
                 cause=str(unwritten),
                 remedy="see that the disk of the run's folder has room and is writable, then say it again",
             )
@@ -189,27 +194,33 @@ class Brake:
 
     async def wait_for(self, wanted: Callable[[Level], bool]) -> Level:
         """Wait until the level is as wanted; returns it."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: wanted(self.level))
-            return self.level
+        return await self.wait_at((), wanted)
 
-    async def _enforce(self, before: Level, after: Level) -> None:
-        if after > Level.RUNNING:
+    async def wait_at(self, line: Line, wanted: Callable[[Level], bool]) -> Level:
+        """Wait until the level of a sub-agent is as wanted; returns it."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: wanted(self.level_of(line)))
+            return self.level_of(line)
+
+    async def _enforce(self, doors: bool) -> None:
+        level = self.level
+        if level > Level.RUNNING:
             for door in self._doors:  # again: one who resumed meanwhile may have opened them
                 door.latch()
-        if after >= Level.FROZEN:
+        if level >= Level.FROZEN:
             self._clock.stop()
-            await asyncio.gather(*(_braked(sandbox.freeze(), after is Level.KILLED) for sandbox in self._sandboxes))
-        elif before >= Level.FROZEN:
-            await asyncio.gather(*(_braked(sandbox.thaw()) for sandbox in self._sandboxes))
+        await asyncio.gather(*(held.obey(self.level_of(held.line)) for held in self._sandboxes))
+        if level < Level.FROZEN:
             self._clock.go()
-        if after is Level.RUNNING:
+        if level is Level.RUNNING and doors:
             for door in self._doors:
                 door.unlatch()
 
     def _persist(self) -> OSError | None:
         """Write the level down; returns what stood in the way."""
-        levels = {source: level.name.lower() for source, level in self._sources.items()}
+        levels: dict[str, Any] = _named(self._sources)
+        if parts := {agent: _named(sources) for agent, sources in self._parts.items() if sources}:
+            levels["agents"] = parts
         try:
             write_atomically(self._folder.path / "level", json.dumps(levels).encode())
         except OSError as error:
@@ -217,130 +228,53 @@ class Brake:
         return None
 
 
-async def _braked(braking: Awaitable[Any], killed: bool = False) -> None:
-    try:
-        await braking
-    except RunError as error:
-        # One that is being torn down at this moment moves no more; what cannot be stopped before a kill is ended by it.
-        if error.code != "sandbox_lost" and not (killed and error.code == "not_frozen"):
-            raise
+class Part:
+    """The brake as one agent has it: the level of the run, of the agents above it, its own. Made by `Brake.part`."""
+
+    def __init__(self, brake: Brake, line: Line) -> None:
+        self._brake = brake
+        self._line = line
+
+    @property
+    def level(self) -> Level:
+        """The level that holds here."""
+        return self._brake.level_of(self._line)
+
+    async def wait_for(self, wanted: Callable[[Level], bool]) -> Level:
+        """Wait until the level is as wanted; returns it."""
+        return await self._brake.wait_at(self._line, wanted)
+
+    async def add_sandbox(self, sandbox: Freezes) -> None:
+        """From now on this sandbox obeys this brake."""
+        await self._brake.add_sandbox(sandbox, self._line)
+
+    def remove_sandbox(self, sandbox: Freezes) -> None:
+        """A sandbox that is torn down needs no brake. Idempotent."""
+        self._brake.remove_sandbox(sandbox)
 
 
-# --- the control socket ----------------------------------------------------------------------------------------------------
+@dataclass(slots=True)
+class _Braked:
+    """A sandbox, of which sub-agent it is, and whether it was last told to stand."""
 
-Verb = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
+    sandbox: Freezes
+    line: Line
+    stands: bool = False
 
-
-_FINISHING = 5.0
-"""Seconds for what is being done when a run ends."""
-
-
-class Control:
-    """Serves `control.sock` of a run: one JSON line in, one JSON line out, for processes of the same user or root."""
-
-    def __init__(self, folder: RunFolder, verbs: Mapping[str, Verb]) -> None:
-        self._folder = folder
-        self._verbs = verbs
-        self._server: asyncio.Server | None = None
-        self._serving: set[asyncio.Task[Any]] = set()
-
-    async def start(self) -> None:
-        """Listen. The path may be longer than a socket address allows, so it is bound through its folder's descriptor."""
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with short_path(self._folder.path, "control.sock") as path:
-            Path(path).unlink(missing_ok=True)
-            listener.bind(path)
-            Path(path).chmod(0o600)
-        listener.listen(16)
-        self._server = await asyncio.start_unix_server(self._serve, sock=listener)
-
-    async def close(self) -> None:
-        """Remove the socket and stop listening; what is being done is finished and answered. Idempotent."""
-        if self._server is None:
-            return
-        (self._folder.path / "control.sock").unlink(missing_ok=True)
-        self._server.close()
-        if self._serving:
-            _, late = await asyncio.wait(self._serving, timeout=_FINISHING)
-            for one in late:
-                one.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def obey(self, level: Level) -> None:
+        """Freeze it, or let it go where it stands."""
         try:
-            peer: socket.socket = writer.get_extra_info("socket")
-            _pid, uid, _gid = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-            if uid in (0, os.getuid()):
-                async with asyncio.timeout(5):
-                    request = json.loads(await reader.readline())
-                self._note_serving()
-                writer.write(json.dumps(await self._answer(request)).encode() + b"\n")
-                await writer.drain()
-        except (TimeoutError, ValueError, ConnectionError):
-            return  # a client that went away or spoke nonsense is answered by the closed connection
-        finally:
-            writer.close()
-
-    def _note_serving(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
-
-    async def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        verb = self._verbs.get(str(request.get("verb")))
-        try:
-            if verb is None:
-                raise UsageError(
-                    "unknown_verb", f"a run has no verb {request.get('verb')!r}", remedy=f"one of: {', '.join(self._verbs)}"
-                )
-            return {"ok": await verb(request)}
-        except GearcaseError as error:
-            return {"error": error.packed()}
+            if level >= Level.FROZEN:
+                self.stands = True
+                await self.sandbox.freeze()
+            elif self.stands:
+                self.stands = False
+                await self.sandbox.thaw()
+        except RunError as error:
+            # One that is being torn down at this moment moves no more; what cannot be stopped before a kill is ended by it.
+            if error.code != "sandbox_lost" and not (level is Level.KILLED and error.code == "not_frozen"):
+                raise
 
 
-def command(folder: RunFolder, verb: str, *, timeout: float = 30.0, **arguments: Any) -> dict[str, Any]:
-    """Ask the process that drives a run to do something. Raises RunError `not_running`, or what that process answers.
-
-    Where it does not answer, a `freeze` is pulled by hand after a second, and a `kill` kills the process itself after five: its boxes die
-    with it.
-    """
-    request = {"verb": verb, **arguments}
-    try:
-        if verb != "freeze":
-            return _ask(folder, request, KILL_PATIENCE if verb == "kill" else timeout)
-        try:
-            return _ask(folder, request, FREEZE_PATIENCE)
-        except TimeoutError:
-            return pull(folder, str(arguments.get("reason") or "")) or _ask(folder, request, timeout)
-    except (FileNotFoundError, ConnectionRefusedError):
-        raise _not_running(folder) from None
-    except (TimeoutError, ValueError, ConnectionError) as error:
-        if not (folder.path / "control.sock").exists():
-            raise _not_running(folder) from None  # it ended while it was asked
-        pid = folder.owner_pid()
-        if verb == "kill" and pid:
-            os.kill(pid, signal.SIGKILL)
-            return {"level": "killed", "by": "signal"}
-        raise RunError(
-            "no_answer",
-            f"the process that drives run {folder.name} (pid {pid}) does not answer",
-            cause=str(error),
-            remedy=f"end it, with its boxes: gearcase kill {folder.name}",
-        ) from error
-
-
-def _ask(folder: RunFolder, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, short_path(folder.path, "control.sock") as path:
-        connection.settimeout(timeout)
-        connection.connect(path)
-        connection.sendall(json.dumps(request).encode() + b"\n")
-        with connection.makefile("rb") as stream:
-            answer = json.loads(stream.readline())
-    if "error" in answer:
-        raise unpack(answer["error"])
-    return answer["ok"]
-
-
-def _not_running(folder: RunFolder) -> RunError:
-    return RunError("not_running", f"run {folder.name} is not running", remedy=f"see how it ended: gearcase report {folder.name}")
+def _named(sources: Mapping[str, Level]) -> dict[str, str]:
+    return {source: level.name.lower() for source, level in sources.items()}

@@ -937,6 +937,15 @@ class BrakeChanged(Event):
     milliseconds: float = 0.0
 
 
+class AgentBraked(Event):
+    """The brake's level of one sub-agent, and of those below it: running | frozen."""
+
+    level: str
+    by: str
+    reason: str = ""
+    milliseconds: float = 0.0
+
+
 class LimitReached(Event):
     """A limit of the run was met."""
 

@@ -20,15 +20,16 @@ from pathlib import Path
 import pytest
 
 from gearcase import runs
-from gearcase.brake import command
 from gearcase.cli.history import history
+from gearcase.control import command
 
 SCRIPT = """
 import asyncio, os, sys
 from dataclasses import dataclass
 from gearcase import events, runs
-from gearcase.brake import BoxClock, Brake, Control, Level
+from gearcase.brake import BoxClock, Brake, Level
 from gearcase.cli.watch import watch
+from gearcase.control import Control
 from gearcase.journal import Journal
 
 @dataclass(frozen=True)

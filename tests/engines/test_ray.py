@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from gearcase.box import Override, doubts, load_box
-from gearcase.brake import command
+from gearcase.control import command
 from gearcase.errors import UsageError
 from gearcase.journal import read
 from tests.engines.bench import KEY, TOKEN, Cluster, opened

@@ -4,7 +4,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from gearcase.brake import command
+from gearcase.control import command
 from gearcase.errors import GearcaseError
 from gearcase.run.handover import MOST_REQUESTS
 from gearcase.run.options import RunOptions

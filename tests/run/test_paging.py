@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from gearcase.box import Override
-from gearcase.brake import Brake, Level, command
+from gearcase.brake import Brake, Level
+from gearcase.control import command
 from gearcase.errors import RunError
 from gearcase.journal import read
 from gearcase.notify import pager

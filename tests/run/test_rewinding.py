@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from gearcase.brake import command
+from gearcase.control import command
 from gearcase.errors import Refused
 from gearcase.run.options import RunOptions
 from gearcase.sandbox.states import States

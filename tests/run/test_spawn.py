@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gearcase.brake import command
+from gearcase.control import command
 from gearcase.sandbox import owners, processes
 
 

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from gearcase.box import Override
-from gearcase.brake import command
+from gearcase.control import command
 from gearcase.doors.postgres.binaries import candidates
 from gearcase.doors.postgres.difference import DATABASES, compare, recall
 from gearcase.errors import RunError
@@ -57,7 +57,7 @@ def test_contact_is_each_ones_own_and_what_is_copied_is_none(stage):
         {"commands": [f"mkdir out; {SQL} 'CREATE TABLE t AS SELECT 1 x; CREATE TABLE u (x int)'"]},
         {"commands": [f"{SPAWN} --branch shop go; gear done"]},
         by("a1", f"{SQL} 'INSERT INTO u VALUES (1), (2)'", "gear done"),
-        more=database(must_touch=["public.u"]),
+        more=[*database(must_touch=["public.u"]), Override(("monitors", "no_contact"), "off", "box")],
     )
     last = {r.event.door: r.event for r in played.records("contact")}
     assert last["postgres.shop@a1"].relations == {"public.u": {"read": 0, "written": 2}}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gearcase.brake import command
+from gearcase.control import command
 from gearcase.errors import GearcaseError, UsageError
 from gearcase.run.options import RunOptions
 from gearcase.run.record import EXIT_CODES, EndRecord

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from gearcase.box import Override
-from gearcase.brake import command
 from gearcase.claims import claimed
+from gearcase.control import command
 from gearcase.monitors import Watch
 from gearcase.run.options import RunOptions
 

@@ -11,7 +11,7 @@ from typing import Unpack
 
 from gearcase.api.box import Keywords, box_of
 from gearcase.box import LoadedBox
-from gearcase.brake import command
+from gearcase.control import command
 from gearcase.errors import GearcaseError
 from gearcase.run.options import RunOptions
 from gearcase.run.process import Started, ending, spawn

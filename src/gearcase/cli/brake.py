@@ -8,37 +8,56 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from gearcase.brake import command
 from gearcase.cli import options as o
 from gearcase.cli.console import err, interactive, out, print_json
 from gearcase.cli.shapes import state_text
 from gearcase.cli.text import neutral
+from gearcase.control import command
 from gearcase.errors import GearcaseError, UsageError
 from gearcase.handbrake import HAND
 from gearcase.runs import RunFolder, all_runs, find
 from gearcase.units import format_money, parse_money
 
 Everything = Annotated[bool, typer.Option("--all", help="Every run of yours that lives.")]
+AgentId = Annotated[str, typer.Option("--agent", help="This sub-agent alone, with those below it.", metavar="ID")]
 AddUsd = Annotated[str | None, typer.Option("--add-usd", help="Raise its limit of money first.", metavar="DOLLARS")]
 
 
 def freeze(
     run: o.RunReference = "",
     everything: Everything = False,
+    agent: AgentId = "",
+    latch: Annotated[bool, typer.Option("--latch", help="Only shut its doors: what runs goes on, no new call is taken.")] = False,
     reason: Annotated[str, typer.Option("--reason", help="Why; goes on record.")] = "",
     as_json: o.Json = False,
 ) -> None:
     """Stop a run where it is, nothing is lost. Without RUN: all that live. No new call, no process runs, the clock stands, until
     `gearcase resume`."""
-    everything = everything or (not run and len(_living()) > 1)
+    if agent and (latch or everything):
+        raise UsageError(
+            "not_for_one", "--latch and --all are about whole runs", remedy="freeze it: gearcase freeze RUN --agent ID"
+        )
+    everything = everything or (not run and not agent and len(_living()) > 1)
     then = "go on: gearcase resume {name}    end it: gearcase kill {name}"
-    _pull(_meant(run, everything), "freeze", as_json, then, everything, reason=reason)
+    if agent:
+        then = f"go on: gearcase resume {{name}} --agent {neutral(agent)}"
+    _pull(_meant(run, everything), "freeze", as_json, then, everything, reason=reason, latch=latch, agent=agent)
 
 
-def resume(run: o.RunReference = "", everything: Everything = False, add_usd: AddUsd = None, as_json: o.Json = False) -> None:
+def resume(
+    run: o.RunReference = "",
+    everything: Everything = False,
+    agent: AgentId = "",
+    add_usd: AddUsd = None,
+    as_json: o.Json = False,
+) -> None:
     """Let a frozen run go on. One that asked for more money and gets none hands in."""
+    if agent and (everything or add_usd):
+        raise UsageError(
+            "not_for_one", "--all and --add-usd are about whole runs", remedy="let it go on: gearcase resume RUN --agent ID"
+        )
     added = {} if add_usd is None else {"add_usd": parse_money(add_usd)}
-    _pull(_meant(run, everything), "resume", as_json, "watch it: gearcase attach {name}", everything, **added)
+    _pull(_meant(run, everything), "resume", as_json, "watch it: gearcase attach {name}", everything, agent=agent, **added)
 
 
 def grant(
@@ -125,4 +144,5 @@ def _show(answer: dict[str, Any], then: str) -> None:
     if answer.get("by") == HAND:
         took += " by hand: its own process does not answer. What it had begun with a model may still end"
     level = state_text(neutral(answer.get("level", "")))
-    out().print(Text.assemble((neutral(answer["name"]), "bold"), " is ", level, took, (f"    {neutral(then)}", "dim")))
+    who = f"{neutral(answer['agent'])} of {neutral(answer['name'])}" if answer.get("agent") else neutral(answer["name"])
+    out().print(Text.assemble((who, "bold"), " is ", level, took, (f"    {neutral(then)}", "dim")))

@@ -9,8 +9,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from gearcase.brake import command
 from gearcase.cli.shapes import counted, grid
+from gearcase.control import command
 from gearcase.errors import GearcaseError, UsageError
 from gearcase.runs import RunFolder
 from gearcase.sandbox.beneath import printable

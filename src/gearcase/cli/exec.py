@@ -11,13 +11,13 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from gearcase.brake import command
 from gearcase.cli import lines, terminal
 from gearcase.cli import options as o
 from gearcase.cli.console import err, print_json
 from gearcase.cli.history import history
 from gearcase.cli.shapes import denied
 from gearcase.cli.text import neutral
+from gearcase.control import command
 from gearcase.errors import GearcaseError, UsageError
 from gearcase.events import CommandStarted, DatabaseCopying, Giving
 from gearcase.journal import follow

@@ -101,7 +101,7 @@ def _turn(event: events.AgentTurn) -> _Said | None:
     return ("says", "magenta", said) if said else None
 
 
-def _brake(event: events.BrakeChanged) -> _Said:
+def _brake(event: events.BrakeChanged | events.AgentBraked) -> _Said:
     return ("brake", "bold yellow", f"{braked(event.level, event.by, event.reason)}  ({event.milliseconds:.0f} ms)")
 
 
@@ -233,5 +233,6 @@ _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
     events.CheckRan: _check,
     events.Delivered: _delivered,
     events.BrakeChanged: _brake,
+    events.AgentBraked: _brake,
     events.LimitReached: lambda e: ("limit", "bold yellow", f"{neutral(e.limit)} {neutral(e.detail)}"),
 }

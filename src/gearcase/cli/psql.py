@@ -16,10 +16,10 @@ from typing import Annotated, Any
 import typer
 
 from gearcase.box import load_box
-from gearcase.brake import command
 from gearcase.cli import options as o
 from gearcase.cli import terminal
 from gearcase.cli.exec import follow_to_the_end, terminal_link
+from gearcase.control import command
 from gearcase.doors.postgres.binaries import choose
 from gearcase.doors.postgres.difference import DATABASES
 from gearcase.errors import UsageError

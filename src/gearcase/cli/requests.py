@@ -9,10 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from gearcase import events
-from gearcase.brake import command
 from gearcase.cli import options as o
 from gearcase.cli.console import out, print_json
 from gearcase.cli.text import neutral
+from gearcase.control import command
 from gearcase.errors import UsageError
 from gearcase.journal import read
 from gearcase.runs import RunFolder, all_runs, find

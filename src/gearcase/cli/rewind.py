@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from gearcase.brake import command
 from gearcase.cli import compared
 from gearcase.cli import options as o
 from gearcase.cli.console import err, interactive, out, print_json
 from gearcase.cli.shapes import counted
 from gearcase.cli.text import neutral
+from gearcase.control import command
 from gearcase.errors import UsageError
 from gearcase.runs import RunFolder, find
 from gearcase.sandbox.states import States

@@ -22,7 +22,6 @@ from typing import Protocol
 from rich.live import Live
 from rich.text import Text
 
-from gearcase.brake import command
 from gearcase.cli import lines
 from gearcase.cli.bell import rings
 from gearcase.cli.console import err, interactive
@@ -31,6 +30,7 @@ from gearcase.cli.live import LivePanel
 from gearcase.cli.question import choices, prompt, question
 from gearcase.cli.text import neutral
 from gearcase.cli.view import View, fold
+from gearcase.control import command
 from gearcase.errors import GearcaseError
 from gearcase.journal import follow
 from gearcase.run.questions import BUDGET

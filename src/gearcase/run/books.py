@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from gearcase import __version__
 from gearcase.allowance import DailyAllowance
 from gearcase.box import Box, effective_toml
 from gearcase.box.notify import Notify
-from gearcase.brake import BoxClock, Brake, Control, Level
+from gearcase.brake import BoxClock, Brake
+from gearcase.control import Control
 from gearcase.events import Event, RunEnded, RunStarted
 from gearcase.journal import Journal
 from gearcase.ledger import Ledger
@@ -27,12 +27,13 @@ from gearcase.notify.shapes import Destination
 from gearcase.run.accounts import RUN, Pace, charge_time, close_agent_accounts, open_accounts
 from gearcase.run.doors import Copies
 from gearcase.run.ending import Ending
+from gearcase.run.operating import Operating
 from gearcase.run.paging import Paging
-from gearcase.run.questions import BUDGET, OPERATOR, UPSTREAM, Questions
+from gearcase.run.questions import Questions
 from gearcase.run.record import EndRecord, Kind
 from gearcase.run.requests import Requests
 from gearcase.run.rewinding import Rewinding
-from gearcase.run.watching import MONITOR, Watcher
+from gearcase.run.watching import Watcher
 from gearcase.runs import RunFolder, boot_id, write_atomically
 
 FLUSH_EVERY = 0.05
@@ -57,6 +58,7 @@ class Books:
     watcher: Watcher
     paging: Paging
     rewinding: Rewinding
+    operating: Operating
     control: Control
 
     async def close(self) -> EndRecord:
@@ -116,9 +118,8 @@ async def open_books(
         watcher.hear(*record)
     copies, rewinding = Copies(folder), Rewinding(folder, brake)
     stack.push_async_callback(brake.close)
-    control = Control(
-        folder, {**_verbs(brake, pace, questions), **requests.verbs(), "copy_database": copies.copy, **rewinding.verbs()}
-    )
+    operating = Operating(brake, pace, questions)
+    control = Control(folder, {**operating.verbs(), **requests.verbs(), "copy_database": copies.copy, **rewinding.verbs()})
     await control.start()
     stack.push_async_callback(control.close)
     journal.flush()
@@ -137,6 +138,7 @@ async def open_books(
         watcher,
         paging,
         rewinding,
+        operating,
         control,
     )
 
@@ -145,36 +147,3 @@ async def _flush(journal: Journal) -> None:
     while True:
         await asyncio.sleep(FLUSH_EVERY)
         journal.flush()
-
-
-def _verbs(
-    brake: Brake, pace: Pace, questions: Questions
-) -> Mapping[str, Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]]:
-    async def freeze(request: Mapping[str, Any]) -> dict[str, Any]:
-        took = await brake.pull(Level.FROZEN, str(request.get("by") or "operator"), str(request.get("reason") or ""))
-        questions.left_frozen()
-        return {"level": brake.level.name.lower(), "milliseconds": round(took, 1)}
-
-    async def grant(request: Mapping[str, Any]) -> dict[str, Any]:
-        limit = questions.grant(int(request.get("usd") or 0))
-        return {"level": brake.level.name.lower(), "usd": limit}
-
-    async def resume(request: Mapping[str, Any]) -> dict[str, Any]:
-        added = await grant({"usd": request["add_usd"]}) if request.get("add_usd") else {}
-        questions.paging.answered(OPERATOR)
-        await brake.pull(Level.RUNNING, "operator", also=(BUDGET, UPSTREAM, MONITOR))
-        return {**added, "level": brake.level.name.lower()}
-
-    async def wind_down(request: Mapping[str, Any]) -> dict[str, Any]:
-        pace.wind_down("operator", "asked to hand in")
-        return await resume(request)
-
-    async def kill(request: Mapping[str, Any]) -> dict[str, Any]:
-        took = await brake.pull(Level.KILLED, "operator", str(request.get("reason") or ""))
-        questions.paging.answered(OPERATOR)
-        return {"level": "killed", "milliseconds": round(took, 1)}
-
-    async def status(request: Mapping[str, Any]) -> dict[str, Any]:
-        return {"level": brake.level.name.lower(), "phase": pace.phase}
-
-    return {"freeze": freeze, "resume": resume, "grant": grant, "wind_down": wind_down, "kill": kill, "status": status}

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 from gearcase.box import Box, Check
+from gearcase.brake import Line
 from gearcase.checks import CheckVerdict
 from gearcase.doors.gear import Operation
 from gearcase.errors import GearcaseError, Refused, UsageError
@@ -59,7 +60,7 @@ it. `gear tell parent TEXT` tells it something before you end; nobody else answe
 _log = logging.getLogger(__name__)
 
 
-OpenMember = Callable[[Shared, Purse, Box, Pace, Reach, SandboxSpec, Sandbox | None], Awaitable[Member]]
+OpenMember = Callable[[Shared, Purse, Box, Pace, Reach, SandboxSpec, Sandbox | None, Line], Awaitable[Member]]
 """How a member's box is made; see `Member.open`."""
 
 
@@ -344,7 +345,7 @@ class Children:
         pace = Pace(box, clock, shared.recorder, agent=kin.id, began=clock.now(), above=self._lead.pace)
         spec = sandbox_spec(box, shared.tools, life.reach, f"{shared.folder.id}-{kin.id}", shared.signature)
         ready = await self._spares.take(spec, life.files)
-        member = await self._open(shared, life.purse, box, pace, life.reach, spec, ready)
+        member = await self._open(shared, life.purse, box, pace, life.reach, spec, ready, (*parent.line, kin.id))
         life.member = member
         member.room.failed.add_done_callback(lambda failed: failed.cancelled() or self._lead.room.fail(failed.result()))
         try:
@@ -363,7 +364,7 @@ class Children:
             assert member.agent is not None
             for note in life.notes:
                 member.agent.tell(note)
-            end = await until_end(member.agent.run(), member.room, shared.brake, pace, self._halts[kin.id])
+            end = await until_end(member.agent.run(), member.room, member.brake, pace, self._halts[kin.id])
             await self._end_below(kin.id)
             await member.end_maps()
             await member.room.shut_doors()

@@ -12,7 +12,7 @@ from gearcase.agent.loop import Agent, Surroundings
 from gearcase.agent.prompt import DoorLine, instructions
 from gearcase.agent.transcript import Model
 from gearcase.box import Box
-from gearcase.brake import Brake, Level
+from gearcase.brake import Level, Part
 from gearcase.doors.model.door import Caller, ModelDoor
 from gearcase.doors.model.headers import RESOURCE, is_out_of_budget
 from gearcase.doors.model.routing import Route
@@ -37,7 +37,7 @@ class Driving:
     sandbox: Sandbox
     door: ModelDoor
     ledger: Ledger
-    brake: Brake
+    brake: Part
     pace: Pace
     purse: Purse
     run_command: Callable[[Command, str], Awaitable[CommandResult]]

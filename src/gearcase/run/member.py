@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from gearcase.agent.asking import Sleep
 from gearcase.agent.loop import Agent
 from gearcase.box import Box
 from gearcase.box.tools import Tool
-from gearcase.brake import BoxClock, Brake, Level
+from gearcase.brake import BoxClock, Brake, Level, Line
 from gearcase.checks import PutFiles, put_files
 from gearcase.doors.gear import GearDoor, Operation
 from gearcase.doors.http import HttpDoor
@@ -82,21 +82,25 @@ class Shared:
 class Member:
     """One agent. `box` is its own: the goal, limits, deliverables and checks in it are this agent's."""
 
-    def __init__(self, shared: Shared, purse: Purse, box: Box, pace: Pace, reach: Reach, sandbox: Sandbox) -> None:
+    def __init__(
+        self, shared: Shared, purse: Purse, box: Box, pace: Pace, reach: Reach, sandbox: Sandbox, line: Line = ()
+    ) -> None:
         self.shared = shared
+        self.line = line
+        self.brake = shared.brake.part(line)
         self.purse = purse
         self.box = box
         self.pace = pace
         self.reach = reach
         self.sandbox = sandbox
-        self.room = Room(sandbox, shared.recorder, shared.brake, shared.clock, pace, purse, shared.commands)
+        self.room = Room(sandbox, shared.recorder, self.brake, shared.clock, pace, purse, shared.commands)
         self.workspace = Workspace(sandbox, shared.store, shared.recorder, purse.agent)
         self.driving = Driving(
             box=box,
             sandbox=sandbox,
             door=shared.door,
             ledger=shared.ledger,
-            brake=shared.brake,
+            brake=self.brake,
             pace=pace,
             purse=purse,
             run_command=self.room.run,
@@ -110,16 +114,26 @@ class Member:
 
     @classmethod
     async def open(
-        cls, shared: Shared, purse: Purse, box: Box, pace: Pace, reach: Reach, spec: SandboxSpec, ready: Sandbox | None = None
+        cls,
+        shared: Shared,
+        purse: Purse,
+        box: Box,
+        pace: Pace,
+        reach: Reach,
+        spec: SandboxSpec,
+        ready: Sandbox | None = None,
+        line: Line = (),
     ) -> Member:
         """A member with a fresh sandbox that obeys the brake: the one that stands `ready`, or a new one of this spec.
+
+        `line`: where it stands among the sub-agents.
 
         Raises what the driver raises; then nothing is left.
         """
         sandbox = ready or await shared.driver.open(spec)
         try:
-            await shared.brake.add_sandbox(sandbox)
-            return cls(shared, purse, box, pace, reach, sandbox)
+            await shared.brake.add_sandbox(sandbox, line)
+            return cls(shared, purse, box, pace, reach, sandbox, line)
         except BaseException:
             shared.brake.remove_sandbox(sandbox)
             await sandbox.close()
@@ -151,7 +165,7 @@ class Member:
             shared.folder,
             shared.ledger,
             shared.recorder,
-            shared.brake,
+            self.brake,
             self.reach.doors,
             self.purse,
             put,
@@ -163,7 +177,7 @@ class Member:
             free=lambda: shared.ledger.balance(self.purse.work, "usd").free,
             results=shared.results,
             recorder=shared.recorder,
-            ready=lambda: shared.brake.wait_for(lambda level: level is Level.RUNNING),
+            ready=lambda: self.brake.wait_for(lambda level: level is Level.RUNNING),
             now=shared.clock.now,
             shelter=self._shelter,
             box=self.box.maps,
@@ -216,7 +230,8 @@ class Member:
             shared.ledger.charge(self.purse.work, {"cpu": round(seconds * 1000)}, "map")
 
         seen = [Mount(path, f"/given/{path.name}") for path in self.box.files.see]
-        return Sandboxes(shared.housing, sandbox_limits(self.box), self.workspace.state, shared.store, pay, seen)
+        housing = replace(shared.housing, adopt=self.brake.add_sandbox)
+        return Sandboxes(housing, sandbox_limits(self.box), self.workspace.state, shared.store, pay, seen)
 
     async def serve(self) -> None:
         """Serve its doors on the sockets that were born inside."""

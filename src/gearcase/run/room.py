@@ -17,7 +17,7 @@ from gearcase.box import Box
 from gearcase.box.crossing import git_identity
 from gearcase.box.inside import FIND, how_to_get
 from gearcase.box.tools import Tool
-from gearcase.brake import BoxClock, Brake
+from gearcase.brake import BoxClock, Part
 from gearcase.claims import claimed
 from gearcase.doors.gear import GearDoor
 from gearcase.doors.http import HttpDoor
@@ -176,7 +176,7 @@ class Room:
         self,
         sandbox: Sandbox,
         recorder: Recorder,
-        brake: Brake,
+        brake: Part,
         clock: BoxClock,
         pace: Pace,
         purse: Purse = LEAD_PURSE,

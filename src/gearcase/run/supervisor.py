@@ -156,20 +156,21 @@ class Supervisor:
         children = Spawning(shared, lead)
         try:
             await self._give(lead)
-            await unless_killed(brake, lead.room.require(box.sandbox.packages))
+            await unless_killed(lead.brake, lead.room.require(box.sandbox.packages))
             for one in (shared.door, shared.http, *doors.doors):
                 brake.add_door(one)
-            await unless_killed(brake, doors.open(housing))
+            await unless_killed(lead.brake, doors.open(housing))
             books.copies.doors = doors
             route = None if self._options.program else routing.lead()
             about = ABOUT if self._options.continues is not None else ""
             acceptance = lead.equip(route, children.operations, books.questions, about)
             await lead.serve()
+            books.operating.children = children
             books.rewinding.lead, books.rewinding.children, books.rewinding.doors = lead, children, doors
             self._watch(books, lead)
             work = lead.agent.run() if lead.agent is not None else self._program(lead.room)
             try:
-                ending.end = await until_end(work, lead.room, brake, books.pace, books.watcher.halted)
+                ending.end = await until_end(work, lead.room, lead.brake, books.pace, books.watcher.halted)
             finally:
                 books.rewinding.effects = None
                 await children.close()

@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from gearcase.agent.loop import AgentEnd
-from gearcase.brake import Brake, Level
+from gearcase.brake import Level, Part
 from gearcase.errors import RunError
 from gearcase.run.accounts import Pace
 from gearcase.run.ending import End
@@ -17,7 +17,7 @@ _HEARD = 1.0
 """Seconds in which the end of a box is told after a command in it failed of it."""
 
 
-async def until_end(work: Awaitable[Any], room: Room, brake: Brake, pace: Pace, halted: asyncio.Future[End] | None = None) -> End:
+async def until_end(work: Awaitable[Any], room: Room, brake: Part, pace: Pace, halted: asyncio.Future[End] | None = None) -> End:
     """Wait for the work, the box's death, the wall clock, a kill, or `halted`, whichever is first; the work is cancelled then.
 
     Raises what ended the run at a door.
