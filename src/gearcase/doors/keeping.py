@@ -215,9 +215,9 @@ class Keeping:
         pool = self._pool
         assert pool is not None
         self._at, self.why = None, ""
-        if pool.size > _FULL * self._most or len(self._states) >= MOST:
-            await in_thread(self._thin)
         try:
+            if pool.size > _FULL * self._most or len(self._states) >= MOST:
+                await in_thread(self._thin)
             found = await self._found(pool, why)
             if why != "return" and pool.lacking(found.files) and (old := self._old()):
                 await in_thread(self._drop, old)
