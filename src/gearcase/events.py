@@ -512,6 +512,26 @@ class DatabaseSnapshot(Event):
     seconds: float
 
 
+class DatabaseKept(Event):
+    """What a database held was kept, to be returned to: its state `state`, with the snapshot that was asked for; empty: by itself."""
+
+    door: str
+    snapshot: str
+    state: int
+    files: int
+    bytes: int
+    seconds: float
+
+
+class DatabaseReturned(Event):
+    """A database is what it was at a snapshot again; what it was before is kept as that of snapshot `kept`."""
+
+    door: str
+    snapshot: str
+    kept: str
+    seconds: float
+
+
 class VolumeKept(Event):
     """What a database held in the end stays for the next run that names the volume."""
 

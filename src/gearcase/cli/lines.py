@@ -187,6 +187,11 @@ _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
         "yellow",
         f"to {neutral(e.snapshot)}, by the {neutral(e.by)}; what was left is {neutral(e.kept)}",
     ),
+    events.DatabaseReturned: lambda e: (
+        "rewind",
+        "yellow",
+        f"{neutral(e.door)} to {neutral(e.snapshot)}; what it held is kept with {neutral(e.kept)}",
+    ),
     events.ModelCalled: _called,
     events.DoorRefused: lambda e: ("refused", "yellow", f"{neutral(e.door)} door: {neutral(e.message, limit=300)}"),
     events.RequestMade: lambda e: (

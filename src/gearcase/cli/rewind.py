@@ -1,8 +1,9 @@
-"""`gearcase rewind`: a run's files go back to a snapshot, once a person has seen what that undoes."""
+"""`gearcase rewind`: a run's files and databases go back to a snapshot, once a person has seen what that undoes."""
 
 from __future__ import annotations
 
 import sys
+import time
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,8 @@ from gearcase.runs import RunFolder, find
 from gearcase.sandbox.states import States
 
 _SHOWN = 40
+_LOOK_WITHIN, _DONE_WITHIN = 180.0, 300.0
+"""Seconds: states of databases are opened, and their rows counted."""
 
 
 def rewind(
@@ -28,11 +31,13 @@ def rewind(
     children: Annotated[
         str, typer.Option("--children", help="stop: end the sub-agents that live; what they made does not come back.")
     ] = "",
+    files_only: Annotated[bool, typer.Option("--files-only", help="Databases stay as they are.")] = False,
     as_json: o.Json = False,
 ) -> None:
-    """Return a run's files to a snapshot. It is frozen first, what would be undone is shown, and it stays frozen until `gearcase resume`.
+    """Return a run's files and its throw-away databases to a snapshot. It is frozen first, what would be undone is shown, and it stays
+    frozen until `gearcase resume`.
 
-    What ran in its box is ended, its agent is told, and what it had is kept as a snapshot, too. Databases stay as they are.
+    What ran in its box is ended, its agents are told, and what it had is kept as a snapshot, too. Refused where a database was not kept.
     """
     folder = find(run)
     if not to:
@@ -43,19 +48,21 @@ def rewind(
         remedy = f"look first: gearcase diff {folder.name} {to}; then add --yes"
         raise UsageError("not_confirmed", f"rewind would undo what the run did since {to}", remedy=remedy)
     States(folder.states).require(to)
-    plan = command(folder, "rewind_plan", to=to)
+    plan = command(folder, "rewind_plan", to=to, files_only=files_only, timeout=_LOOK_WITHIN)
     found = compared.compare(folder, to, str(plan["now"]))
     if not as_json:
         _show(folder, found, plan, children)
     if not yes:
         _confirm(folder, to)
-    done = command(folder, "rewind", to=to, children=children, timeout=120.0)
+    done = command(folder, "rewind", to=to, children=children, files_only=files_only, timeout=_DONE_WITHIN)
     if as_json:
         undone = compared.as_json(found, texts=False)
-        print_json({"run": folder.id, "name": folder.name, **done, "undone": undone, "doors": plan["doors"]})
+        told = {**done, "undone": undone, "of_databases": plan["databases"], "doors": plan["doors"]}
+        print_json({"run": folder.id, "name": folder.name, **told})
         return
     name = neutral(folder.name)
-    told = f" is back at {to}; what it had is snapshot {done['kept']}; it stands frozen"
+    also = f", {', '.join(map(neutral, done['databases']))} with it" if done["databases"] else ""
+    told = f" is back at {to}{also}; what it had is snapshot {done['kept']}; it stands frozen"
     out().print(Text.assemble((name, "bold"), told, (f"    go on: gearcase resume {name}", "dim")), soft_wrap=True)
     if done["missing"]:
         err().print(Text(f"sockets and devices cannot be made again: {neutral(', '.join(done['missing']))}", "yellow"))
@@ -74,9 +81,34 @@ def _show(folder: RunFolder, found: compared.Compared, plan: dict[str, Any], chi
         console.print(Text(f"ends, and what they made does not come back: {agents}", "yellow"), soft_wrap=True)
     elif agents:
         console.print(Text(f"lives on, and hands in later: {agents}; --children stop ends them", "yellow"), soft_wrap=True)
+    for one in plan["databases"]:
+        _show_database(one, found.before)
     for one in plan["doors"]:
         kept = f"; what it held before its first destructive statement is in {neutral(one['kept'])}" if one["kept"] else ""
         console.print(Text(f"is not rewound: {neutral(one['door'])}{kept}", "yellow"), soft_wrap=True)
+
+
+def _show_database(one: dict[str, Any], to: str) -> None:
+    """What a return would mean for a database."""
+    name = neutral(one["door"])
+    if not one["returns"]:
+        err().print(Text(f"stays as it is: {name}: {neutral(one['why'])}", "yellow"), soft_wrap=True)
+        return
+    at = time.strftime("%H:%M:%S", time.localtime(one["of"]))
+    if "unknown" in one:
+        err().print(
+            Text(f"{name} goes back to {to} ({at}); how it differs is not known: {neutral(one['unknown'])}"), soft_wrap=True
+        )
+        return
+    changes, lost = one["changes"], one["lost"]
+    what = f"since then {counted(len(changes), 'change')}" if changes else "its tables and their numbers of rows are the same"
+    err().print(Text.assemble((name, "bold"), f" goes back to {to} ({at}), sessions with it end; {what}"), soft_wrap=True)
+    for change in changes[:_SHOWN]:
+        err().print(Text(f"  {neutral(change)}"), soft_wrap=True)
+    if len(changes) > _SHOWN:
+        err().print(Text(f"  and {len(changes) - _SHOWN} more", "dim"))
+    for line in lost:
+        err().print(Text(f"  comes back without {neutral(line)}", "yellow"), soft_wrap=True)
 
 
 def _confirm(folder: RunFolder, to: str) -> None:

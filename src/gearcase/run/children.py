@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
@@ -237,6 +237,17 @@ class Children:
     def living(self) -> list[Kin]:
         """All that have not ended, parents before theirs."""
         return [kin for kin in self._family.below(LEAD) if kin.outcome is None]
+
+    def tell_of(self, doors: Collection[str], text: str) -> None:
+        """A note of the operator's to all that live and reach their parent's own, at one of these doors, for their next turn."""
+        for kin in self.living():
+            life = self._lives[kin.id]
+            shared = {door.id for door in life.reach.doors.doors if door in self._lead.reach.doors.doors}
+            if shared & set(doors):
+                if life.member is not None and life.member.agent is not None:
+                    life.member.agent.tell(text)
+                else:
+                    life.notes.append(text)
 
     async def discard(self, why: str, patience: float) -> list[str]:
         """End all that live, by the operator: what they made does not come back. Returns the ids of those that have not ended in time,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from gearcase.box import Box
+from gearcase.doors.keeping import Keeping, Kept, PreparedReturn
 from gearcase.doors.metering import EgressMeter
 from gearcase.errors import Refused, UsageError
 from gearcase.runs import RunFolder, state_folder
@@ -32,8 +33,8 @@ def declared(box: Box) -> list[Door]:
     if box.doors.postgres:
         from gearcase.doors.postgres.door import PostgresDoor
 
-        alone = len(box.doors.postgres) == 1
-        found += [PostgresDoor(name, one, alone=alone) for name, one in box.doors.postgres.items()]
+        alone, room = len(box.doors.postgres) == 1, box.files.snapshots_max
+        found += [PostgresDoor(name, one, alone=alone, room=room) for name, one in box.doors.postgres.items()]
     if box.doors.redis:
         from gearcase.doors.redis.door import RedisDoor
 
@@ -77,6 +78,41 @@ class HoldsSecrets(Protocol):
     @property
     def secrets(self) -> Sequence[str]:
         """They."""
+        ...
+
+
+class ReturnsTo(Protocol):
+    """What a database was at earlier moments."""
+
+    @property
+    def keeping(self) -> Keeping:
+        """Its states."""
+        ...
+
+    async def difference(self, before: Kept, now: Kept) -> tuple[list[str], list[str]] | None:
+        """What became of one state until the other, a line each, and what the first comes back without; None where that takes too long.
+
+        Raises GearcaseError.
+        """
+        ...
+
+    async def prepare(self, kept: Kept) -> PreparedReturn:
+        """Have ready what it held then. Raises GearcaseError, and leaves nothing behind then."""
+        ...
+
+
+@runtime_checkable
+class Returns(Protocol):
+    """A door to a database that can be what it was at an earlier moment."""
+
+    @property
+    def id(self) -> str:
+        """As a door's."""
+        ...
+
+    @property
+    def returning(self) -> ReturnsTo | str:
+        """Its earlier states; or why it stays as it is whatever happens."""
         ...
 
 

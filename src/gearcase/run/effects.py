@@ -137,12 +137,18 @@ class Effects:
             lost, self._lost = self._lost, seen.event.lost if seen.change else self._lost
             if seen.change:
                 self._recorder.append(seen.event, self._agent)
+            databases = space.databases
+            beside = await databases.look() if databases is not None else False
             try:
-                return await in_thread(
-                    self._steps.keep, seen.files, before, seen.change, self._command, running, self._lost > lost
+                lost_now = self._lost > lost
+                name = await in_thread(
+                    self._steps.keep, seen.files, before, seen.change, self._command, running, lost_now, beside
                 )
             finally:
                 space.tell()
+            if databases is not None:
+                await databases.name(name)
+            return name
 
     def _look(self, root: int) -> _Seen:
         began = time.monotonic()

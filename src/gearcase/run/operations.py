@@ -182,7 +182,10 @@ class Operations:
     async def snapshot(self, agent: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Keep the present state."""
         kept = await self._workspace.keep(str(arguments.get("note") or ""))
-        return {"snapshot": kept.name, "files": kept.manifest.files, "bytes": kept.manifest.size}
+        told: dict[str, Any] = {"snapshot": kept.name, "files": kept.manifest.files, "bytes": kept.manifest.size}
+        if (databases := self._workspace.databases) is not None and (missing := databases.missing(kept.name)):
+            told["databases_not_kept"] = missing
+        return told
 
     async def rewind(self, agent: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Return to a snapshot, or list them."""

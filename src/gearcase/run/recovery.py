@@ -22,6 +22,7 @@ from typing import Any, cast
 from gearcase import events
 from gearcase.allowance import forfeit
 from gearcase.doors.files import discard
+from gearcase.doors.keeping import KEPT
 from gearcase.errors import RunError, UsageError
 from gearcase.events import AgentReturned, Amounts, Event, Failure, RunEnded, RunResumed, SandboxClosed, SandboxLost
 from gearcase.journal import Journal, Record, read
@@ -230,7 +231,7 @@ def _recover(folder: RunFolder) -> bool:
         journal.append(RunEnded(record.status, record.as_json()))
     finally:
         journal.close()
-    for left in (folder.path / "asked", folder.path / "shards"):
+    for left in (folder.path / "asked", folder.path / "shards", *folder.path.glob(f"databases/*{KEPT}")):
         if left.exists():
             discard(left)
     (folder.path / "control.sock").unlink(missing_ok=True)

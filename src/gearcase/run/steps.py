@@ -10,6 +10,7 @@ was asked for, or that stood before given files were lost.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from gearcase.events import Event, StepKept, StepsPruned
@@ -58,6 +59,11 @@ class Steps:
         """The newest of those that were kept by themselves, oldest first."""
         return self._states[-most:]
 
+    @property
+    def kept_by_themselves(self) -> Sequence[State]:
+        """All of them, oldest first."""
+        return self._states
+
     def files_of(self, name: str) -> Manifest:
         """What a state of this name held. Raises UsageError `no_snapshot`, `not_kept`, RunError `bad_manifest`."""
         states = States(self._path)
@@ -70,16 +76,24 @@ class Steps:
         return scan(root, self.pool, previous, mapped=self.pool.unread(previous))
 
     def keep(
-        self, files: Manifest, since: Manifest, change: Difference, command: int, running: bool, before_loss: bool = False
+        self,
+        files: Manifest,
+        since: Manifest,
+        change: Difference,
+        command: int,
+        running: bool,
+        before_loss: bool = False,
+        beside: bool = False,
     ) -> str:
         """Keep what a look has found; returns its name, which is the last one's where nothing changed since.
 
         `change` is what came of `since`, mostly the state before. `before_loss`: given files are gone since the state before, which is
-        therefore held. Raises Refused `not_kept`, RunError `disk_full` where even the names of the files find no room.
+        therefore held. `beside`: a database changed, so that this moment has a name in any case. Raises Refused `not_kept`, RunError
+        `disk_full` where even the names of the files find no room.
         """
         if since is not self._log.last:
             change = difference(self._log.last, files)
-        if not change:
+        if not change and not beside:
             self._log.last = files
             return self._newest.name
         with explaining(bytes(self._path), "writing"):

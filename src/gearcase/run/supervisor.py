@@ -32,6 +32,7 @@ from gearcase.run.accounts import LEAD_PURSE
 from gearcase.run.again import ABOUT, note_asked
 from gearcase.run.away import AwayEngine, require
 from gearcase.run.books import Books, open_books
+from gearcase.run.databases import databases_of
 from gearcase.run.doors import Doors, declared
 from gearcase.run.ending import End
 from gearcase.run.forks import Forks
@@ -161,6 +162,7 @@ class Supervisor:
                 brake.add_door(one)
             await unless_killed(lead.brake, doors.open(housing))
             books.copies.doors = doors
+            books.rewinding.databases = lead.workspace.databases = databases_of(doors, books.journal, lead.workspace.alive)
             route = None if self._options.program else routing.lead()
             about = ABOUT if self._options.continues is not None else ""
             acceptance = lead.equip(route, children.operations, books.questions, about)

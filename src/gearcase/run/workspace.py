@@ -23,6 +23,7 @@ from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Recorder, Sandbox
 
 if TYPE_CHECKING:
+    from gearcase.run.databases import Databases
     from gearcase.run.steps import Steps
 
 T = TypeVar("T")
@@ -63,6 +64,8 @@ class Workspace:
         self.snapshots: dict[str, Snapshot] = {}
         self.steps: Steps | None = None
         """Those that are kept by themselves, where any are."""
+        self.databases: Databases | None = None
+        """What is kept under the same names, where any are."""
 
     async def keep(self, note: str = "") -> Snapshot:
         """Keep the present state; records what changed since the last one that was kept."""
@@ -71,8 +74,11 @@ class Workspace:
 
     async def _keep(self, note: str) -> Snapshot:
         before = next(reversed(self.snapshots.values()), None)
-        manifest = await self._look()
         name = f"s{len(self.snapshots)}"
+        async with self.still() as files:
+            self._seen = manifest = await in_thread(scan, files, self._store, self._before())
+            if self.databases is not None:
+                await self.databases.keep(name)
         if self.steps is not None:
             await in_thread(self.steps.named, name, note, manifest)
         snapshot = self.snapshots[name] = Snapshot(name, manifest, note)
@@ -152,6 +158,10 @@ class Workspace:
     def root(self) -> int:
         """The descriptor of its files, which may move."""
         return self._sandbox.workspace
+
+    def alive(self) -> list[str]:
+        """The names of those that were kept by themselves and are still there."""
+        return [state.name for state in self.steps.kept_by_themselves] if self.steps is not None else []
 
     def tell(self) -> None:
         """Put on record what became of those that are kept by themselves."""

@@ -58,16 +58,24 @@ def scan(
     mapped: Set[int] = frozenset(),
     limit: int = MAX_ENTRIES,
     seen: Callable[[int], None] | None = None,
+    outside: Callable[[bytes], str] | None = None,
 ) -> Manifest:
     """The tree below the descriptor `root`, its contents kept in `store`.
 
     `mapped`: inodes that a process of the box has mapped shared and writable (`shared_mappings`). `seen` is told each file's
-    bytes. Raises Refused `too_many_files`, RunError `tree_changed`, `unreadable`, `disk_full`.
+    bytes; `outside` says of a path why it is no part of the tree, empty where it is. Raises Refused `too_many_files`, RunError
+    `tree_changed`, `unreadable`, `disk_full`.
     """
     scanning = _Scan(store, previous or Manifest(), hash_all, mapped)
     begun = time.time_ns()
     with Cursor(root, need=0o500) as cursor:
-        for step in walk(cursor, limit=limit):
+
+        def wanted(name: bytes) -> bool:
+            return outside is None or not outside(cursor.below(name))
+
+        for step in walk(cursor, wanted if outside is not None else None, limit=limit):
+            if step.happening == "entry" and not wanted(step.name):
+                continue
             scanning.take(cursor, step)
             if seen is not None and step.happening == "entry":
                 seen(step.status.st_size)

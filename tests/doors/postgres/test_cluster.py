@@ -119,7 +119,7 @@ def test_contact_is_told_while_the_session_lasts_and_what_was_dropped_stays_told
         async with opened(tmp_path, must_touch=("public.t",)) as (door, facts, dsn):
             with await asyncio.to_thread(psycopg.connect, dsn, autocommit=True) as session:
                 await asyncio.to_thread(session.execute, "CREATE TABLE t AS SELECT generate_series(1, 10) x")
-            await door._look(door._cluster)
+            await door.look()
             assert facts.of(Contact)[-1].missing == []
             with await asyncio.to_thread(psycopg.connect, dsn, autocommit=True) as session:
                 await asyncio.to_thread(session.execute, "DROP TABLE t")

@@ -22,11 +22,13 @@ from typing import Any
 import orjson
 
 from gearcase.doors.housed import Housed, failed, fetch, last_words
+from gearcase.doors.keeping import Kept
 from gearcase.doors.postgres import wire
 from gearcase.doors.postgres.binaries import INSIDE, Binaries, missing_extension
-from gearcase.doors.postgres.running import copy_files
+from gearcase.doors.postgres.running import copy_files, lay
 from gearcase.doors.postgres.stopped import Stopped, take_over
 from gearcase.errors import RunError, UsageError
+from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.threads import in_thread
 from gearcase.seams import Command, CommandResult, Housing, Limits, Mount
 
@@ -47,7 +49,7 @@ _SETTINGS = {
     "max_connections": "100",
     "fsync": "off",  # a power cut ends the run, and the database with it
     "full_page_writes": "off",
-    "synchronous_commit": "off",
+    "synchronous_commit": "on",  # what was committed stands in the files, of which states are kept; nothing waits for a disk
     "wal_level": "minimal",
     "max_wal_senders": "0",
     "max_wal_size": "256MB",
@@ -72,7 +74,8 @@ class Cluster:
         self.housed = housed
         self.binaries = binaries
         self.database = database
-        self._password = secrets.token_hex(16)
+        self.password = secrets.token_hex(16)
+        """Of its superusers."""
         self.life: asyncio.Task[CommandResult] | None = None
         self.left_out: list[str] = []
         """What of its source it does not hold as it was, line by line."""
@@ -119,7 +122,22 @@ class Cluster:
             await of.ask("CHECKPOINT;")
             async with theirs.still():
                 segment = await in_thread(copy_files, theirs.workspace, ours.workspace, ours.owner, of.database)
-            await cluster._follow(of, segment, memory)
+            await cluster._follow(of.password, segment, memory)
+        except BaseException:
+            await cluster.close()
+            raise
+        return cluster
+
+    @classmethod
+    async def open_state(
+        cls, housing: Housing, binaries: Binaries, database: str, kept: Kept, store: BlobStore, memory: int, disk: int
+    ) -> Cluster:
+        """A server with what another one held when `kept` was. Raises RunError `door_failed`, and what the driver and the disk say."""
+        cluster = await cls._house(housing, binaries, database, memory, disk, ())
+        try:
+            sandbox = cluster.housed.sandbox
+            await in_thread(lay, kept.files, store, sandbox.workspace, sandbox.owner)
+            await cluster._follow(kept.opens, kept.segment, memory)
         except BaseException:
             await cluster.close()
             raise
@@ -138,7 +156,7 @@ class Cluster:
         options = "--auth=scram-sha-256 --no-sync --no-instructions --no-locale --encoding=UTF8 --wal-segsize=1".split()
         at = ("--pgdata=/workspace/data", f"--username={_SUPERUSER}", "--pwfile=/proc/self/fd/0")
         argv = ("/bin/sh", "-c", _MAKE, "sh", self._program("initdb"), *at, *options)
-        made = await self.housed.run(Command(argv, environment=_told(memory), stdin=self._password.encode()))
+        made = await self.housed.run(Command(argv, environment=_told(memory), stdin=self.password.encode()))
         if made.exit_code != 0:
             raise failed(f"the database {self.database} could not be made", made)
 
@@ -146,7 +164,7 @@ class Cluster:
         """Make a copied cluster ours, before anything connects to it."""
         single = ("--single", "-j", "-c", "exit_on_error=on", "-c", "search_path=pg_catalog", "-D", "/workspace/data", of)
         argv = ("/bin/sh", "-c", _TAKE, "sh", self._program("postgres"), *single)
-        sql = take_over(literal(of), literal(self.database), AGENT, RESTORER, self._password)
+        sql = take_over(literal(of), literal(self.database), AGENT, RESTORER, self.password)
         done = await self.housed.run(
             Command(argv, environment=_told(memory, stopped.segment), stdin=sql.encode(), output_cap=8192)
         )
@@ -156,15 +174,15 @@ class Cluster:
         if done.exit_code != 0:
             raise failed(f"the copy of {stopped.folder} could not be made ready", done)
 
-    async def _follow(self, of: Cluster, segment: int, memory: int) -> None:
-        """Serve what was copied of another server, with a password that is not that one's."""
+    async def _follow(self, password: str, segment: int, memory: int) -> None:
+        """Serve what was copied of another server, with a password that is not that one's, which is `password`."""
         settled = await self.housed.run(Command(("/bin/sh", "-c", _TAKE, "sh", "true"), environment=_told(memory, segment)))
         if settled.exit_code != 0:
             raise failed(f"the branch of {self.database} could not be made ready", settled)
         await self._begin()
-        own, self._password = self._password, of._password
+        own, self.password = self.password, password
         await self.ask("".join(f"ALTER ROLE {role} PASSWORD '{own}';" for role in (_SUPERUSER, RESTORER)))
-        self._password = own
+        self.password = own
 
     async def _begin(self) -> None:
         self.life = self.housed.start(Command((self._program("postgres"), "-D", "/workspace/data"), output_cap=8192))
@@ -180,7 +198,7 @@ class Cluster:
         """Of a new cluster: the roles, and the database."""
         by_files = " STRATEGY file_copy" if self.binaries.major >= 15 else ""  # without a log that nobody reads
         await self.ask(
-            f"CREATE ROLE {RESTORER} SUPERUSER LOGIN PASSWORD '{self._password}';"
+            f"CREATE ROLE {RESTORER} SUPERUSER LOGIN PASSWORD '{self.password}';"
             f"CREATE ROLE {AGENT} LOGIN; REVOKE CONNECT ON DATABASE postgres, template1 FROM PUBLIC;"
             f"CREATE DATABASE {quoted(self.database)} OWNER {AGENT} TEMPLATE template0{by_files};",
             database="postgres",
@@ -220,7 +238,7 @@ class Cluster:
         environment = {
             "PGHOST": "/workspace",
             "PGUSER": user,
-            "PGPASSWORD": self._password,
+            "PGPASSWORD": self.password,
             "PGOPTIONS": _QUIETLY,
             "PATH": "/usr/bin:/bin",
         }

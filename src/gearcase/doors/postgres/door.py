@@ -25,17 +25,19 @@ from gearcase.box.dsn import parse_dsn
 from gearcase.doors.housed import failed
 from gearcase.doors.leaving import end_tasks_of
 from gearcase.doors.postgres import facts
-from gearcase.doors.postgres.binaries import choose, newest
-from gearcase.doors.postgres.branching import Part, open_branch, open_copy
+from gearcase.doors.postgres.binaries import newest
 from gearcase.doors.postgres.cluster import AGENT, Cluster, quoted
+from gearcase.doors.postgres.contacts import Contacts
 from gearcase.doors.postgres.difference import DATABASES, as_text, branch_name, compare, keep
 from gearcase.doors.postgres.gate import Gate
 from gearcase.doors.postgres.live import Live, password_from_file
+from gearcase.doors.postgres.opening import open_server
 from gearcase.doors.postgres.record import Record
+from gearcase.doors.postgres.returning import Returning
 from gearcase.doors.postgres.session import Role, Session
 from gearcase.doors.postgres.source import Source, password_of
 from gearcase.errors import GearcaseError, Refused, RunError
-from gearcase.events import Amounts, ConnectionClosed, ConnectionOpened, Contact, DatabaseOpened, DoorRefused, Failure
+from gearcase.events import ConnectionClosed, ConnectionOpened, DatabaseOpened, DoorRefused, Failure
 from gearcase.seams import Housing, Place
 
 PORT = 5432
@@ -50,11 +52,18 @@ _MOST_RECORDS = 1000
 class PostgresDoor:
     """One declared database. `alone`: it is the only one, so that programs find it by the usual variables.
 
-    `of`: it is a branch of what is behind that door, and `agent`'s.
+    `room`: bytes of its states that are kept to return to. `of`: it is a branch of what is behind that door, and `agent`'s.
     """
 
     def __init__(
-        self, name: str, declared: declaration.PostgresDoor, *, alone: bool, of: PostgresDoor | None = None, agent: str = ""
+        self,
+        name: str,
+        declared: declaration.PostgresDoor,
+        *,
+        alone: bool,
+        room: int = 0,
+        of: PostgresDoor | None = None,
+        agent: str = "",
     ) -> None:
         self.id = f"postgres.{name}"
         self._called = branch_name(name, agent)
@@ -66,6 +75,8 @@ class PostgresDoor:
         self._name = name
         self._declared = declared
         self._alone = alone
+        self._room = room
+        self._returning: Returning | None = None
         self._before = facts.Inventory({}, {})
         self._after: facts.Inventory | None = None
         self._gate: Gate | None = None
@@ -77,8 +88,7 @@ class PostgresDoor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._serving: list[asyncio.Task[None]] = []
         self._numbers = itertools.count(1)
-        self._touched: dict[str, Amounts] = {}
-        self._told: Contact | None = None
+        self._contacts: Contacts | None = None
         self._latched = False
         self._refused: dict[str, int] = {}
         self.secrets: Sequence[str] = ()
@@ -109,6 +119,8 @@ class PostgresDoor:
         cluster, size = await self._behind(housing)
         self._cluster = cluster
         self._before = await facts.inventory(cluster)
+        contacts = Contacts(self._on_record, housing.recorder, self._agent, self._before, declared.must_touch)
+        self._contacts = contacts
         nonce = secrets.token_hex(16)
         await cluster.ask(f"ALTER DATABASE {quoted(self._name)} SET gearcase.contact = '{nonce}'; SELECT pg_stat_reset();")
         tables = self._before.tables
@@ -130,7 +142,9 @@ class PostgresDoor:
         )
         if declared.mode == "branch":
             kept = housing.folder / DATABASES / f"{self._called}-before.dump"
-            self._gate = Gate(self._on_record, cluster, kept, housing.recorder, lambda: self._look(cluster))
+            self._gate = Gate(self._on_record, cluster, kept, housing.recorder, lambda: contacts.look(self.standing()))
+        if self._of is None:
+            self._returning = Returning(self._name, housing, self.standing, self._put_in_place, declared, self._room)
         assert cluster.life is not None
         cluster.life.add_done_callback(self._server_ended)
         self._serving.append(asyncio.create_task(self._watch()))
@@ -162,21 +176,15 @@ class PostgresDoor:
 
     async def _behind(self, housing: Housing) -> tuple[Cluster, int]:
         """The server, and the bytes that its source takes."""
-        declared = self._declared
+        declared, password = self._declared, ""
+        if declared.source is not None and not declared.is_stopped:
+            password = password_of(declared.password_env or "", declared.password_file, os.environ)
+            self.secrets = (password,) if password else ()
+        of = self._of.standing() if self._of is not None else None
+        server = await open_server(housing, self._name, declared, password, of)
         if self._of is not None:
-            cluster = await Cluster.open_branch(housing, self._of.standing(), declared.memory, declared.disk)
             self._of._branches.add(self._agent)
-            return cluster, await facts.after_a_crash(cluster)
-        if declared.source is None:
-            return await Cluster.open(housing, choose(), self._name, declared.memory, declared.disk), 0
-        if declared.is_stopped:
-            folder, database = Path(declared.source), declared.database or self._name
-            return await open_copy(housing, self._name, folder, database, declared.mask, declared.memory, declared.disk)
-        password = password_of(declared.password_env or "", declared.password_file, os.environ)
-        self.secrets = (password,) if password else ()
-        part = Part(declared.exclude, declared.schema_only, declared.mask, declared.percent)
-        dsn = parse_dsn(declared.source)
-        return await open_branch(housing, self._name, dsn, password, part, declared.memory, declared.disk)
+        return server
 
     @property
     def _source(self) -> str:
@@ -207,7 +215,7 @@ class PostgresDoor:
     async def serve(self, agent: str, place: Place, sock: socket.socket, pay: Callable[[int], None]) -> None:
         """See `Door`. What reaches a throw-away server has not left: nothing is paid."""
         sock.setblocking(False)
-        self._serving.append(asyncio.create_task(self._accept(agent, sock, pay if self._live else _free), name=agent))
+        self._serving.append(asyncio.create_task(self._accept(agent, sock, pay if self._live else self._passed), name=agent))
 
     async def leave(self, agent: str) -> None:
         """See `Door`."""
@@ -227,8 +235,13 @@ class PostgresDoor:
             task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, agent: str, inner: socket.socket, pay: Callable[[int], None]) -> None:
+        if self._returning is not None:
+            await self._returning.keeping.begin()
         behind = self._cluster or self._live
-        assert behind is not None and self._record is not None
+        if behind is None:
+            inner.close()  # it ends at this moment
+            return
+        assert self._record is not None
         role, number = Role(AGENT, self._name), next(self._numbers)
         session = Session(number, agent, inner, role, self._record, behind.reach, pay, self._gate)
         self._sessions.add(session)
@@ -273,35 +286,28 @@ class PostgresDoor:
 
     async def _watch(self) -> None:
         """Tell what was touched, while statements come."""
-        assert self._record is not None and self._cluster is not None
+        assert self._record is not None and self._cluster is not None and self._contacts is not None
         seen = 0
         while True:
             await asyncio.sleep(LOOK_EVERY)
-            if self._record.statements != seen and not self._cluster.housed.sandbox.frozen:
+            cluster = self._cluster
+            if self._record.statements != seen and not cluster.housed.sandbox.frozen:
                 seen = self._record.statements
-                await self._look(self._cluster)
+                try:
+                    await self._contacts.look(cluster)
+                except GearcaseError:
+                    if cluster is self._cluster:
+                        raise  # else it was left by a return meanwhile
 
     async def look(self) -> None:
         """Tell what was touched up to now."""
-        if self._cluster is not None and not self._cluster.housed.sandbox.frozen:
-            await self._look(self._cluster)
-
-    async def _look(self, cluster: Cluster) -> None:
-        assert self._housing is not None
-        for name, amounts in (await facts.touched(cluster)).items():
-            before = self._touched.get(name, {"read": 0, "written": 0})
-            self._touched[name] = {key: max(amounts[key], before[key]) for key in before}
-        missing = [name for name in self._declared.must_touch if not any(self._touched.get(name, {}).values())]
-        lost = await facts.lost(cluster, self._before)
-        contact = Contact(self._on_record, self._touched.copy(), missing, lost)
-        if contact != self._told:
-            self._told = contact
-            self._housing.recorder.append(contact, self._agent)
+        if self._contacts is not None and self._cluster is not None and not self._cluster.housed.sandbox.frozen:
+            await self._contacts.look(self._cluster)
 
     def _server_ended(self, life: asyncio.Task[Any]) -> None:
         """A server that ends before it is told to, on record."""
         assert self._housing is not None
-        if life.cancelled() or self._cluster is None:
+        if life.cancelled() or self._cluster is None or self._cluster.life is not life:
             return
         error = life.exception()
         if not isinstance(error, GearcaseError):
@@ -320,6 +326,32 @@ class PostgresDoor:
             remedy = "resume the run; `gearcase db diff` tells what became of a database in the end"
             raise RunError("door_failed", f"the database {self._name} stands still or has ended", remedy=remedy)
         return await self._cluster.dump_to(target)
+
+    # --- earlier states ------------------------------------------------------------------------------------------------------
+
+    @property
+    def returning(self) -> Returning | str:
+        """See `Returns`."""
+        return self._returning or "it is a live database, of which only reading is allowed"
+
+    async def _put_in_place(self, cluster: Cluster) -> None:
+        """Serve this one from now on: every session with the other ends, and so does that."""
+        assert self._housing is not None and cluster.life is not None
+        await self._housing.adopt(cluster.housed.sandbox)
+        old, self._cluster = self.standing(), cluster
+        for session in self._sessions:
+            session.cut("rewound")
+        if self._gate is not None:
+            self._gate.cluster = cluster
+        if self._contacts is not None:
+            self._contacts.leave()
+        cluster.life.add_done_callback(self._server_ended)
+        await old.close()
+
+    def _passed(self, count: int) -> None:
+        """What reaches a throw-away server has not left: nothing is paid."""
+        if self._returning is not None:
+            self._returning.keeping.stirred = True
 
     def describe(self) -> Mapping[str, Any]:
         """See `Door`."""
@@ -351,6 +383,8 @@ class PostgresDoor:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._serving.clear()
+        if self._returning is not None:
+            await self._returning.close()
         if self._live is not None:
             await self._live.close()
             assert self._record is not None
@@ -370,12 +404,12 @@ class PostgresDoor:
         """What was touched, once every session has ended. Of a server that ended or stands frozen for good, it is what is known."""
         assert self._record is not None and self._housing is not None
         self._record.flush()
-        if cluster.housed.sandbox.frozen or cluster.life is None or cluster.life.done():
+        if self._contacts is None or cluster.housed.sandbox.frozen or cluster.life is None or cluster.life.done():
             return
         try:
             async with asyncio.timeout(_LAST_LOOK):
                 await facts.settle(cluster)
-                await self._look(cluster)
+                await self._contacts.look(cluster)
                 self._after = await facts.inventory(cluster)
                 folder, mode = self._housing.folder / DATABASES, self._declared.mode
                 keep(folder, self._called, mode, self._source, self._before, self._after)
@@ -385,7 +419,3 @@ class PostgresDoor:
             remedy = "see what the agent's last statements were: gearcase logs"
             error = RunError("door_failed", f"the database {self._name} did not say what was touched", remedy=remedy)
             self._housing.recorder.append(Failure(error.envelope()), self._agent)
-
-
-def _free(count: int) -> None:
-    """What reaches a throw-away server has not left: nothing is paid."""

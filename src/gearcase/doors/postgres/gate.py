@@ -27,8 +27,9 @@ class Gate:
         self, door: str, cluster: Cluster, target: Path, recorder: Recorder, first: Callable[[], Awaitable[None]]
     ) -> None:
         self.armed = True
+        self.cluster = cluster
+        """Of what the snapshot is made."""
         self._door = door
-        self._cluster = cluster
         self._target = target
         self._recorder = recorder
         self._first = first
@@ -41,7 +42,7 @@ class Gate:
                 return
             began = time.monotonic()
             await self._first()
-            size = await self._cluster.dump_to(self._target)
+            size = await self.cluster.dump_to(self._target)
             self.armed = False
             seconds = round(time.monotonic() - began, 3)
             self._recorder.append(DatabaseSnapshot(self._door, word, self._target.name, size, seconds))
