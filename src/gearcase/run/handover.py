@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gearcase.box import Box, Check
-from gearcase.brake import Level, Part
+from gearcase.brake import Brake, Level, Part
 from gearcase.checks import CheckVerdict, PutFiles, put_files, run_check, view
 from gearcase.doors.delivery import deliver, verify
 from gearcase.doors.files import DeliveredFile, Delivery, Refusal, discard, take, unasked_git
@@ -235,7 +235,7 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-async def unless_killed(brake: Part, work: Coroutine[Any, Any, T]) -> T | None:
+async def unless_killed(brake: Brake | Part, work: Coroutine[Any, Any, T]) -> T | None:
     """What the work comes to; None, and the work is cancelled, where the run is killed first."""
     task = asyncio.create_task(work)
     killed = asyncio.create_task(brake.wait_for(lambda level: level is Level.KILLED))
