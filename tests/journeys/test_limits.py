@@ -174,9 +174,9 @@ def test_a_run_that_gets_no_more_hands_in(user):
 
 
 def test_where_nobody_answers_the_standing_answer_holds(user):
-    asks(user, "--unanswered", "deny", "--after", "4s")
+    asks(user, "--unanswered", "deny", "--after", "9s")
     assert until(user, {"exhausted"}) == "exhausted"
-    assert "nobody answered for 4" in json.dumps(user.journal("asks"))
+    assert "nobody answered for 9" in json.dumps(user.journal("asks"))
 
 
 def test_money_is_granted_while_a_run_goes_on(user):

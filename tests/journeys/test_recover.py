@@ -41,6 +41,14 @@ def kill(user, watcher):
     watcher.communicate()
 
 
+def settle(provider):
+    """Wait for what was on its way to it at the kill."""
+    heard = -1
+    while provider.count() != heard:
+        heard = provider.count()
+        time.sleep(0.5)
+
+
 def kept(folder):
     """How many answers are on disk."""
     try:
@@ -89,6 +97,7 @@ def test_a_map_of_2000_items_goes_on_with_exactly_what_is_unfinished(user):
         watcher = begins(user, provider, program, lines=lines)
         until(lambda: provider.count() > 700, "the middle of the map")
         kill(user, watcher)
+        settle(provider)
         before = answered(provider)
         assert 700 < len(before) < 1900
         user.types("recover", code=0, timeout=240, OPENAI_API_KEY=user.key)
@@ -137,6 +146,7 @@ def test_a_repair_that_was_cut_goes_on_and_no_question_is_answered_twice(user, m
         else:
             until(lambda: provider.count() >= 150, "the roll-out")
         kill(user, watcher)
+        settle(provider)
         before = len(rewritten())
         user.types("recover", code=0, timeout=240, OPENAI_API_KEY=user.key)
         assert account(user)["account"] == ok(400)
@@ -187,6 +197,7 @@ def test_a_reduce_goes_on_where_it_was(user):
         watcher = begins(user, provider, program, lines=lines)
         until(lambda: provider.count() >= 50, "the middle of the reduce")
         kill(user, watcher)
+        settle(provider)
         before = len(provider.calls())
         user.types("recover", code=0, timeout=240, OPENAI_API_KEY=user.key)
         asked = Counter(one["asked"] for one in provider.calls() if one["status"] == 200)
