@@ -34,7 +34,7 @@ from gearcase.sandbox.states import States
 from gearcase.seams import Command, Limits, Sandbox, SandboxSpec
 
 FILES, FILE_BYTES, FOLDERS, CHANGES = 10_000, 100_000, 100, 100
-ROUNDS = 7
+ROUNDS = 5
 LIMITS = Limits(memory=1 << 30, cpus=2.0, disk=3 << 30, processes=64)
 FILL = f"""
 import os
