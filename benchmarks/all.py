@@ -14,12 +14,16 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import brake
 import door
 import egress
+import journal
 import mapping
+import monitors
 import postgres
 import redis
 import sandbox
+import snapshot
 import spawn
 import startup
 import uvloop
@@ -81,6 +85,7 @@ def main() -> int:
     options = parser.parse_args()
     figures = [*startup.measure(), *spawn.measure(), *sandbox.measure(options.bwrap), *door.measure(options.litellm)]
     figures += [*mapping.measure(), *egress.measure(options.srt), *uvloop.run(postgres.measure()), *asyncio.run(redis.measure())]
+    figures += [*journal.measure(), *monitors.measure(), *snapshot.measure(), *brake.measure()]
     if options.write:
         PAGE.write_text(page(figures))
     return show(figures)

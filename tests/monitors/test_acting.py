@@ -214,6 +214,10 @@ def test_a_source_that_comes_back_twice_to_what_it_was_is_told(stream):
     for digest in "ababab":
         log.call().files(("state.lock", digest))
     assert log.actions("thrash") == [], "no source"
+    met = stream()
+    for number in range(6):
+        met.call().files(("a.py", "e3b0c44298fc1c14")).files(("a.py", f"{number:016x}"))
+    assert met.actions("thrash") == [], "looks that met it opened and not yet written"
 
 
 def spiral(stream, writes=8, error="E: no match at {}", score=None):

@@ -33,7 +33,7 @@ def verify(
     head: Annotated[
         str, typer.Option("--from", "--head", help="The head that you hold (16 digits or more): nothing before it may differ.")
     ] = "",
-    at: Annotated[int, typer.Option("--at", help="Sequence number of that head, if you hold it too.", min=0)] = 0,
+    at: Annotated[int, typer.Option("--at", help="Its sequence: a last record that differs is named, not the next.", min=0)] = 0,
     as_json: o.Json = False,
 ) -> None:
     """Prove that nothing in a journal was altered. Nor removed or reordered; and that it agrees with itself. Exit 1 if not."""
@@ -45,20 +45,28 @@ def verify(
         findings = [dataclasses.asdict(one) for one in checks.findings] if checks else []
         print_json({**dataclasses.asdict(proof), **told, "findings": findings})
     else:
-        _show_proof(proof, held=bool(head))
+        _show_proof(proof)
         if checks:
             _show_checks(checks)
     raise typer.Exit(0 if proof.ok and checks and not checks.findings else 1)
 
 
-def _show_proof(proof: Verification, held: bool) -> None:
+def _show_proof(proof: Verification) -> None:
     if proof.ok:
         out().print(Text.assemble(("✓ ", "green"), f"{proof.records:,} records, unbroken; head {neutral(proof.head)}"))
-        if not held:
-            out().print(Text("what was cut from its end, or rewritten whole, shows only against a --head that you hold", "dim"))
+        out().print(Text(_unseen(proof), "dim"))
     else:
         out().print(Text.assemble(("✗ ", "bold red"), f"record {proof.first_bad}: {neutral(proof.reason)}"))
         out().print(Text(f"{proof.records:,} records before it are unbroken; head {neutral(proof.head)}"))
+
+
+def _unseen(proof: Verification) -> str:
+    """What a proof cannot tell."""
+    if not proof.held:
+        return "what was cut off its end, or rewritten whole, cannot be seen without a head that you hold (--from HEAD)"
+    return (
+        f"the head that you hold is record {proof.held}'s; what was cut off the end after it, or rewritten there, cannot be seen"
+    )
 
 
 def _show_checks(checks: Crosschecks) -> None:

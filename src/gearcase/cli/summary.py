@@ -391,7 +391,8 @@ def _record(run: History, record: EndRecord | None) -> RenderableType:
     table = grid(None, 1)
     head = record.journal_head if record and record.journal_head else run.view.head
     table.add_row("journal head", head)
-    table.add_row("verify", f"gearcase journal verify {neutral(run.folder.name)} --head {head[:16]}")
+    at = f" --at {run.view.seq}" if head == run.view.head else ""
+    table.add_row("verify", f"gearcase journal verify {neutral(run.folder.name)} --from {head[:16]}{at}")
     table.add_row("folder", neutral(run.folder.path))
     if record and record.delivered and has_change(run.folder.path):
         name = neutral(run.folder.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from hashlib import sha256
 
 from gearcase.events import CheckRan, CommandEnded, FilesSeen
 from gearcase.monitors.seam import Alarm, Detector, Fact
@@ -17,6 +18,7 @@ ERRORS = 3
 MOST_FILES = 2000
 """Files of which a history is kept; what was written longest ago is forgotten."""
 _HISTORY = 64
+_EMPTY = sha256().hexdigest()[:16]  # as `FilesSeen` tells it
 _SOURCE = re.compile(
     r"\.(py|pyi|js|jsx|ts|tsx|mjs|go|rs|java|kt|c|h|cc|cpp|hpp|cs|rb|php|swift|scala|sh|sql|html|css|scss|vue|ya?ml|toml|json|md|tex|r|jl|lua|pl)$",
     re.IGNORECASE,
@@ -49,6 +51,8 @@ class Thrash(Detector):
                 self._check(event, fact)
             case FilesSeen():
                 for path, digest in event.written:
+                    if digest == _EMPTY:
+                        continue  # a look beside the work met it between being opened and being written: it went back to nothing
                     if _SOURCE.search(path) and (alarm := self._written(path, digest, fact)) is not None:
                         return alarm
             case _:

@@ -212,6 +212,7 @@ class Box:
                     )
                 await asyncio.sleep(0.0005)
         else:
+            processes.stop_groups(self._live.running.values())
             await processes.stop_all(self._live.tree, _FREEZE_DEADLINE)
         self._stands = True
         return (time.monotonic() - began) * 1000

@@ -25,6 +25,7 @@ FORMAT = "gearcase-manifest/1"
 _DIGEST = re.compile("b?[0-9a-f]{64}")
 
 Kind = Literal["file", "directory", "link", "fifo", "socket", "device", "mount"]
+_KINDS = frozenset(get_args(Kind))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,7 +165,7 @@ def _entry(row: list[Any], before: list[Entry]) -> Entry:
     raw = cast(str, name).encode("utf-8", "surrogateescape")
     if raw in (b"", b".", b"..") or b"/" in raw or b"\0" in raw:
         raise ValueError(f"{raw!r} is no name")
-    if kind not in get_args(Kind) or not all(isinstance(value, int) for value in (parent, mode, size, mtime_ns, ctime_ns, ino)):
+    if kind not in _KINDS or {*map(type, (parent, mode, size, mtime_ns, ctime_ns, ino))} != {int}:
         raise ValueError("an entry has a field of the wrong kind")
     if not -1 <= parent < len(before) or (parent >= 0 and before[parent].kind != "directory"):
         raise ValueError("an entry has no folder")

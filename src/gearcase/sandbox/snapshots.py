@@ -44,6 +44,13 @@ from gearcase.sandbox.trees import MAX_ENTRIES, Cursor, Step, remove_tree, walk
 TICKS_NS = 20_000_000
 """Two ticks of the slowest kernel clock (100 a second): how far a change time may lie behind the change."""
 
+_KINDS: dict[int, Kind] = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "link",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+}
 _TRIES = 3
 _FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TEXT_LIMIT = 1 << 20
@@ -120,9 +127,8 @@ class _Scan:
             raise tree_changed(cursor.below(step.name)) from error
 
     def _file(self, cursor: Cursor, step: Step, parent: Entry | None, old: Entry | None) -> Entry | None:
-        seen = _described(step.name, parent, "file", step.status)
-        if old is not None and old.kind == "file" and self._unchanged(seen, old):
-            return replace(seen, digest=old.digest)
+        if old is not None and old.kind == "file" and self._unchanged(step.status, old):
+            return _described(step.name, parent, "file", step.status, old.digest)
         for _ in range(_TRIES):
             try:
                 descriptor = open_file(cursor.fd, step.name, step.status)
@@ -130,7 +136,7 @@ class _Scan:
                 return None
             except OSError as error:
                 if error.errno == errno.EXDEV:
-                    return replace(seen, kind="mount")
+                    return replace(_described(step.name, parent, "file", step.status), kind="mount")
                 raise explain(error, cursor.below(step.name), "reading") from error
             try:
                 status = os.fstat(descriptor)  # widening a mode to open it moved the change time
@@ -140,33 +146,26 @@ class _Scan:
                 continue
             finally:
                 os.close(descriptor)
-            entry = replace(_described(step.name, parent, "file", status), digest=digest)
+            entry = _described(step.name, parent, "file", status, digest)
             return replace(entry, ctime_ns=-1) if entry.ino in self._mapped else entry
         raise tree_changed(cursor.below(step.name))
 
-    def _unchanged(self, seen: Entry, old: Entry) -> bool:
+    def _unchanged(self, seen: os.stat_result, old: Entry) -> bool:
         """Whether a look is enough."""
-        if self._hash_all or seen.ino in self._mapped or old.ctime_ns < 0 or old.ctime_ns >= self._trusted_ns:
+        if self._hash_all or seen.st_ino in self._mapped or old.ctime_ns < 0 or old.ctime_ns >= self._trusted_ns:
             return False
-        return (seen.ino, seen.size, seen.mtime_ns, seen.ctime_ns) == (old.ino, old.size, old.mtime_ns, old.ctime_ns)
+        return (seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns) == (old.ino, old.size, old.mtime_ns, old.ctime_ns)
 
 
 def kind_of(status: os.stat_result) -> Kind:
     """What a status says a thing is."""
-    kinds: dict[int, Kind] = {
-        stat.S_IFREG: "file",
-        stat.S_IFDIR: "directory",
-        stat.S_IFLNK: "link",
-        stat.S_IFIFO: "fifo",
-        stat.S_IFSOCK: "socket",
-    }
-    return kinds.get(stat.S_IFMT(status.st_mode), "device")
+    return _KINDS.get(stat.S_IFMT(status.st_mode), "device")
 
 
-def _described(name: bytes, parent: Entry | None, kind: Kind, status: os.stat_result) -> Entry:
+def _described(name: bytes, parent: Entry | None, kind: Kind, status: os.stat_result, digest: str = "") -> Entry:
     size = status.st_size if kind == "file" else 0
     mode = status.st_mode & 0o1777
-    return Entry(name, parent, kind, mode, size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return Entry(name, parent, kind, mode, size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, digest)
 
 
 def shared_mappings(processes: Iterable[int]) -> frozenset[int]:
