@@ -325,10 +325,13 @@ class BoxGroups:
         is looked at, too: none runs or waits in the kernel, and none has come while that was looked at.
         """
         if self.unified:
-            said = _keyed(f"{self.unified}/cgroup.events", "frozen") == 1
+            said, moving = _keyed(f"{self.unified}/cgroup.events", "frozen") == 1, "RD"
         else:
-            said = read(f"{self.freezer}/freezer.state").strip() == "FROZEN"
-        return said and not any(map(_moves, tasks := self._tasks())) and tasks == self._tasks()
+            said, moving = read(f"{self.freezer}/freezer.state").strip() == "FROZEN", "R"  # whose frozen ones are in state D
+        if not said:
+            return False
+        tasks = self._tasks()
+        return not any(_state(task) in moving for task in tasks) and tasks == self._tasks()
 
     def _tasks(self) -> list[str]:
         """Threads in what freezes."""
@@ -349,10 +352,10 @@ class BoxGroups:
         return list(self._made)
 
 
-def _moves(task: str) -> bool:
-    """Whether a task runs, or waits in the kernel for what cannot be interrupted. A frozen one sleeps."""
+def _state(task: str) -> str:
+    """The state of a task, as in `/proc/TASK/stat`; X where it is gone."""
     text = read(f"/proc/{task}/stat")
-    return text[text.rfind(")") + 2 :][:1] in ("R", "D")
+    return text[text.rfind(")") + 2 :][:1] if text else "X"
 
 
 def remove_tree(folder: str) -> bool:
