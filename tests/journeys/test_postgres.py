@@ -96,7 +96,7 @@ with psycopg.connect("") as c:
 
 def test_pgbench_runs_and_its_many_statements_are_counted(user):
     file = box(user, "[doors.postgres.bench]\n")
-    script = "pgbench -qi -s 1 2>&1 | tail -1; pgbench -S -n -c 4 -T 1 | grep failed"
+    script = "pgbench -qi -s 1 2>&1 | tail -1; pgbench -S -n -c 4 -t 1000 | grep failed"
     told = executes(user, file, "sh", "-c", script).out
     assert "0.000%" in told
     counted = facts(user, "statements_ran")

@@ -321,10 +321,25 @@ class BoxGroups:
         return True
 
     def frozen(self) -> bool:
-        """Every process stands still."""
+        """Every process stands still.
+
+        Linux 6.18 says so of both freezers a moment too early on a busy machine, where processes were thawed or forked just before. So it
+        is looked at, too: none runs or waits in the kernel, and none has come while that was looked at.
+        """
         if self.unified:
-            return _keyed(f"{self.unified}/cgroup.events", "frozen") == 1
-        return read(f"{self.freezer}/freezer.state").strip() == "FROZEN"
+            said, moving = _keyed(f"{self.unified}/cgroup.events", "frozen") == 1, "RD"
+        else:
+            said, moving = read(f"{self.freezer}/freezer.state").strip() == "FROZEN", "R"  # whose frozen ones are in state D
+        if not said:
+            return False
+        tasks = self._tasks()
+        return not any(_state(task) in moving for task in tasks) and tasks == self._tasks()
+
+    def _tasks(self) -> list[str]:
+        """Threads in what freezes."""
+        if not self.unified:
+            return read(f"{self.freezer}/tasks").split()
+        return [task for base, _, _ in os.walk(self.unified) for task in read(f"{base}/cgroup.threads").split()]
 
     def grip(self) -> Grip | None:
         """What another process freezes it with. None where no cgroup can. Raises OSError where it is gone."""
@@ -346,6 +361,12 @@ class BoxGroups:
         """Remove the folders; those that cannot be (yet) are returned."""
         self._made = [folder for folder in self._made if not remove_tree(folder)]
         return list(self._made)
+
+
+def _state(task: str) -> str:
+    """The state of a task, as in `/proc/TASK/stat`; X where it is gone."""
+    text = read(f"/proc/{task}/stat")
+    return text[text.rfind(")") + 2 :][:1] if text else "X"
 
 
 def remove_tree(folder: str) -> bool:
