@@ -128,7 +128,7 @@ class Effects:
     async def _look_and_keep(self, still: bool) -> str:
         space = self._space
         async with space.turn:
-            running = bool(self._running)
+            command, running = self._command, bool(self._running)
             seen = None if still else await in_thread(self._look, space.root)
             if seen is None or seen.event.lost > self._lost:
                 async with space.still() as files:
@@ -138,9 +138,7 @@ class Effects:
             if seen.change:
                 self._recorder.append(seen.event, self._agent)
             try:
-                return await in_thread(
-                    self._steps.keep, seen.files, before, seen.change, self._command, running, self._lost > lost
-                )
+                return await in_thread(self._steps.keep, seen.files, before, seen.change, command, running, self._lost > lost)
             finally:
                 space.tell()
 

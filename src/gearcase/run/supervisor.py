@@ -14,6 +14,8 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
+from gearcase.agent.conversation import Conversation
+from gearcase.agent.loop import Past
 from gearcase.allowance import refuse_above
 from gearcase.box.tools import find_tools
 from gearcase.brake import Level
@@ -29,7 +31,7 @@ from gearcase.events import Event, Failure, Giving
 from gearcase.notify.shapes import Destination
 from gearcase.notify.targets import chosen, destinations
 from gearcase.run.accounts import LEAD_PURSE
-from gearcase.run.again import ABOUT, note_asked
+from gearcase.run.again import note_asked
 from gearcase.run.away import AwayEngine, require
 from gearcase.run.books import Books, open_books
 from gearcase.run.doors import Doors, declared
@@ -153,7 +155,7 @@ class Supervisor:
         reach = Reach.whole(doors, self._opened)
         spec = sandbox_spec(box, shared.tools, reach, folder.id, shared.signature)
         lead = await Member.open(shared, LEAD_PURSE, box, books.pace, reach, spec)
-        children = Spawning(shared, lead)
+        children = Spawning(shared, lead, self._options.continues.agents if self._options.continues is not None else 0)
         try:
             await self._give(lead)
             await unless_killed(brake, lead.room.require(box.sandbox.packages))
@@ -162,8 +164,11 @@ class Supervisor:
             await unless_killed(brake, doors.open(housing))
             books.copies.doors = doors
             route = None if self._options.program else routing.lead()
-            about = ABOUT if self._options.continues is not None else ""
-            acceptance = lead.equip(route, children.operations, books.questions, about)
+            past = None
+            if route is not None:
+                told = self._options.continues.told if self._options.continues is not None else ""
+                past = Past(Conversation(folder.conversation, books.journal, lead.name), told)
+            acceptance = lead.equip(route, children.operations, books.questions, past=past)
             await lead.serve()
             books.rewinding.lead, books.rewinding.children, books.rewinding.doors = lead, children, doors
             self._watch(books, lead)
@@ -263,6 +268,7 @@ class Supervisor:
         effects = Effects(space, space.steps, lead.shared.store, books.journal, lead.name, files.keep, files.protected)
         effects.begin(space.snapshots["s0"].manifest)
         self._effects = books.rewinding.effects = effects
+        space.seen = effects.look
         effects.stir()
         await effects.watch()
 
