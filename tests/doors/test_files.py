@@ -434,6 +434,30 @@ def test_nothing_that_is_there_is_replaced_without_force(bench):
     assert {path.name: path.read_text() for path in bench.out.iterdir()} == {"a": "new", "b": "new", "other": "mine"}
 
 
+def test_what_a_run_that_died_had_delivered_is_replaced_as_far_as_it_is_still_the_same(bench):
+    for name in ("same", "changed", "gone", "edited"):
+        bench.write(f"out/{name}", b"first")
+    earlier = bench.take("out/**")
+    deliver(earlier, bench.staging, bench.out, patch=b"p")
+    bench.staging = bench.folder / "run" / "again"
+    bench.write("out/changed", b"second")
+    os.unlink(bench.workspace / "out/gone")
+    delivery = bench.take("out/**")
+    (bench.out / "out/edited").write_bytes(b"by hand")
+    with pytest.raises(UsageError) as caught:
+        deliver(delivery, bench.staging, bench.out, patch=b"q", earlier=earlier)
+    assert "out/edited" in caught.value.message and "out/same" not in caught.value.message
+    assert (bench.out / "out/changed").read_bytes() == (bench.out / "out/gone").read_bytes() == b"first"
+    (bench.out / "out/edited").write_bytes(b"first")
+    (bench.out / "notes").write_bytes(b"mine")
+    handed = deliver(delivery, bench.staging, bench.out, patch=b"q", earlier=earlier)
+    there = {path.name: path.read_bytes() for path in bench.out.rglob("*") if path.is_file()}
+    assert there == {"same": b"first", "changed": b"second", "edited": b"first", "notes": b"mine"}
+    assert handed.manifest.read_bytes() == delivery.to_json("") and handed.patch.read_bytes() == b"q"
+    with pytest.raises(UsageError):
+        deliver(delivery, bench.staging, bench.out, earlier=earlier)
+
+
 def test_a_folder_that_exists_takes_what_is_not_in_the_way(bench):
     bench.write("sub/a", b"new")
     delivery = bench.take("**")

@@ -20,9 +20,11 @@ from typing import Any
 
 from gearcase.agent.conversation import answers, copy_lines, read_lines
 from gearcase.box import LoadedBox, load_box
+from gearcase.doors.files import Delivery
 from gearcase.errors import UsageError
 from gearcase.events import Amounts, RunContinues
 from gearcase.journal import read
+from gearcase.run.change import noted_delivery
 from gearcase.run.forking import Fork
 from gearcase.run.interruption import Interruption, told
 from gearcase.run.options import RunOptions
@@ -41,7 +43,7 @@ class Dead:
     """A run whose process died, and what it spent: what another one goes on with.
 
     `state` is the last of its files that is kept, `answers` are those in its agent's conversation, `agents` the ids of sub-agents that
-    were given; `told` is what the agent that goes on is told.
+    were given, `delivered` is what it or one before it delivered; `told` is what the agent that goes on is told.
     """
 
     folder: RunFolder
@@ -50,6 +52,7 @@ class Dead:
     answers: int = 0
     agents: int = 0
     told: str = ""
+    delivered: Delivery | None = None
 
     def take_over(self, to: RunFolder) -> RunContinues:
         """Make `to` the run that goes on, with copies of conversation and answers. Raises UsageError `went_on` where another one does
@@ -138,9 +141,16 @@ def options_of(folder: RunFolder) -> RunOptions:
         force=bool(asked["force"]),
         program=program,
         program_folder=str(asked["folder"]),
-        continues=Dead(folder, record.spent, state, answers(lines), cut.agents, message),
+        continues=Dead(folder, record.spent, state, answers(lines), cut.agents, message, _delivered(folder, cut)),
         forks=forks,
     )
+
+
+def _delivered(folder: RunFolder, cut: Interruption) -> Delivery | None:
+    """What a dead run was delivering or had delivered, or else the one that it went on for."""
+    found = noted_delivery(folder.path)
+    earlier = next((run for run in all_runs() if run.id == cut.before), None) if found is None and cut.before else None
+    return found if earlier is None else _delivered(earlier, Interruption.of(read(earlier.journal)))
 
 
 def last_state(folder: RunFolder) -> State | None:

@@ -248,16 +248,18 @@ async def unless_killed(brake: Brake, work: Coroutine[Any, Any, T]) -> T | None:
         await asyncio.gather(task, killed, return_exceptions=True)
 
 
-def hand_over(box: Box, folder: RunFolder, store: BlobStore, delivery: Delivery, out: Path, force: bool) -> Delivered:
+def hand_over(
+    box: Box, folder: RunFolder, store: BlobStore, delivery: Delivery, out: Path, force: bool, earlier: Delivery | None = None
+) -> Delivered:
     """Copy the checked deliverables to the operator's folder; where one given tree is a git repository, also as a patch.
 
-    Returns the fact, for the record.
+    `earlier`: what the run that this one goes on for had delivered. Returns the fact, for the record.
     """
     patch, staging = b"", folder.delivered
     repositories = recall(folder.path)
     if len(repositories) == 1:
         files, _ignored = selected(repositories[0], delivery, staging, Patterns(box.files.take), store, folder.path)
         patch = as_patch(files, store, staging).data
-    handed = deliver(delivery, staging, out, force=force, patch=patch)
+    handed = deliver(delivery, staging, out, force=force, patch=patch, earlier=earlier)
     facts = delivery.record()
     return Delivered(str(handed.out), facts["files"], facts["refused"], delivery.manifest_digest)

@@ -42,6 +42,7 @@ class Interruption:
     ended: dict[str, str] = field(default_factory=dict[str, str])  # the others: id -> status
     agents: int = 0  # ids of sub-agents that were given, those of the runs before it included
     steps: int = 0  # answers of the lead, in this run
+    before: str = ""  # id of the run that it went on for
     _cpu: dict[str, float] = field(default_factory=dict[str, float])  # by agent
     _ticked: float = 0.0  # boot time
     _last: float = 0.0
@@ -62,7 +63,7 @@ class Interruption:
         """One more fact."""
         match event:
             case events.RunContinues():
-                self.agents = event.agents
+                self.agents, self.before = event.agents, event.run
             case events.AgentSpawned():
                 self.living[agent] = event.goal
                 self.agents = max(self.agents, int(agent[1:]))

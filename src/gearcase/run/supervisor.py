@@ -124,8 +124,9 @@ class Supervisor:
         continues = options.continues.take_over(folder) if options.continues is not None else None
         kind, box = ("program" if options.program else "agent"), self._box
         books = await open_books(folder, box, stack, kind, options.out, options.force, notify=self._notify, to=self._to)
-        if continues is not None:
+        if continues is not None and options.continues is not None:
             books.journal.append(continues)
+            books.ending.earlier = options.continues.delivered
         books.paging.watched = options.answered
         books.questions.answered = options.answered or books.paging.reaches
         books.questions.unanswered, books.questions.after = options.unanswered, options.after
