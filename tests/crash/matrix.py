@@ -70,7 +70,7 @@ class Found:
 class Matrix:
     """Plays and kills below `folder`. `database`: whether a Postgres branch is part of it."""
 
-    def __init__(self, folder: Path, seed: int, database: bool, patience: float = ORPHANS_MAY_LIVE) -> None:
+    def __init__(self, folder: Path, seed: int, database: bool, patience: float) -> None:
         self._folder = folder
         self._random = Random(seed)
         self._database = database
@@ -171,7 +171,7 @@ class Matrix:
         reap(self._apart)
         self._types(place, "ps", "--all", "--json")  # the next command: it sweeps
         if killed:
-            found.breaches += [f"left behind: {one}" for one in residue(folder.path, cgroups)]
+            found.breaches += [f"left behind: {one}" for one in [*residue(folder.path, cgroups), *place.glob("**/.gearcase-*")]]
         record = json.loads(self._types(place, "report", folder.id, "--json"))
         found.breaches += [f"residue on record: {one}" for one in record["residue"]]
         ended_so = (record.get("error") or {}).get("code")
@@ -266,8 +266,10 @@ def table(matrix: Matrix, found: list[Found], seed: int) -> str:
         f"`scripts/crash-run --kills {len(found)} --seed {seed}`, commit {commit.stdout.strip() or 'unknown'}, {os.cpu_count()} cores, "
         f"{platform.machine()}, Linux {platform.release()}, Python {platform.python_version()}"
     )
+    load = f"load average {os.getloadavg()[2]:.0f} in the last quarter of an hour"
     how = ", ".join(f"{count} {way}" for way, count in sorted(ways.items()))
-    return "\n".join([head, "", f"Killed {how}; {twice} times the run that went on was killed, too.", "", *rows])
+    told = f"Killed {how}; {twice} times the run that went on was killed, too; {load}."
+    return "\n".join([head, "", told, "", *rows])
 
 
 def main() -> int:
@@ -275,10 +277,12 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="a new folder for everything; else only what breaches is kept, and named")
+    patience = "seconds for which a process may outlive its run; more on a machine that is slow"
+    parser.add_argument("--patience", type=float, default=ORPHANS_MAY_LIVE, help=patience)
     options = parser.parse_args()
     folder = options.keep or Path(tempfile.mkdtemp(prefix="gearcase-crash-run-"))
     folder.mkdir(parents=True, exist_ok=options.keep is None)
-    matrix, found = Matrix(folder, options.seed, can_have_database()), list[Found]()
+    matrix, found = Matrix(folder, options.seed, can_have_database(), options.patience), list[Found]()
     began = time.monotonic()
     with matrix.surroundings():
         for number, kill in enumerate(matrix.plan(options.kills), 1):

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from gearcase.sandbox import owners
 
+LONGEST = 60.0
+"""Seconds after which nobody waits any more for a process that outlives its run."""
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -49,16 +51,19 @@ def _is_below(pid: int, parents: dict[int, int], apart: Collection[int]) -> bool
     return False
 
 
-def wait_until_gone(apart: Collection[int], patience: float) -> tuple[float, dict[int, str]]:
-    """Seconds until no process was left (at most `patience`), and which were left then. They are buried meanwhile, as by any init: the
-    first process of a box ends when nobody of the box waits to be."""
+def wait_until_gone(apart: Collection[int], patience: float, longest: float = LONGEST) -> tuple[float, dict[int, str]]:
+    """Seconds until no process was left (`longest` at most), and which were left after `patience`. They are buried meanwhile, as by any
+    init: the first process of a box ends when nobody of the box waits to be."""
     began = time.monotonic()
+    late: dict[int, str] = {}
     while True:
         reap(apart)
         left = living(apart)
         taken = time.monotonic() - began
-        if not left or taken > patience:
-            return taken, left
+        if taken > patience:
+            late = late or left
+        if not left or taken > longest:
+            return taken, late
         time.sleep(0.005)
 
 

@@ -4,7 +4,10 @@ import json
 import os
 import shutil
 
-from gearcase.run.again import last_state
+import pytest
+
+from gearcase.errors import RunError
+from gearcase.run.again import Dead, heir_of, last_state
 from gearcase.runs import RunFolder
 from gearcase.sandbox.states import States
 
@@ -179,3 +182,15 @@ def test_two_that_are_typed_at_once_are_one_run(stage):
     for one in both:
         one.communicate()
     assert codes == [0, 2]
+
+
+def test_a_disk_that_refuses_the_conversation_is_told_and_the_dead_run_can_still_be_gone_on_for(stage):
+    begins(stage, FIRST, WAITS)
+    path = folders(stage)[0]
+    dead = Dead(RunFolder(path.name, "amber-fox", "g", 1.0, path), {})
+    other = RunFolder("ff000000", "other", "g", 2.0, stage.folder / "other")
+    (other.path / "conversation.jsonl").mkdir(parents=True)
+    with pytest.raises(RunError) as caught:
+        dead.take_over(other)
+    assert str(other.path) in caught.value.message + caught.value.cause
+    assert heir_of(dead.folder) is None

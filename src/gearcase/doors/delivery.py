@@ -31,6 +31,8 @@ from gearcase.sandbox.content import ContentChanged, copy_content, write_all
 from gearcase.sandbox.databases import goes_with, kind_of
 from gearcase.sandbox.trees import Cursor, remove_tree
 
+DELIVERING = "delivering-to"
+"""The file of a run's folder that names where it delivers, from before it does."""
 _SHOWN = 20
 
 
@@ -59,10 +61,12 @@ def deliver(
     head: str = "",
     patch: bytes = b"",
     earlier: Delivery | None = None,
+    run: str = "",
 ) -> HandedOver:
     """Copy a staged delivery to the folder `out`, which is made; beside it `OUT.manifest.json` and, with a patch, `OUT.patch`.
 
-    `head` is the journal's; `earlier` is what the run that this one goes on for had delivered there.
+    `head` is the journal's; `earlier` is what the run that this one goes on for had delivered there; `run` names what a kill would
+    leave (see `sweep`).
 
     Raises UsageError `exists` (listing what is in the way), RunError `staging_changed`, `disk_full`.
     """
@@ -79,7 +83,7 @@ def deliver(
     beside_is_own = earlier is not None and _is_beside(earlier, own, manifest)
     in_the_way = [path for path in beside if os.path.lexists(path) and (path.is_dir() or not (force or beside_is_own))]
     _refuse_what_is_in_the_way(delivery, out, in_the_way, [] if force else strangers, own, force)
-    with _opened(out.parent if fresh else out) as near, _work_folder(near) as work, ExitStack() as undo, Cursor(work) as new:
+    with _opened(out.parent if fresh else out) as near, _work_folder(near, run) as work, ExitStack() as undo, Cursor(work) as new:
         os.mkdir(b"new", dir_fd=work)
         new.enter(b"new")
         _copy_staged(delivery, staging, new.fd)
@@ -94,6 +98,23 @@ def deliver(
         _write_beside(out.parent, beside)
         undo.pop_all()
     return HandedOver(out, manifest, out.with_name(out.name + ".patch") if patch else None)
+
+
+def sweep(folder: Path, run: str) -> list[str]:
+    """Remove what the delivery of a run, which has this folder, left when its process died in the middle of it.
+
+    Where it was replacing the operator's files, these lie there, and stay: returns what to say of them.
+    """
+    stayed: list[str] = []
+    out = Path(os.fsdecode((folder / DELIVERING).read_bytes()))
+    for folder in (out.parent, out):
+        for left in folder.glob(f".gearcase-{run}-*"):
+            if [one.name for one in left.iterdir() if one.name != "new"]:
+                stayed.append(f"{left}, which holds files that were being replaced")
+            else:
+                with _opened(folder) as near:
+                    remove_tree(near, os.fsencode(left.name))
+    return stayed
 
 
 def _appear(near: int, work: int, name: bytes) -> None:
@@ -326,9 +347,9 @@ def _opened(folder: Path) -> Generator[int]:
 
 
 @contextmanager
-def _work_folder(near: int) -> Generator[int]:
+def _work_folder(near: int, run: str) -> Generator[int]:
     """A folder of our own on the same disk, gone afterwards."""
-    name = b".gearcase-" + secrets.token_hex(8).encode()
+    name = b".gearcase-" + os.fsencode(f"{run}-{secrets.token_hex(8)}")
     with explaining(name, "making"):
         os.mkdir(name, 0o700, dir_fd=near)
     try:

@@ -30,6 +30,7 @@ from gearcase.run.interruption import Interruption, told
 from gearcase.run.options import RunOptions
 from gearcase.run.process import ending
 from gearcase.runs import RunFolder, all_runs, find, write_atomically
+from gearcase.sandbox.beneath import explaining
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.states import State, States
 from gearcase.swarm.results import take_over
@@ -55,8 +56,9 @@ class Dead:
     delivered: Delivery | None = None
 
     def take_over(self, to: RunFolder) -> RunContinues:
-        """Make `to` the run that goes on, with copies of conversation and answers. Raises UsageError `went_on` where another one does
-        already.
+        """Make `to` the run that goes on, with copies of conversation and answers.
+
+        Raises UsageError `went_on` where another one does already, RunError where the disk refuses.
         """
         descriptor = os.open(self.folder.path / _HEIR, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -68,7 +70,8 @@ class Dead:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        copy_lines(self.folder.conversation, to.conversation)
+        with explaining(bytes(to.conversation), "copying the conversation"):
+            copy_lines(self.folder.conversation, to.conversation)
         found = take_over(self.folder.results, to.results) if self.folder.results.exists() else 0
         snapshot = self.state.name if self.state is not None else ""
         return RunContinues(self.folder.id, self.folder.name, self.spent, found, snapshot, self.answers, self.agents)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from gearcase.box import Box, Check
 from gearcase.brake import Brake, Level
 from gearcase.checks import CheckVerdict, PutFiles, put_files, run_check, view
-from gearcase.doors.delivery import deliver, verify
+from gearcase.doors.delivery import DELIVERING, deliver, verify
 from gearcase.doors.files import DeliveredFile, Delivery, Refusal, discard, take, unasked_git
 from gearcase.doors.patches import as_patch
 from gearcase.doors.patterns import Patterns
@@ -31,7 +31,7 @@ from gearcase.run.accounts import LEAD, LEAD_PURSE, Purse
 from gearcase.run.change import selected
 from gearcase.run.doors import Doors
 from gearcase.run.workspace import Workspace
-from gearcase.runs import RunFolder
+from gearcase.runs import RunFolder, write_atomically
 from gearcase.sandbox.beneath import printable
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.threads import in_thread
@@ -260,6 +260,7 @@ def hand_over(
     if len(repositories) == 1:
         files, _ignored = selected(repositories[0], delivery, staging, Patterns(box.files.take), store, folder.path)
         patch = as_patch(files, store, staging).data
-    handed = deliver(delivery, staging, out, force=force, patch=patch, earlier=earlier)
+    write_atomically(folder.path / DELIVERING, os.fsencode(out.absolute()))
+    handed = deliver(delivery, staging, out, force=force, patch=patch, earlier=earlier, run=folder.id)
     facts = delivery.record()
     return Delivered(str(handed.out), facts["files"], facts["refused"], delivery.manifest_digest)

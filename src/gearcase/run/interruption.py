@@ -27,10 +27,10 @@ _WORDS = 300
 
 @dataclass(slots=True)
 class Began:
-    """A command of the lead. `ended` in unix seconds; 0: not known to have ended."""
+    """A command of the lead. `ended`: as the how manyth; 0: not known to have ended."""
 
     text: str
-    ended: float = 0.0
+    ended: int = 0
 
 
 @dataclass(slots=True)
@@ -43,6 +43,8 @@ class Interruption:
     agents: int = 0  # ids of sub-agents that were given, those of the runs before it included
     steps: int = 0  # answers of the lead, in this run
     before: str = ""  # id of the run that it went on for
+    _ended: int = 0  # commands of the lead that have
+    _snapshots: dict[str, int] = field(default_factory=dict[str, int])  # that were asked for: after how many of these
     _cpu: dict[str, float] = field(default_factory=dict[str, float])  # by agent
     _ticked: float = 0.0  # boot time
     _last: float = 0.0
@@ -56,10 +58,10 @@ class Interruption:
                 break
             if record.event is not None:
                 told._last = record.boot
-                told.add(record.event, record.agent, record.time, record.boot)
+                told.add(record.event, record.agent, record.boot)
         return told
 
-    def add(self, event: Event, agent: str, time: float, boot: float) -> None:
+    def add(self, event: Event, agent: str, boot: float) -> None:
         """One more fact."""
         match event:
             case events.RunContinues():
@@ -75,7 +77,10 @@ class Interruption:
             case events.CommandStarted() if agent == LEAD:
                 self.commands[event.command] = Began(event.text)
             case events.CommandEnded() if event.command in self.commands:
-                self.commands[event.command].ended = time
+                self._ended += 1
+                self.commands[event.command].ended = self._ended
+            case events.SnapshotTaken() if agent == LEAD:
+                self._snapshots[event.snapshot] = self._ended
             case events.Tick():
                 self._cpu[agent], self._ticked = event.cpu, boot
             case events.SandboxOpened():
@@ -97,7 +102,7 @@ class Interruption:
         if state.command:
             first = state.command if state.running else state.command + 1
             return [began.text for number, began in self.commands.items() if number >= first and began.ended]
-        return [began.text for began in self.commands.values() if began.ended > state.time]
+        return [began.text for began in self.commands.values() if began.ended > self._snapshots.get(state.name, 0)]
 
 
 def told(cut: Interruption, box: Box, run: str, state: State | None, has_history: bool) -> str:
