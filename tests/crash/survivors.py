@@ -38,8 +38,9 @@ def living(apart: Collection[int]) -> dict[int, str]:
                 state, parent = rest.split()[:2]
                 parents[int(text)] = int(parent)
                 if state not in "ZX":
+                    names[int(text)] = f"{name.partition('(')[2]}, {state}"
                     command = Path(f"/proc/{text}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                    names[int(text)] = f"{name.partition('(')[2]}, {state}: {command[:200]}"
+                    names[int(text)] += f": {command[:200]}"
     return {pid: name for pid, name in names.items() if _is_below(pid, parents, apart)}
 
 

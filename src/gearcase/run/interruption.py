@@ -57,12 +57,12 @@ class Interruption:
             if isinstance(record.event, events.RunResumed):
                 break
             if record.event is not None:
-                told._last = record.boot
                 told.add(record.event, record.agent, record.boot)
         return told
 
     def add(self, event: Event, agent: str, boot: float) -> None:
-        """One more fact."""
+        """One more fact. `boot` in seconds of CLOCK_BOOTTIME."""
+        self._last = boot
         match event:
             case events.RunContinues():
                 self.agents, self.before = event.agents, event.run
