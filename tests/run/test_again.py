@@ -194,3 +194,13 @@ def test_a_disk_that_refuses_the_conversation_is_told_and_the_dead_run_can_still
         dead.take_over(other)
     assert str(other.path) in caught.value.message + caught.value.cause
     assert heir_of(dead.folder) is None
+
+
+def test_what_a_sub_agent_hands_in_is_in_a_snapshot_before_its_ending_is_on_record(stage):
+    child = {"when": "make it", "commands": ["mkdir -p out; echo made > out/y; gear done"]}
+    lead = {"commands": ["mkdir out; echo one > out/x"]}, {"commands": ["gear spawn --usd 0.10 'make it'; gear done"]}
+    played = stage.play(child, *lead)
+    (returned,) = played.records("agent_returned")
+    kept = [one.event.snapshot for one in played.records("step_kept") if one.seq < returned.seq]
+    files = {entry.path for entry in States(played.folder.states).manifest(kept[-1]).entries}
+    assert b"out/y" in files and returned.event.status == "done"
