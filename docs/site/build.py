@@ -34,7 +34,7 @@ NAVIGATION = {
     ).split(),
     "Doors": "doors-files doors-http doors-api doors-secrets doors-postgres doors-redis doors-aws".split(),
     "Look it up": "box errors events endings platforms containers CHANGELOG".split(),
-    "Trust it": "promises threat-model SECURITY benchmarks crash-door".split(),
+    "Trust it": "promises threat-model SECURITY benchmarks crash-door crash-run".split(),
     "Inside": "architecture decisions dependencies".split(),
 }
 """Pages by the name of their file; `examples` and `decisions` are lists of pages."""

@@ -116,12 +116,16 @@ class RunResumed(Event):
 
 
 class RunContinues(Event):
-    """This run goes on for one whose process died: its limits are what that one left, and it has the answers of its maps."""
+    """This run goes on for one whose process died: its limits are what that one left, and it has the answers of its maps, the last
+    snapshot of its files, and its agent's conversation."""
 
     run: str
     name: str
     spent: Amounts
     answers: int
+    snapshot: str = ""  # of its files; empty: what was given is given again
+    turns: int = 0  # answers of its agent's model in the conversation that goes on
+    agents: int = 0  # ids of sub-agents that were given
 
 
 class RunForked(Event):

@@ -79,6 +79,11 @@ class RunFolder:
         return self.path / "cassette.jsonl"
 
     @property
+    def conversation(self) -> Path:
+        """What the lead and its model said, as far as it came."""
+        return self.path / "conversation.jsonl"
+
+    @property
     def results(self) -> Path:
         """What the maps of this run have paid for, by content."""
         return self.path / "results.sqlite"

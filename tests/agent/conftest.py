@@ -230,13 +230,16 @@ class Stage:
     def kept(self, name):
         return (self.folder / "box" / name).read_text()
 
-    def play(self, goal="Count the lines."):
+    def play(self, goal="Count the lines.", past=None, first=""):
+        """`first` is told to it before it begins."""
         model = Model("a-model", self.protocol, self.window, 8000, self.options)
         more = {} if self.waits_for_upstream is None else {"waits_for_upstream": self.waits_for_upstream}
         around = Surroundings(
             self.ask, self.shell, self.keep, self.status, self.phase, lambda: self.limit, self.done, self.sleep, **more
         )
-        self.agent = Agent("lead", model, "You work in a box.", goal, around, self.recorder)
+        self.agent = Agent("lead", model, "You work in a box.", goal, around, self.recorder, past)
+        if first:
+            self.agent.tell(first)
         end = asyncio.run(self.agent.run())
         for body in self.bodies:
             check_pairing(self.protocol, body)

@@ -25,13 +25,21 @@ SIGNED = {
 class Session:
     """A context that is driven as the loop drives it, without a loop."""
 
-    def __init__(self, play, protocol, window=100_000):
+    def __init__(self, play, protocol, window=100_000, earlier=()):
         self.play, self.protocol, self.window = play, protocol, window
         self.files = {}
+        self.lines = []  # as they stand in the file of a conversation
         self.recorder = play.ListRecorder()
-        self.context = Context("You work in a box.", window, Archive(self.keep, self.recorder, "lead"), self.recorder, "lead")
+        archive = Archive(self.keep, self.recorder, "lead")
+        self.context = Context("You work in a box.", window, archive, self.recorder, "lead", self.log)
         self.number = 0
-        self.context.tell("The goal.", pinned=True)
+        if earlier:
+            self.context.take_up(map(json.loads, earlier))
+        else:
+            self.context.tell("The goal.", pinned=True)
+
+    def log(self, line):
+        self.lines.append(json.dumps(line))
 
     def keep(self, name, content):
         self.files[f"/box/{name}"] = content
@@ -76,8 +84,9 @@ TURNS = st.lists(
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @settings(max_examples=150, deadline=None)
-@given(turns=TURNS)
-def test_whatever_is_dropped_a_request_stays_valid_and_keeps_goal_and_notes(play, protocol, turns):
+@given(turns=TURNS, share=st.floats(0.0, 1.0))
+def test_whatever_is_dropped_a_request_stays_valid_and_keeps_goal_and_notes(play, protocol, turns, share):
+    """And from its lines another process has the same in view; cut off after any of them, what it asks is valid, too."""
     session = Session(play, protocol, window=12_000)
     notes = []
     for turn in turns:
@@ -108,6 +117,15 @@ def test_whatever_is_dropped_a_request_stays_valid_and_keeps_goal_and_notes(play
     texts = [file for file in session.files if file.endswith(".txt")]
     assert len(texts) == len(session.files) // 2
     assert _native_blocks(protocol, body) <= {json.dumps(block, sort_keys=True) for block in SIGNED[protocol]}
+
+    heir = Session(play, protocol, session.window, session.lines)
+    assert heir.context.messages() == session.context.messages()
+    assert heir.files == session.files and heir.lines == []
+    cut = Session(play, protocol, session.window, session.lines[: max(1, round(share * len(session.lines)))])
+    for call in cut.context.unanswered():
+        cut.context.add(Ran(call.id, "no result", failed=True))
+    cut.context.tell("You go on.")
+    play.check_pairing(protocol, cut.request())
 
 
 def _native_blocks(protocol, body):

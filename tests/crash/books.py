@@ -67,7 +67,8 @@ class Books:
                 hold = self._end(record["hold"])
                 self._spend(hold["account"], hold["amounts"])
             case "settled":
-                self._end(record["hold"])
+                if not record.get("purpose"):  # else a charge: it had no hold
+                    self._end(record["hold"])
                 self._spend(record["account"], record["amounts"])
             case "model_called":
                 self.ended[record["ended"]] += 1

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from gearcase.doors import giving
 from gearcase.doors.changes import changed
-from gearcase.doors.delivery import deliver, verify
+from gearcase.doors.delivery import deliver, sweep, verify
 from gearcase.doors.files import MAX_PATH, Delivery, give, take, unasked_git
 from gearcase.doors.flags import flags
 from gearcase.doors.patches import as_patch, quoted
@@ -432,6 +432,54 @@ def test_nothing_that_is_there_is_replaced_without_force(bench):
     assert sorted(os.listdir(bench.out)) == ["b", "other"] and os.listdir(bench.out.parent) == ["name"]
     deliver(delivery, bench.staging, bench.out, force=True)
     assert {path.name: path.read_text() for path in bench.out.iterdir()} == {"a": "new", "b": "new", "other": "mine"}
+
+
+def test_what_a_run_that_died_had_delivered_is_replaced_as_far_as_it_is_still_the_same(bench):
+    for name in ("same", "changed", "gone", "edited"):
+        bench.write(f"out/{name}", b"first")
+    earlier = bench.take("out/**")
+    deliver(earlier, bench.staging, bench.out, patch=b"p")
+    bench.staging = bench.folder / "run" / "again"
+    bench.write("out/changed", b"second")
+    os.unlink(bench.workspace / "out/gone")
+    delivery = bench.take("out/**")
+    (bench.out / "out/edited").write_bytes(b"by hand")
+    with pytest.raises(UsageError) as caught:
+        deliver(delivery, bench.staging, bench.out, patch=b"q", earlier=earlier)
+    assert "out/edited" in caught.value.message and "out/same" not in caught.value.message
+    assert (bench.out / "out/changed").read_bytes() == (bench.out / "out/gone").read_bytes() == b"first"
+    (bench.out / "out/edited").write_bytes(b"first")
+    (bench.out / "notes").write_bytes(b"mine")
+    handed = deliver(delivery, bench.staging, bench.out, patch=b"q", earlier=earlier)
+    there = {path.name: path.read_bytes() for path in bench.out.rglob("*") if path.is_file()}
+    assert there == {"same": b"first", "changed": b"second", "edited": b"first", "notes": b"mine"}
+    assert handed.manifest.read_bytes() == delivery.to_json("") and handed.patch.read_bytes() == b"q"
+    with pytest.raises(UsageError):
+        deliver(delivery, bench.staging, bench.out, earlier=earlier)
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+def test_what_a_delivery_left_whose_process_was_killed_is_swept_but_for_the_operators_files(bench, replaces):
+    bench.write("out/a", b"new")
+    bench.out.mkdir(parents=True)
+    if replaces:
+        (bench.out / "out").mkdir()
+        (bench.out / "out/a").write_bytes(b"old")
+    delivery = bench.take("out/**")
+    pid = os.fork()
+    if pid == 0:
+        os.link = lambda *_arguments, **_more: os._exit(9)  # as `kill -9` before the first file is in place
+        deliver(delivery, bench.staging, bench.out, force=True, run="ab12")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    (left,) = bench.out.glob(".gearcase-*")
+    (bench.folder / "delivering-to").write_bytes(bytes(bench.out))
+    assert sweep(bench.folder, "ff00") == []
+    assert left.exists(), "it is another run's"
+    stayed = sweep(bench.folder, "ab12")
+    assert left.exists() == replaces and [str(left) in one for one in stayed] == [True] * replaces
+    if replaces:
+        assert (left / "0").read_bytes() == b"old"
 
 
 def test_a_folder_that_exists_takes_what_is_not_in_the_way(bench):

@@ -209,11 +209,13 @@ def test_a_reduce_goes_on_where_it_was(user):
     assert (user.folder / "result/whole/result.txt").exists()
 
 
-def test_an_agent_begins_again_and_is_told_why(user):
+def test_an_agent_goes_on_and_is_told_why(user):
     command = "mkdir -p out; printf 'Say well: {item}' > p; gear map --over lines.txt --split lines:1 --prompt p --out out/mapped"
     (user.folder / "lines.txt").write_text("".join(f"part-{n}\n" for n in range(300)))
     worker = {"text": "well", "fault": "slow", "delay": 0.5}
-    lead = user.script({"commands": [command, "gear done"]})
+    lead = user.script(
+        {"commands": [command, "gear done"]}, {"when": "[from Gearcase: the process", "commands": [command, "gear done"]}
+    )
     with user.provides(worker) as provider:
         box = ["--model", lead, "--worker", f"{provider.base}/v1#small", "--give", "lines.txt", "--take", "out/**", "--usd", "5"]
         watcher = user.starts("run", "Say it.", *box, "--out", "result", "--quiet", OPENAI_API_KEY=user.key)
@@ -226,5 +228,5 @@ def test_an_agent_begins_again_and_is_told_why(user):
     assert len(counts) == 300 and sum(counts.values()) <= 300 + CONCURRENCY
     assert json.loads((user.folder / "result/out/mapped/account.json").read_text())["account"] == ok(300)
     begun = (runs(user)[-1] / "cassette.jsonl").read_text()
-    assert "An earlier run of this goal was cut off" in begun
+    assert "[from Gearcase: the process that drove run" in begun and "Under way at that moment" in begun
     assert "ended by itself" in user.types("recover", code=2).err

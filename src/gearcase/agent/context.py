@@ -9,17 +9,20 @@ alarm) waits for the next request, so it never stands between a call and its res
 
 Tokens are the provider's where it reported usage: what a request had more than the one before is spread over the new messages by
 size. Until then they are bytes / 4.
+
+Whatever changes what is in view is told to `log` first as a line (see `conversation`), and `take_up` does the same again from lines.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from gearcase.agent.archive import Archive, kind_of, readable
-from gearcase.agent.transcript import Message, Ran, Said, Tokens, Told, clip
+from gearcase.agent.conversation import Line, message_of, row_of
+from gearcase.agent.transcript import Call, Message, Ran, Said, Tokens, Told, clip
 from gearcase.errors import Refused
 from gearcase.events import ContextCompacted
 from gearcase.seams import Recorder
@@ -59,11 +62,24 @@ class Entry:
         self.measured = False
 
 
+def _nowhere(line: Line) -> None:
+    return None
+
+
 class Context:
     """The transcript of one agent. Not shared between threads."""
 
-    def __init__(self, system: str, window: int, archive: Archive, recorder: Recorder, agent: str) -> None:
+    def __init__(
+        self,
+        system: str,
+        window: int,
+        archive: Archive,
+        recorder: Recorder,
+        agent: str,
+        log: Callable[[Line], None] = _nowhere,
+    ) -> None:
         self.window = window
+        self._log = log
         self._system = Entry(0, Told(system), pinned=True)
         self._entries: list[Entry] = []
         self._waiting: list[Entry] = []
@@ -86,24 +102,30 @@ class Context:
 
     def add(self, message: Said | Ran) -> None:
         """An answer, or the result of one of its calls."""
+        self._log(row_of(message))
         self._entries.append(self._entry(message))
 
     def tell(self, text: str, pinned: bool = False) -> int:
         """Text for the model, from the next request on. Pinned text is never compacted away. Returns its id."""
+        self._log({**row_of(Told(text)), "pinned": pinned})
         entry = self._entry(Told(text), pinned)
         self._waiting.append(entry)
         return entry.id
 
     def begin(self, status: str) -> None:
         """Make ready for a request: what waits joins, the status line ends the last message, files are written, room is made."""
+        self._join(status)
+        if self.tokens > SHARE * self.window:
+            self.compact(TARGET)
+
+    def _join(self, status: str) -> None:
+        self._log({"kind": "asked", "status": status})
         self._entries += self._waiting
         self._waiting = []
         last = self._entries[-1]
         if status and not last.file and not isinstance(last.message, Said):
             last.change(replace(last.message, text=f"{last.message.text}\n{status}"))
         self.write()
-        if self.tokens > SHARE * self.window:
-            self.compact(TARGET)
 
     def write(self) -> None:
         """Keep every message in the box that is not there yet."""
@@ -130,11 +152,47 @@ class Context:
         if tokens.output:
             answer.tokens, answer.measured = tokens.output, True
 
+    # --- going on with an earlier one -----------------------------------------------------------------------------------------
+
+    def take_up(self, lines: Iterable[Line]) -> None:
+        """Do again what these lines tell of, into a context in which nothing happened yet; what is in view then is what was.
+
+        Its files are written into the box again, whole. The lines are in the log already.
+        """
+        log, self._log = self._log, _nowhere
+        for line in lines:
+            match line["kind"]:
+                case "told":
+                    self.tell(line["text"], line["pinned"])
+                case "asked":
+                    self._join(line["status"])
+                case "left_out":
+                    for entry in [entry for entry in self._entries if entry.id == line["id"]]:
+                        self._leave_out(entry)
+                case "removed":
+                    self._remove([entry for entry in self._entries if entry.id in line["ids"]])
+                case "window":
+                    self.window = min(self.window, line["tokens"])
+                case _:
+                    self.add(message_of(line))
+        self._log = log
+
+    def unanswered(self) -> list[Call]:
+        """The calls of the last answer that have no result."""
+        calls: list[Call] = []
+        for entry in self._entries:
+            if isinstance(entry.message, Said):
+                calls = list(entry.message.calls)
+            elif isinstance(entry.message, Ran):
+                calls = calls[1:]
+        return calls
+
     # --- compaction ---------------------------------------------------------------------------------------------------------
 
     def too_long(self) -> None:
         """The provider said that the request is over its window: believe it, and make room."""
         self.window = min(self.window, self.tokens)
+        self._log({"kind": "window", "tokens": self.window})
         self.compact(TARGET)
 
     def compact(self, target: float) -> None:
@@ -172,6 +230,7 @@ class Context:
         message = entry.message
         if not isinstance(message, Ran) or entry.stub or not entry.file or len(message.text) <= STUB_OVER:
             return 0
+        self._log({"kind": "left_out", "id": entry.id})
         text = f"[{len(message.text)} characters left out of view to save room; whole in {entry.file}]"
         entry.change(replace(message, text=text))
         entry.stub = True
@@ -180,6 +239,7 @@ class Context:
     def _remove(self, turn: list[Entry]) -> int:
         """Take a whole turn out, its notes excepted. Returns how many messages went."""
         going = {entry.id for entry in turn if not entry.pinned}
+        self._log({"kind": "removed", "ids": sorted(going)})
         head = self._entries[: next(i for i, entry in enumerate(self._entries) if isinstance(entry.message, Said))]
         self._entries = [entry for entry in self._entries if entry.id not in going]
         self._gone += len(going)

@@ -17,8 +17,9 @@ from gearcase.agent.archive import Archive, Keep
 from gearcase.agent.asking import Ask, Sleep, ask_model
 from gearcase.agent.commands import SHOWN, read_call, show_result
 from gearcase.agent.context import Context
+from gearcase.agent.conversation import Conversation
 from gearcase.agent.dialects import DIALECTS
-from gearcase.agent.prompt import CALL_CUT_OFF, CUT_OFF, HAND_IN, NO_COMMAND
+from gearcase.agent.prompt import CALL_CUT_OFF, CUT_OFF, HAND_IN, NO_COMMAND, NOT_BEGUN, UNKNOWN
 from gearcase.agent.transcript import Answer, Call, Model, Ran, Said, clip
 from gearcase.errors import GearcaseError, RunError
 from gearcase.events import AgentEnded, AgentStarted, AgentTurn, AttemptFailed
@@ -73,12 +74,33 @@ class Surroundings:
     waits_for_upstream: Callable[[str], Awaitable[bool]] = _ends  # stands still until somebody answers; true: ask again
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """Where an agent's conversation is kept; where it begins with what an earlier run kept, `told` says what happened since."""
+
+    conversation: Conversation
+    told: str = ""
+
+
 class Agent:
     """One agent. `run` may be called once."""
 
-    def __init__(self, name: str, model: Model, system: str, goal: str, surroundings: Surroundings, recorder: Recorder) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: Model,
+        system: str,
+        goal: str,
+        surroundings: Surroundings,
+        recorder: Recorder,
+        past: Past | None = None,
+    ) -> None:
         self._archive = Archive(surroundings.keep, recorder, name)
-        self.context = Context(system, model.context_window, self._archive, recorder, name)
+        log = {"log": past.conversation.keep} if past is not None else {}
+        self.context = Context(system, model.context_window, self._archive, recorder, name, **log)
+        earlier = past.conversation.earlier if past is not None else []
+        self._archive.skip_outputs(sum(line["kind"] == "output" for line in earlier))
+        self.context.take_up(earlier)
         self.step = 0
         self._name = name
         self._model = model
@@ -86,6 +108,7 @@ class Agent:
         self._goal = goal
         self._around = surroundings
         self._recorder = recorder
+        self._past = past
         self._plain = 0
         self._last_turns: int | None = None
         self._unpaid = 0
@@ -97,8 +120,8 @@ class Agent:
     async def run(self) -> AgentEnd:
         """Work until the end. Errors of the box become `failed`; cancelling records `stopped` and goes on up."""
         self._recorder.append(AgentStarted(self._model.name, self._goal), self._name)
-        self.context.tell(self._goal, pinned=True)
         try:
+            self._begin()
             end = None
             while end is None:
                 end = self._limits() or await self._turn()
@@ -108,8 +131,20 @@ class Agent:
         except asyncio.CancelledError:
             self._recorder.append(AgentEnded("stopped", "stopped from outside"), self._name)
             raise
+        finally:
+            if self._past is not None:
+                self._past.conversation.close()
         self._recorder.append(AgentEnded(end.reason, end.detail), self._name)
         return end
+
+    def _begin(self) -> None:
+        """With the goal, or where an earlier run's agent was cut off. Every call gets a result: the providers demand it."""
+        if self._past is None or not self._past.conversation.earlier:
+            self.context.tell(self._goal, pinned=True)
+        for at, call in enumerate(self.context.unanswered()):
+            self.context.add(Ran(call.id, NOT_BEGUN if at else UNKNOWN, failed=True))
+        if self._past is not None and self._past.told:
+            self.context.tell(self._past.told)
 
     def _limits(self) -> AgentEnd | None:
         """The end, if it is reached; else count down the last turns, or tell the agent that they begin."""

@@ -17,6 +17,9 @@ NO_COMMAND = "Your answer called no tool, so nothing happened. Call bash; when t
 CUT_OFF = "Your answer was cut off at the output limit before it called a tool. Do less at once: call bash with a short command."
 CALL_CUT_OFF = "the answer was cut off at the output limit; do less at once"
 
+UNKNOWN = "no result: the process that ran this died. Whether it began, and how far it came, is not known."
+NOT_BEGUN = "not run: the process that would have run this died before"
+
 MOST = 12
 """Items of one list that are named; the rest is counted."""
 _SHOWN = {"verdict": "you see pass or fail", "score": "you see the score", "output": "you see its output"}

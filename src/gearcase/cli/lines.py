@@ -137,6 +137,12 @@ def _left(event: events.NodeLeft) -> str:
     return f"{neutral(event.node)} is lost after {event.items:,} items: {neutral(event.why)}{spent}"
 
 
+def _kept(event: events.RunContinues) -> str:
+    files = f"files of its {neutral(event.snapshot)}" if event.snapshot else "files as they were given"
+    turns = f"its conversation up to answer {event.turns:,}, " if event.turns else ""
+    return f"{turns}{files}, {event.answers:,} answers of its maps"
+
+
 def _settled(event: events.Settled) -> _Said | None:
     if not event.over.get("usd"):
         return None
@@ -145,11 +151,7 @@ def _settled(event: events.Settled) -> _Said | None:
 
 _SAY: dict[type[events.Event], Callable[[Any], _Said | None]] = {
     events.RunStarted: lambda e: ("door" if e.kind == "door" else "run", "bold", f"{neutral(e.name)}  {first_line(e.goal)}"),
-    events.RunContinues: lambda e: (
-        "run",
-        "bold",
-        f"goes on for {neutral(e.name)}, whose process died; {e.answers:,} answers of its maps",
-    ),
+    events.RunContinues: lambda e: ("run", "bold", f"goes on for {neutral(e.name)}, whose process died; {_kept(e)}"),
     events.RunForked: lambda e: ("run", "bold", f"begins from {neutral(e.name)} at {neutral(e.snapshot)}, {e.files:,} files"),
     events.RunResumed: lambda e: ("run", "bold", "its journal is taken up again after a stop"),
     events.RunEnded: lambda e: ("end", "bold", neutral(state_word(e.status, str(e.record.get("kind"))))),

@@ -1,8 +1,9 @@
 """Hand a staged delivery over to the operator.
 
 Invariants: what is put into the operator's folder is what was staged, hashed again on the way; nothing that is there is replaced
-without `force`; either everything is there afterwards, with its manifest beside it, or nothing has changed. A new folder appears
-in one rename; into a folder that exists, each file does, and a failure takes the others back.
+without `force`, but for what a run whose process died had put there and is still the same; either everything is there afterwards, with
+its manifest beside it, or nothing has changed. A new folder appears in one rename; into a folder that exists, each file does, and a
+failure takes the others back.
 
 A log of another database that stands where a delivered one looks for its own would be played into it: it is in the way, too, and
 `force` takes it away.
@@ -30,6 +31,8 @@ from gearcase.sandbox.content import ContentChanged, copy_content, write_all
 from gearcase.sandbox.databases import goes_with, kind_of
 from gearcase.sandbox.trees import Cursor, remove_tree
 
+DELIVERING = "delivering-to"
+"""The file of a run's folder that names where it delivers, from before it does."""
 _SHOWN = 20
 
 
@@ -50,11 +53,22 @@ def verify(delivery: Delivery, staging: Path) -> None:
 
 
 def deliver(
-    delivery: Delivery, staging: Path, out: Path, *, force: bool = False, head: str = "", patch: bytes = b""
+    delivery: Delivery,
+    staging: Path,
+    out: Path,
+    *,
+    force: bool = False,
+    head: str = "",
+    patch: bytes = b"",
+    earlier: Delivery | None = None,
+    run: str = "",
 ) -> HandedOver:
     """Copy a staged delivery to the folder `out`, which is made; beside it `OUT.manifest.json` and, with a patch, `OUT.patch`.
 
-    `head` is the journal's. Raises UsageError `exists` (listing what is in the way), RunError `staging_changed`, `disk_full`.
+    `head` is the journal's; `earlier` is what the run that this one goes on for had delivered there; `run` names what a kill would
+    leave (see `sweep`).
+
+    Raises UsageError `exists` (listing what is in the way), RunError `staging_changed`, `disk_full`.
     """
     out = Path(os.path.normpath(out.absolute()))
     with explaining(os.fsencode(out), "making"):
@@ -65,8 +79,11 @@ def deliver(
     if patch:
         beside[out.with_name(out.name + ".patch")] = patch
     strangers = [] if fresh else _strange_logs(delivery, staging, out)
-    _refuse_what_is_in_the_way(delivery, out, [*beside], [] if force else strangers, force)
-    with _opened(out.parent if fresh else out) as near, _work_folder(near) as work, ExitStack() as undo, Cursor(work) as new:
+    own = frozenset[bytes]() if fresh or earlier is None else _unchanged(earlier, out)
+    beside_is_own = earlier is not None and _is_beside(earlier, own, manifest)
+    in_the_way = [path for path in beside if os.path.lexists(path) and (path.is_dir() or not (force or beside_is_own))]
+    _refuse_what_is_in_the_way(delivery, out, in_the_way, [] if force else strangers, own, force)
+    with _opened(out.parent if fresh else out) as near, _work_folder(near, run) as work, ExitStack() as undo, Cursor(work) as new:
         os.mkdir(b"new", dir_fd=work)
         new.enter(b"new")
         _copy_staged(delivery, staging, new.fd)
@@ -76,17 +93,56 @@ def deliver(
         else:
             placed = _Placed()
             undo.callback(_take_back, placed, near, work)
-            _put_away(strangers, near, work, placed)
-            _put_in_place(delivery, new.fd, near, work, placed, force)
+            _put_away([*strangers, *own.difference(file.path for file in delivery.files)], near, work, placed)
+            _put_in_place(delivery, new.fd, near, work, placed, own, force)
         _write_beside(out.parent, beside)
         undo.pop_all()
     return HandedOver(out, manifest, out.with_name(out.name + ".patch") if patch else None)
+
+
+def sweep(folder: Path, run: str) -> list[str]:
+    """Remove what the delivery of a run, which has this folder, left when its process died in the middle of it.
+
+    Where it was replacing the operator's files, these lie there, and stay: returns what to say of them.
+    """
+    stayed: list[str] = []
+    out = Path(os.fsdecode((folder / DELIVERING).read_bytes()))
+    for folder in (out.parent, out):
+        for left in folder.glob(f".gearcase-{run}-*"):
+            if [one.name for one in left.iterdir() if one.name != "new"]:
+                stayed.append(f"{left}, which holds files that were being replaced")
+            else:
+                with _opened(folder) as near:
+                    remove_tree(near, os.fsencode(left.name))
+    return stayed
 
 
 def _appear(near: int, work: int, name: bytes) -> None:
     """Make the whole new folder visible at once."""
     with explaining(name, "delivering"):
         os.rename(b"new", name, src_dir_fd=work, dst_dir_fd=near)
+
+
+def _unchanged(earlier: Delivery, out: Path) -> frozenset[bytes]:
+    """The files of an earlier delivery that lie in `out` as it put them there."""
+    found: set[bytes] = set()
+    with _opened(out) as folder:
+        for file in earlier.files:
+            with suppress(RunError):  # what is not there, or no such file
+                _read_again(folder, file, None)
+                found.add(file.path)
+    return frozenset(found)
+
+
+def _is_beside(earlier: Delivery, own: frozenset[bytes], manifest: Path) -> bool:
+    """Whether what lies beside the folder is that of the earlier delivery, of which all is there unchanged."""
+    try:
+        same = manifest.read_bytes() == earlier.to_json("")
+    except FileNotFoundError:
+        same = True  # it is written last
+    except OSError:
+        same = False
+    return same and len(own) == len(earlier.files)
 
 
 def _strange_logs(delivery: Delivery, staging: Path, out: Path) -> list[bytes]:
@@ -121,13 +177,15 @@ def _put_away(paths: list[bytes], out: int, old: int, placed: _Placed) -> None:
             placed.kept[path] = kept
 
 
-def _refuse_what_is_in_the_way(delivery: Delivery, out: Path, beside: list[Path], logs: list[bytes], force: bool) -> None:
-    taken = [os.fsencode(path) for path in beside if os.path.lexists(path) and (not force or path.is_dir())] + logs
+def _refuse_what_is_in_the_way(
+    delivery: Delivery, out: Path, beside: list[Path], logs: list[bytes], own: frozenset[bytes], force: bool
+) -> None:
+    taken = [os.fsencode(path) for path in beside] + logs
     if os.path.lexists(out):
         with _opened(out) as folder:
             for file in delivery.files:
                 standing = _standing(folder, file.path)
-                if standing == "file" and force:
+                if standing == "file" and (force or file.path in own):
                     continue
                 if standing:
                     taken.append(file.path)
@@ -218,7 +276,7 @@ class _Placed:
     files: list[bytes] = field(default_factory=list[bytes])
 
 
-def _put_in_place(delivery: Delivery, new: int, out: int, old: int, placed: _Placed, force: bool) -> None:
+def _put_in_place(delivery: Delivery, new: int, out: int, old: int, placed: _Placed, own: frozenset[bytes], force: bool) -> None:
     """Move each file from `new` to `out`, what it replaces to `old`."""
     for number, file in enumerate(delivery.files):
         *folders, name = file.path.split(b"/")
@@ -229,7 +287,7 @@ def _put_in_place(delivery: Delivery, new: int, out: int, old: int, placed: _Pla
                     os.mkdir(folder, dir_fd=target.fd)
                     placed.folders.append(target.below(folder))
                 target.enter(folder)
-            if force:
+            if force or file.path in own:
                 kept = str(number).encode()
                 with suppress(FileNotFoundError):
                     os.rename(name, kept, src_dir_fd=target.fd, dst_dir_fd=old)
@@ -289,9 +347,9 @@ def _opened(folder: Path) -> Generator[int]:
 
 
 @contextmanager
-def _work_folder(near: int) -> Generator[int]:
+def _work_folder(near: int, run: str) -> Generator[int]:
     """A folder of our own on the same disk, gone afterwards."""
-    name = b".gearcase-" + secrets.token_hex(8).encode()
+    name = b".gearcase-" + os.fsencode(f"{run}-{secrets.token_hex(8)}")
     with explaining(name, "making"):
         os.mkdir(name, 0o700, dir_fd=near)
     try:

@@ -88,7 +88,12 @@ class Children:
     """All sub-agents of a run, at every depth. Its operations take (agent, arguments) as every handler of the gear door does."""
 
     def __init__(
-        self, shared: Shared, lead: Member, operations: Mapping[str, Operation], open_member: OpenMember = Member.open
+        self,
+        shared: Shared,
+        lead: Member,
+        operations: Mapping[str, Operation],
+        open_member: OpenMember = Member.open,
+        given: int = 0,
     ) -> None:
         limits = lead.box.swarm
         self._open = open_member
@@ -96,7 +101,7 @@ class Children:
         self._shared = shared
         self._lead = lead
         self._operations = operations
-        self._family = Family(LEAD, limits.depth, limits.agents, limits.live)
+        self._family = Family(LEAD, limits.depth, limits.agents, limits.live, given)
         self._lives: dict[str, _Life] = {}
         self._halts: dict[str, asyncio.Future[End]] = {}
         self._notes = Notes()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from gearcase.agent.asking import Sleep
 from gearcase.agent.commands import MAX_TIMEOUT
-from gearcase.agent.loop import Agent, Surroundings
+from gearcase.agent.loop import Agent, Past, Surroundings
 from gearcase.agent.prompt import DoorLine, instructions
 from gearcase.agent.transcript import Model
 from gearcase.box import Box
@@ -47,8 +47,10 @@ class Driving:
     short_of: str = ""  # which resource could not pay the next call
     _agent: Agent | None = field(default=None, repr=False)
 
-    def agent(self, route: Route, recorder: Recorder, about: str = "", doors: Sequence[DoorLine] = ()) -> Agent:
-        """The agent, ready to run. `about` is added to its instructions, which name its `doors`."""
+    def agent(
+        self, route: Route, recorder: Recorder, about: str = "", doors: Sequence[DoorLine] = (), past: Past | None = None
+    ) -> Agent:
+        """The agent, ready to run. `about` is added to its instructions, which name its `doors`; `past` keeps what is said."""
         price = route.price
         name = route.name if self.purse.agent == LEAD else route.reference  # a bare name may mean the lead's
         model = Model(name, route.protocol, price.context_window, price.max_output)
@@ -66,7 +68,7 @@ class Driving:
         told = instructions(self.box, doors) + about
         with explaining(b"outputs", "making"):
             make_directory(self.sandbox.box, b"outputs", 0o755, None)  # that the instructions name
-        self._agent = Agent(self.purse.agent, model, told, self.box.goal.strip(), around, recorder)
+        self._agent = Agent(self.purse.agent, model, told, self.box.goal.strip(), around, recorder, past)
         return self._agent
 
     def _phase(self):

@@ -128,7 +128,7 @@ class Effects:
     async def _look_and_keep(self, still: bool) -> str:
         space = self._space
         async with space.turn:
-            running = bool(self._running)
+            command, running = self._command, bool(self._running)
             seen = None if still else await in_thread(self._look, space.root)
             if seen is None or seen.event.lost > self._lost:
                 async with space.still() as files:
@@ -141,9 +141,7 @@ class Effects:
             beside = await databases.look() if databases is not None else False
             try:
                 lost_now = self._lost > lost
-                name = await in_thread(
-                    self._steps.keep, seen.files, before, seen.change, self._command, running, lost_now, beside
-                )
+                name = await in_thread(self._steps.keep, seen.files, before, seen.change, command, running, lost_now, beside)
             finally:
                 space.tell()
             if databases is not None:

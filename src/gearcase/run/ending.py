@@ -58,6 +58,7 @@ class Ending:
     delivery: Delivery = field(default_factory=Delivery)
     verdicts: list[CheckVerdict] = field(default_factory=list[CheckVerdict])
     delivered_to: str = ""
+    earlier: Delivery | None = None  # what the run that this one goes on for had delivered
     residue: list[str] = field(default_factory=list[str])
     warnings: list[str] = field(default_factory=list[str])
     error: dict[str, Any] | None = None
@@ -83,7 +84,7 @@ class Ending:
         self.verdicts = await acceptance.final(self.folder.delivered, self.delivery)
         if self.delivery.files and self.status(brake.level) in ("accepted", "unverified", "exhausted"):
             out = self.out or _default_out(self.folder)
-            delivered = await in_thread(hand_over, self.box, self.folder, store, self.delivery, out, self.force)
+            delivered = await in_thread(hand_over, self.box, self.folder, store, self.delivery, out, self.force, self.earlier)
             self.journal.append(delivered)
             self.delivered_to = delivered.to
 

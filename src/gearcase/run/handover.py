@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from gearcase.box import Box, Check
 from gearcase.brake import Brake, Level, Part
 from gearcase.checks import CheckVerdict, PutFiles, put_files, run_check, view
-from gearcase.doors.delivery import deliver, verify
+from gearcase.doors.delivery import DELIVERING, deliver, verify
 from gearcase.doors.files import DeliveredFile, Delivery, Refusal, discard, take, unasked_git
 from gearcase.doors.patches import as_patch
 from gearcase.doors.patterns import Patterns
@@ -31,7 +31,7 @@ from gearcase.run.accounts import LEAD, LEAD_PURSE, Purse
 from gearcase.run.change import selected
 from gearcase.run.doors import Doors
 from gearcase.run.workspace import Workspace
-from gearcase.runs import RunFolder
+from gearcase.runs import RunFolder, write_atomically
 from gearcase.sandbox.beneath import printable
 from gearcase.sandbox.blobs import BlobStore
 from gearcase.sandbox.threads import in_thread
@@ -248,16 +248,19 @@ async def unless_killed(brake: Brake | Part, work: Coroutine[Any, Any, T]) -> T 
         await asyncio.gather(task, killed, return_exceptions=True)
 
 
-def hand_over(box: Box, folder: RunFolder, store: BlobStore, delivery: Delivery, out: Path, force: bool) -> Delivered:
+def hand_over(
+    box: Box, folder: RunFolder, store: BlobStore, delivery: Delivery, out: Path, force: bool, earlier: Delivery | None = None
+) -> Delivered:
     """Copy the checked deliverables to the operator's folder; where one given tree is a git repository, also as a patch.
 
-    Returns the fact, for the record.
+    `earlier`: what the run that this one goes on for had delivered. Returns the fact, for the record.
     """
     patch, staging = b"", folder.delivered
     repositories = recall(folder.path)
     if len(repositories) == 1:
         files, _ignored = selected(repositories[0], delivery, staging, Patterns(box.files.take), store, folder.path)
         patch = as_patch(files, store, staging).data
-    handed = deliver(delivery, staging, out, force=force, patch=patch)
+    write_atomically(folder.path / DELIVERING, os.fsencode(out.absolute()))
+    handed = deliver(delivery, staging, out, force=force, patch=patch, earlier=earlier, run=folder.id)
     facts = delivery.record()
     return Delivered(str(handed.out), facts["files"], facts["refused"], delivery.manifest_digest)

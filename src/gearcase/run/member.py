@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from gearcase.agent.asking import Sleep
-from gearcase.agent.loop import Agent
+from gearcase.agent.loop import Agent, Past
 from gearcase.box import Box
 from gearcase.box.tools import Tool
 from gearcase.brake import BoxClock, Brake, Level, Line
@@ -151,8 +151,10 @@ class Member:
         questions: Questions | None = None,
         about: str = "",
         put: PutFiles = put_files,
+        past: Past | None = None,
     ) -> Acceptance:
-        """Give it its checks, its operations and, with a route, its loop. `swarm`: the operations on sub-agents; `put`: a check's files.
+        """Give it its checks, its operations and, with a route, its loop. `swarm`: the operations on sub-agents; `put`: a check's files;
+        `past`: where its conversation is kept.
 
         Returns what decides about its deliverables. Raises RunError when its box cannot be written to.
         """
@@ -190,7 +192,7 @@ class Member:
         self.driving.questions = questions
         self.route = route
         if route is not None:
-            self.agent = self.driving.agent(route, shared.recorder, about, self.reach.lines(shared.http))
+            self.agent = self.driving.agent(route, shared.recorder, about, self.reach.lines(shared.http), past)
             shared.watcher.readers[self.name] = self.agent.tell
         operations = Operations(
             box=self.box,

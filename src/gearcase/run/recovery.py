@@ -225,6 +225,10 @@ def _recover(folder: RunFolder) -> bool:
                 journal.append(SandboxClosed(sandbox, residue))
         if not all(story.sandboxes.values()):
             story.residue += residue
+        if (folder.path / "delivering-to").exists():
+            from gearcase.doors.delivery import sweep  # only here: few die so late
+
+            story.residue += sweep(folder.path, folder.id)
         _end_agents(story, ledger, journal)
         journal.append(Failure(supervisor_died(folder).envelope()))
         record = _record(folder, story, ledger)

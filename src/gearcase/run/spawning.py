@@ -61,10 +61,11 @@ _OPERATIONS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
 
 
 class Spawning:
-    """The sub-agents of one run, made when there are any."""
+    """The sub-agents of one run, made when there are any. `given`: ids that were given in runs which this one goes on for."""
 
-    def __init__(self, shared: Shared, lead: Member) -> None:
+    def __init__(self, shared: Shared, lead: Member, given: int = 0) -> None:
         self._shared = shared
+        self._given = given
         self._lead = lead
         self._made: Children | None = None
         self._closed = False
@@ -109,5 +110,5 @@ class Spawning:
         if self._made is None:
             from gearcase.run.children import Children  # only here: most runs have none
 
-            self._made = Children(self._shared, self._lead, self.operations)
+            self._made = Children(self._shared, self._lead, self.operations, given=self._given)
         return self._made

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
+from gearcase.agent.conversation import Conversation
+from gearcase.agent.loop import Past
 from gearcase.allowance import refuse_above
 from gearcase.box.tools import find_tools
 from gearcase.brake import Level
@@ -29,7 +31,7 @@ from gearcase.events import Event, Failure, Giving
 from gearcase.notify.shapes import Destination
 from gearcase.notify.targets import chosen, destinations
 from gearcase.run.accounts import LEAD_PURSE
-from gearcase.run.again import ABOUT, note_asked
+from gearcase.run.again import note_asked
 from gearcase.run.away import AwayEngine, require
 from gearcase.run.books import Books, open_books
 from gearcase.run.databases import databases_of
@@ -123,8 +125,9 @@ class Supervisor:
         continues = options.continues.take_over(folder) if options.continues is not None else None
         kind, box = ("program" if options.program else "agent"), self._box
         books = await open_books(folder, box, stack, kind, options.out, options.force, notify=self._notify, to=self._to)
-        if continues is not None:
+        if continues is not None and options.continues is not None:
             books.journal.append(continues)
+            books.ending.earlier = options.continues.delivered
         books.paging.watched = options.answered
         books.questions.answered = options.answered or books.paging.reaches
         books.questions.unanswered, books.questions.after = options.unanswered, options.after
@@ -154,7 +157,7 @@ class Supervisor:
         reach = Reach.whole(doors, self._opened)
         spec = sandbox_spec(box, shared.tools, reach, folder.id, shared.signature)
         lead = await Member.open(shared, LEAD_PURSE, box, books.pace, reach, spec)
-        children = Spawning(shared, lead)
+        children = Spawning(shared, lead, self._options.continues.agents if self._options.continues is not None else 0)
         try:
             await self._give(lead)
             await unless_killed(lead.brake, lead.room.require(box.sandbox.packages))
@@ -164,8 +167,11 @@ class Supervisor:
             books.copies.doors = doors
             books.rewinding.databases = lead.workspace.databases = databases_of(doors, books.journal, lead.workspace.alive)
             route = None if self._options.program else routing.lead()
-            about = ABOUT if self._options.continues is not None else ""
-            acceptance = lead.equip(route, children.operations, books.questions, about)
+            past = None
+            if route is not None:
+                told = self._options.continues.told if self._options.continues is not None else ""
+                past = Past(Conversation(folder.conversation, books.journal, lead.name), told)
+            acceptance = lead.equip(route, children.operations, books.questions, past=past)
             await lead.serve()
             books.operating.children = children
             books.rewinding.lead, books.rewinding.children, books.rewinding.doors = lead, children, doors
@@ -266,6 +272,7 @@ class Supervisor:
         effects = Effects(space, space.steps, lead.shared.store, books.journal, lead.name, files.keep, files.protected)
         effects.begin(space.snapshots["s0"].manifest)
         self._effects = books.rewinding.effects = effects
+        space.seen = effects.look
         effects.stir()
         await effects.watch()
 

@@ -66,6 +66,8 @@ class Workspace:
         """Those that are kept by themselves, where any are."""
         self.databases: Databases | None = None
         """What is kept under the same names, where any are."""
+        self.seen: Callable[[], Awaitable[None]] | None = None
+        """Looks at the files and keeps such a snapshot, while somebody does so."""
 
     async def keep(self, note: str = "") -> Snapshot:
         """Keep the present state; records what changed since the last one that was kept."""
@@ -98,11 +100,15 @@ class Workspace:
     async def change(self, work: Callable[[int, Manifest], T]) -> T:
         """Have `work` look at the files of this moment (their descriptor and their manifest) and change them, while nothing moves.
 
-        It runs in a thread. Raises what `state` and `work` raise.
+        It runs in a thread. What it changed is kept as a snapshot where any are kept by themselves: whoever is told of it afterwards finds
+        it after a crash, too. Raises what `state` and `work` raise.
         """
         async with self.turn, self.still() as files:
             self._seen = await in_thread(scan, files, self._store, self._before())
-            return await in_thread(work, files, self._seen)
+            done = await in_thread(work, files, self._seen)
+        if self.seen is not None:
+            await self.seen()
+        return done
 
     async def _look(self) -> Manifest:
         """Scan; what did not change since the last look is not read."""

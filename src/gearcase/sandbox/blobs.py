@@ -76,7 +76,7 @@ class BlobStore:
     def put_bytes(self, data: bytes) -> str:
         """Keep `data`; returns its digest. Raises RunError `disk_full`."""
         digest = digest_bytes(data)
-        if self._is_kept(digest, len(data)):
+        if self.holds(digest, len(data)):
             return digest
         temporary = self._temporary()
         with explaining(temporary, "writing"):
@@ -179,12 +179,12 @@ class BlobStore:
     def _temporary(self) -> bytes:
         return os.path.join(self._folder, b"tmp", secrets.token_hex(8).encode())
 
-    def _is_kept(self, digest: str, size: int) -> bool:
-        """A blob of another size was torn by a power cut: it is written again."""
+    def holds(self, digest: str, size: int) -> bool:
+        """Whether a content is here in its size: a blob of another one was torn by a power cut."""
         try:
             return os.stat(self._path(digest)).st_size == size
         except FileNotFoundError:
-            return self._below is not None and self._below._is_kept(digest, size)
+            return self._below is not None and self._below.holds(digest, size)
 
     def _keep(self, temporary: bytes, digest: str) -> None:
         path = self._path(digest)

@@ -62,9 +62,10 @@ class Kin:
 
 
 class Family:
-    """The tree of one run. `depth`, `most` and `live` are the box's limits."""
+    """The tree of one run. `depth`, `most` and `live` are the box's limits; `given`: ids that nobody may be given again."""
 
-    def __init__(self, root: str, depth: int, most: int, live: int) -> None:
+    def __init__(self, root: str, depth: int, most: int, live: int, given: int = 0) -> None:
+        self._given = given
         self._root = root
         self._depth = depth
         self._most = most
@@ -99,7 +100,7 @@ class Family:
 
     def next_id(self) -> str:
         """What the next one will be called."""
-        return f"a{len(self._kin) + 1}"
+        return f"a{self._given + len(self._kin) + 1}"
 
     def passed_on(self, kin: Kin) -> str:
         """The name of one that goes again; empty where it has none but its id, or somebody who has not ended bears it."""
