@@ -1,0 +1,2 @@
+def decode(line):
+    return [field.replace("\\,", ",") for field in line.split(",")]

@@ -1,0 +1,2 @@
+def encode(fields):
+    return ",".join(field.replace(",", "\\,") for field in fields)
