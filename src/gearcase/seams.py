@@ -178,10 +178,13 @@ class Profile:
 
 
 class Grip(NamedTuple):
-    """Descriptors with which another process freezes a sandbox; whoever is given one owns them. `how`: cgroup, freezer or namespace."""
+    """With what another process freezes a sandbox: `how`, and a descriptor that whoever is given it owns.
+
+    Of the folder of its cgroup (`cgroup` in v2, `freezer` in v1), or of its user namespace (`namespace`).
+    """
 
     how: str
-    descriptors: tuple[int, ...]
+    descriptor: int
 
 
 class Sandbox(Protocol):

@@ -122,7 +122,7 @@ def test_another_process_freezes_a_box_with_its_grip_and_the_brake_takes_over_fr
             return [os.stat(f"beat{number}", dir_fd=opened.workspace).st_mtime_ns for number in range(1, 6)]
 
         grip = opened.grip()
-        held = process.Box(grip.how, grip.descriptors)
+        held = process.Box(grip.how, grip.descriptor)
         async with asyncio.timeout(10):
             while not held.freeze():
                 await asyncio.sleep(0.001)

@@ -48,7 +48,7 @@ class HandBrake:
             return
         self._held[box] = number, _ = next(self._numbers), grip
         if self._process is None:
-            _close(opened)
+            os.close(opened.descriptor)
             self._start()
         else:
             self._give(number, opened)
@@ -95,11 +95,11 @@ class HandBrake:
 
     def _give(self, number: int, grip: Grip) -> None:
         try:
-            self._tell({"hold": number, "how": grip.how}, grip.descriptors)
+            self._tell({"hold": number, "how": grip.how}, grip.descriptor)
         finally:
-            _close(grip)
+            os.close(grip.descriptor)
 
-    def _tell(self, message: Mapping[str, Any], descriptors: tuple[int, ...] = ()) -> None:
+    def _tell(self, message: Mapping[str, Any], *descriptors: int) -> None:
         if self._socket is None:
             return
         try:
@@ -129,11 +129,6 @@ class HandBrake:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
             self._socket = None
-
-
-def _close(grip: Grip) -> None:
-    for descriptor in grip.descriptors:
-        os.close(descriptor)
 
 
 def _listen(folder: RunFolder) -> socket.socket:

@@ -1,13 +1,11 @@
 """The process that holds the hand brake: `python3 -I -S process.py < SOCKET`.
 
-It has the descriptors with which each box of the run is frozen, opened beforehand, and its memory is locked where that is allowed. So it
-works when the run's own process is busy, stopped, or swapped out. It reads no file, and ends with the run's process.
+It has the descriptors by which each box of the run is frozen, opened beforehand, and its memory is locked where that is allowed. So it
+works when the run's own process is busy, stopped, or swapped out. It ends with the run's process.
 
     told by the run, over its socket, a message each:
         {"serve": true} and a listening socket         once, first: whoever connects there pulls
-        {"hold": N, "how": "cgroup"} and descriptors   a box: of `cgroup.freeze` and `cgroup.events`
-        {"hold": N, "how": "freezer"} ...              ... of `freezer.state`
-        {"hold": N, "how": "namespace"} ...            ... of its user namespace: without a freezer, processes are stopped one by one
+        {"hold": N, "how": HOW} and a descriptor       a box; what of, see `Box`
         {"let_go": N}                                  it is no more
     tells the run  {"pulled": REASON}
     a client says  {"reason": TEXT}, a line, and is answered {"boxes", "moving", "milliseconds"}, a line, when all stand still
@@ -26,7 +24,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 PATIENCE = 1.0
 """Seconds until what still moves is told as such."""
@@ -36,29 +34,53 @@ _MCL_CURRENT, _MCL_FUTURE = 1, 2
 
 
 class Box:
-    """One box, and how it is frozen."""
+    """One box. `how` it is frozen, and a descriptor: by the v2 (`cgroup`) or v1 (`freezer`) cgroup of this folder, or by stopping the
+    processes of this user namespace one by one (`namespace`)."""
 
-    def __init__(self, how: str, descriptors: Sequence[int]) -> None:
+    def __init__(self, how: str, descriptor: int) -> None:
         self._how = how
-        self._descriptors = tuple(descriptors)
+        self._descriptor = descriptor
 
     def freeze(self) -> bool:
         """Ask for it, again where it was asked for before. Whether everything in the box stands still. One that is gone moves no more."""
         try:
             match self._how:
                 case "cgroup":
-                    os.pwrite(self._descriptors[0], b"1", 0)
-                    return b"frozen 1" in os.pread(self._descriptors[1], _MESSAGE, 0)
+                    self._write("cgroup.freeze", b"1")
+                    return "frozen 1" in self._read("cgroup.events") and self._stands("cgroup.threads", "RD")
                 case "freezer":
-                    os.pwrite(self._descriptors[0], b"FROZEN", 0)
-                    return os.pread(self._descriptors[0], _MESSAGE, 0).strip() == b"FROZEN"
+                    self._write("freezer.state", b"FROZEN")
+                    return self._read("freezer.state").strip() == "FROZEN" and self._stands("tasks", "R")
                 case _:
                     return self._stop()
         except OSError:
             return True
 
+    def _stands(self, name: str, moving: str) -> bool:
+        """The kernel says so too early at times; see `BoxGroups.frozen`."""
+        tasks = self._tasks(name)
+        return not any(_state(task) in moving for task in tasks) and tasks == self._tasks(name)
+
+    def _tasks(self, name: str) -> list[str]:
+        tasks = self._read(name).split()
+        for folder in [entry.name for entry in os.scandir(self._descriptor) if entry.is_dir()]:
+            with contextlib.suppress(FileNotFoundError):  # of a command that has ended meanwhile
+                tasks += self._read(f"{folder}/{name}").split()
+        return tasks
+
+    def _write(self, name: str, data: bytes) -> None:
+        descriptor = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=self._descriptor)
+        try:
+            os.write(descriptor, data)
+        finally:
+            os.close(descriptor)
+
+    def _read(self, name: str) -> str:
+        with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._descriptor), encoding="ascii") as file:
+            return file.read()
+
     def _stop(self) -> bool:
-        wanted = f"user:[{os.fstat(self._descriptors[0]).st_ino}]"
+        wanted = f"user:[{os.fstat(self._descriptor).st_ino}]"
         still = True
         for text in os.listdir("/proc"):
             if text.isdigit() and _namespace(text) == wanted and _state(text) not in "TtZX":
@@ -69,8 +91,7 @@ class Box:
 
     def close(self) -> None:
         """Let go of it."""
-        for descriptor in self._descriptors:
-            os.close(descriptor)
+        os.close(self._descriptor)
 
 
 def _namespace(pid: str) -> str:
@@ -117,7 +138,7 @@ class Hand:
             return False
         message = json.loads(data)
         if "hold" in message:
-            self._boxes[int(message["hold"])] = Box(str(message["how"]), descriptors)
+            self._boxes[int(message["hold"])] = Box(str(message["how"]), descriptors[0])
         elif (box := self._boxes.pop(int(message["let_go"]), None)) is not None:
             box.close()
         return True

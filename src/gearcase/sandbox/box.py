@@ -163,7 +163,7 @@ class Box:
     def grip(self) -> Grip | None:
         """See `Sandbox`."""
         try:
-            return self._live.parts.groups.grip() or Grip("namespace", (os.dup(self._live.parts.user),))
+            return self._live.parts.groups.grip() or Grip("namespace", os.dup(self._live.parts.user))
         except OSError:
             return None
 

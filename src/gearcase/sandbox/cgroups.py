@@ -343,12 +343,10 @@ class BoxGroups:
 
     def grip(self) -> Grip | None:
         """What another process freezes it with. None where no cgroup can. Raises OSError where it is gone."""
-        if self.unified:
-            freezing = os.open(f"{self.unified}/cgroup.freeze", os.O_WRONLY | os.O_CLOEXEC)
-            return Grip("cgroup", (freezing, os.open(f"{self.unified}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)))
-        if self.freezer:
-            return Grip("freezer", (os.open(f"{self.freezer}/freezer.state", os.O_RDWR | os.O_CLOEXEC),))
-        return None
+        if not self.freezes:
+            return None
+        folder = os.open(self.unified or self.freezer, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return Grip("cgroup" if self.unified else "freezer", folder)
 
     def thaw(self) -> None:
         """Undo a freeze."""
