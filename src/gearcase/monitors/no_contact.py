@@ -1,10 +1,13 @@
-"""`no_contact`: the work is about a live resource that the agent does not touch. What it hands in was made up, or is about to be."""
+"""`no_contact`: the work is about a live resource that the agent does not touch. What it hands in was made up, or is about to be.
+
+The snapshot that it names stood when the last of these relations was first touched: whatever came later rests on nothing.
+"""
 
 from __future__ import annotations
 
 from gearcase.events import Contact, DatabaseOpened, GearUsed, ModelCalled, Tick
 from gearcase.monitors.seam import Alarm, Detector, Fact
-from gearcase.monitors.totals import LEAD
+from gearcase.monitors.totals import GIVEN, LEAD
 
 NOTE_AT, LATCH_AT = 0.30, 0.50
 """Share of the budget (money or time) after which contact is missed. A spiral of mocks spends all of it on its own inventions."""
@@ -21,6 +24,7 @@ class NoContact(Detector):
 
     def __init__(self) -> None:
         self._missing: dict[str, list[str]] = {}
+        self._touched = GIVEN  # the snapshot that stood at the last contact
 
     def update(self, fact: Fact) -> Alarm | None:
         """Fold one fact in."""
@@ -32,6 +36,8 @@ class NoContact(Detector):
                 return None
             case Contact():
                 if event.door in self._missing:
+                    if len(event.missing) < len(self._missing[event.door]):
+                        self._touched = fact.run.snapshot()
                     self._missing[event.door] = list(event.missing)
                 return None
             case GearUsed():
@@ -42,9 +48,8 @@ class NoContact(Detector):
                     return None
                 said = f"{share:.0%} of the budget is used, and {where} had no contact"
                 action = "latch" if share >= LATCH_AT else "note"
-                return Alarm(
-                    self.name, action, said, _REMEDY.format(where=where), LEAD, {"share": round(share, 3), "missing": where}
-                )
+                evidence = {"share": round(share, 3), "missing": where, "snapshot": fact.run.snapshot(self._touched)}
+                return Alarm(self.name, action, said, _REMEDY.format(where=where), LEAD, evidence)
 
     def handing_in(self, fact: Fact) -> Alarm | None:
         """The work was not real without contact."""
