@@ -1,13 +1,13 @@
 """`local_green_host_red`: the agent's own tests pass and the check outside does not. Its tests test something else.
 
-The snapshot that it names stood before the first of these tests ran.
+The snapshot that it names stood when both agreed last that the work is sound: what came later rests on those tests alone.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from gearcase.events import CheckRan, CommandStarted, TestsClaimed
+from gearcase.events import CheckRan, Rewound, TestsClaimed
 from gearcase.monitors.seam import Alarm, Detector, Fact
 from gearcase.monitors.totals import GIVEN, LEAD
 
@@ -22,30 +22,27 @@ class LocalGreenHostRed(Detector):
 
     name = "local_green_host_red"
     acts = True
-    kinds = (CommandStarted, TestsClaimed, CheckRan)
+    kinds = (TestsClaimed, CheckRan, Rewound)
     needs = frozenset({"check", "tests"})
     rule = "tests inside pass 95 % and the check scores under 50 % (or 40 points less) twice running: note; 4 times: latch"
 
     def __init__(self) -> None:
         self._local: dict[str, tuple[float, TestsClaimed]] = {}
         self._running: dict[tuple[str, str], int] = {}
-        self._stood = GIVEN  # the snapshot that stood when the lead's latest command began
-        self._before: str | None = None  # the one before its first tests since no check fails
-        self._red: set[str] = set()
+        self._agreed: dict[str, str] = {}  # check -> snapshot of the lead's files
 
     def update(self, fact: Fact) -> Alarm | None:
         """Fold one fact in."""
         event = fact.event
-        if isinstance(event, CommandStarted):
-            if fact.agent == LEAD:
-                self._stood = fact.run.snapshot()
+        if isinstance(event, Rewound):
+            if event.by == "operator":  # those tests are gone; what it does now is counted anew
+                self._local.pop(fact.agent, None)
+                self._running = {key: count for key, count in self._running.items() if key[0] != fact.agent}
             return None
         if isinstance(event, TestsClaimed):
             total = event.passed + event.failed
             if total:
                 self._local[fact.agent] = (event.passed / total, event)
-                if fact.agent == LEAD and self._before is None:
-                    self._before = self._stood
             return None
         assert isinstance(event, CheckRan)
         if event.verdict == "skipped" or fact.agent not in self._local:
@@ -54,11 +51,9 @@ class LocalGreenHostRed(Detector):
         host = host_score(event)
         key = (fact.agent, event.name)
         apart = (local >= GREEN and host < RED) or local - host >= GAP
+        if fact.agent == LEAD and host >= RED and not apart:
+            self._agreed[event.name] = fact.run.snapshot()
         count = self._running[key] = self._running.get(key, 0) + 1 if apart else 0
-        if fact.agent == LEAD:
-            (self._red.add if event.verdict == "failed" else self._red.discard)(event.name)
-            if not self._red:
-                self._before = None
         if count < NOTE_AT:
             return None
         said = f"{claim.passed} of {claim.passed + claim.failed} tests pass inside ({claim.runner}), and check {event.name} "
@@ -68,7 +63,7 @@ class LocalGreenHostRed(Detector):
         )
         evidence: dict[str, Any] = {"local": round(local, 3), "host": round(host, 3), "running": count, "check": event.name}
         if fact.agent == LEAD:
-            evidence["snapshot"] = fact.run.snapshot(self._before or GIVEN)
+            evidence["snapshot"] = fact.run.snapshot(self._agreed.get(event.name, GIVEN))
         return Alarm(self.name, "latch" if count >= LATCH_AT else "note", said, remedy, fact.agent, evidence)
 
 
