@@ -15,6 +15,7 @@ from rich.console import Console, RenderableType
 from gearcase import events
 from gearcase.box import Limits
 from gearcase.cli import lines, maps, summary
+from gearcase.cli.held import two_lines
 from gearcase.cli.history import DIED, History
 from gearcase.cli.live import LivePanel
 from gearcase.cli.parts import HostView, ThreadView
@@ -478,3 +479,21 @@ def test_a_map_is_shown_while_it_goes_on_and_when_it_has_ended(tmp_path: Path) -
 def test_the_calls_of_a_map_are_not_told_one_by_one(tmp_path: Path) -> None:
     call = events.ModelCalled(1, 1, "chat", "small", "small", 200, "complete", {}, 0.1, 0.1, label="map m1")
     assert [lines.line(record) for record in records_of(tmp_path, call)] == [None]
+
+
+def test_a_run_that_a_monitor_holds_says_why_and_what_answers_it_until_it_goes_on(tmp_path: Path) -> None:
+    said = "51% of the budget is used, and public.orders had no contact"
+    seen = events.AlarmRaised("no_contact", "latch", said, "", "lead")
+    named = events.AlarmRaised("no_contact", "latch", said, "", "lead", {"snapshot": "s0"})
+    latched, running = events.BrakeChanged("latched", "monitor", "why"), events.BrakeChanged("running", "operator")
+    why, answers = two_lines(view_of(tmp_path / "a", STARTED, named, latched)) or ("", "")
+    assert why.startswith("amber-fox is held (its doors are shut) by no_contact: 51% of the budget is used")
+    assert answers.startswith("go back: gearcase rewind amber-fox --to s0   go on: gearcase resume amber-fox")
+    assert "rewind" not in (two_lines(view_of(tmp_path / "b", STARTED, seen, latched)) or ("", "rewind"))[1]
+    assert two_lines(view_of(tmp_path / "c", STARTED, named, latched, running)) is None
+    back = events.BrakeChanged("frozen", "operator", "to return to s0")
+    assert two_lines(view_of(tmp_path / "d", STARTED, named, latched, back)) is None, "somebody is at it"
+    report = rendered(
+        summary.report(history_of(tmp_path / "a", view_of(tmp_path / "e", STARTED, named, latched), owner=1), None), width=160
+    )
+    assert "gearcase rewind amber-fox --to s0" in report and "! no_contact" in report, "of a run that lives, too"

@@ -112,6 +112,50 @@ def test_handing_in_without_contact_is_refused(stream):
     assert database(stream).add(e.GearUsed("done", False), "lead").actions("no_contact") == [], "it was refused already"
 
 
+def test_a_statement_whose_contact_is_not_counted_yet_is_waited_for_and_a_poll_is_not(stream):
+    select = e.StatementRan("postgres.shop", 1, "SELECT", 1, 1, 1, 0.1)
+    made = database(stream).call(0.2, after=60.0).add(select).call(0.4, after=2.0)
+    assert made.actions("no_contact") == [], "60 % are used, and it asked two seconds ago"
+    counted = e.Contact("postgres.shop", {"public.orders": {"read": 3, "written": 0}}, [])
+    assert made.add(counted, after=3.0).call(after=60.0).actions("no_contact") == []
+    polls = database(stream).call(0.2, after=60.0).add(select).call(0.4, after=2.0)
+    for _ in range(70):
+        polls.add(select, after=1.0)
+    assert polls.tick().actions("no_contact") == ["latch"]
+
+
+def kept(number, lacking=0):
+    return e.StepKept(f"k{number}", number, False, 1, 1, 1, 0, 0, 1, lacking, 0.1)
+
+
+def named(made, detector):
+    return [one.alarm.evidence.get("snapshot") for one in made.raised(detector)]
+
+
+def test_the_snapshot_of_no_contact_stood_when_the_real_thing_was_touched_last(stream):
+    made = stream(usd=1.0).add(e.DatabaseOpened("postgres.shop", "branch", 17, must_touch=["public.orders", "public.refunds"]))
+    made.add(kept(1), "lead")
+    for _ in range(6):
+        made.call(0.1, after=60.0)
+    assert named(made, "no_contact") == ["s0", "s0"], "whatever it made, it made without"
+    made = stream(usd=1.0).add(e.DatabaseOpened("postgres.shop", "branch", 17, must_touch=["public.orders", "public.refunds"]))
+    made.add(kept(1), "lead").add(e.SnapshotTaken("s1", 1, 1), "lead")
+    made.add(e.Contact("postgres.shop", {"public.orders": {"read": 3, "written": 0}}, ["public.refunds"])).add(kept(2), "lead")
+    for _ in range(6):
+        made.call(0.1, after=60.0)
+    assert named(made, "no_contact") == ["s1", "s1"]
+
+
+def test_an_agent_that_the_operator_took_back_has_a_fifth_of_the_budget_to_do_better(stream):
+    made = database(stream)
+    for _ in range(4):
+        made.call(0.1, after=60.0)
+    made.add(e.Rewound("s0", "operator", "s1"), "lead")
+    made.call(0.1, after=60.0).call(0.05, after=60.0)
+    assert made.actions("no_contact") == ["note"], "55 %"
+    assert made.call(0.1, after=60.0).actions("no_contact") == ["note", "latch"]
+
+
 # --- local_green_host_red --------------------------------------------------------------------------------------------------------
 
 
@@ -140,7 +184,49 @@ def test_what_is_no_gap_between_tests_and_check_is_left_alone(stream, rounds):
     assert made.actions("local_green_host_red") == []
 
 
+def test_the_snapshot_of_green_tests_under_a_red_check_stood_when_both_agreed_last(stream):
+    made = stream().add(kept(1), "lead").tests(5).check("passed", 1.0).add(kept(2), "lead")
+    for _ in range(2):
+        made.call().tests(40).check("failed", 0.1)
+    assert named(made, "local_green_host_red") == ["k1"]
+    made = stream().add(kept(1), "lead").tests(5, 5).check("failed", 0.4).call().tests(40).check("failed", 0.1)
+    assert named(made.call().check("failed", 0.1), "local_green_host_red") == ["s0"], "they never agreed that it is sound"
+
+
+def test_a_snapshot_that_is_gone_or_was_not_kept_whole_is_not_named(stream):
+    made = stream().add(kept(1), "lead").add(kept(2), "lead").add(kept(3, lacking=9), "lead").tests(5).check("passed", 1.0)
+    made.call().tests(40).check("failed", 0.1)
+    assert named(made.call().check("failed", 0.1), "local_green_host_red") == ["k2"]
+    made = (
+        stream()
+        .add(kept(1), "lead")
+        .add(kept(2), "lead")
+        .tests(5)
+        .check("passed", 1.0)
+        .add(e.StepsPruned(["k2"], 1, "size"), "lead")
+    )
+    made.call().tests(40).check("failed", 0.1)
+    assert named(made.call().check("failed", 0.1), "local_green_host_red") == ["k1"]
+
+
+def test_a_return_by_the_operator_begins_the_count_of_red_checks_anew_and_one_by_the_agent_does_not(stream):
+    for by, actions in (("operator", ["note"]), ("agent", ["note", "latch"])):
+        made = stream()
+        for number in range(4):
+            if number == 3:
+                made.add(e.Rewound("s0", by, "s1"), "lead")
+            for _ in range(6):
+                made.call()
+            made.tests(40).check("failed", 0.1)
+        assert made.actions("local_green_host_red") == actions
+
+
 # --- destructive ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_snapshot_of_a_loss_stood_before_its_first_file_went(stream):
+    made = stream().add(kept(1), "lead").files(lost=12, of=1000).add(kept(2), "lead").files(lost=24, of=1000)
+    assert named(made, "destructive") == ["k1"]
 
 
 def test_twenty_files_that_are_gone_within_a_minute_freeze_the_run(stream):

@@ -115,7 +115,8 @@ def test_a_freeze_is_in_force_before_anybody_is_paged_and_the_answer_resolves_it
         assert "is frozen by monitor destructive: what was given is nowhere any more" in said
         details = trigger["payload"]["custom_details"]
         assert "Nothing is spent while it stands" in details["meanwhile"] and "UTC it is stopped" in details["meanwhile"]
-        assert details["answers"] == [f"gearcase resume {played.folder.name}", f"gearcase kill {played.folder.name}"]
+        name = played.folder.name
+        assert details["answers"] == [f"gearcase rewind {name} --to s0", f"gearcase resume {name}", f"gearcase kill {name}"]
         assert "canary" not in str([one.body for one in server.got]), "no name or content of a file leaves by a page"
     assert played.record.status == "unverified", "a page reaches a person, so the run waited"
     (paged,) = played.records("paged")

@@ -67,6 +67,22 @@ def test_files_go_back_programs_end_and_the_agent_is_told(stage):
     assert left.find(b"out/y") is not None, "what was undone is kept"
 
 
+def test_an_agent_that_was_held_between_two_turns_hears_of_the_return_with_the_very_next_one(stage):
+    """Its next request is made when it goes on, not when it was held: it must not act on files that are gone."""
+    told = {"when": "[from the operator: your files were returned", "commands": ["mkdir out; echo told > out/found; gear done"]}
+    untold = {"commands": ["mkdir -p out; echo untold > out/found; gear done"]}
+
+    async def beside(folder):
+        await until(lambda: b'"command_started"' in (folder.journal / "000001.jsonl").read_bytes())
+        await ask(folder, "freeze", latch=True)
+        await until(lambda: b'"command_ended"' in (folder.journal / "000001.jsonl").read_bytes())
+        await ask(folder, "rewind", to="s0")
+        await ask(folder, "resume")
+
+    played = stage.execute(RunOptions(box=stage.box(WORK, untold, told), out=stage.work / "result"), beside)
+    assert (played.out / "out/found").read_text() == "told\n"
+
+
 def test_a_program_that_was_removing_files_does_not_go_on_with_it(stage):
     (stage.work / "data").mkdir()
     for number in range(300):

@@ -49,6 +49,10 @@ class AgentEnd:
     error: GearcaseError | None = None
 
 
+async def _at_once() -> None:
+    """Nobody holds it."""
+
+
 async def _ends(why: str) -> bool:
     return False
 
@@ -71,6 +75,7 @@ class Surroundings:
     limit: Callable[[], str]  # which limit ended the phase "work": usd, tokens, cpu_time, wall, steps, operator, stopped
     done: Callable[[], str | None]  # the note of `gear done`; None until it is called
     sleep: Sleep = asyncio.sleep
+    goes_on: Callable[[], Awaitable[None]] = _at_once  # waits while it is held; what it is told meanwhile is in its request
     waits_for_upstream: Callable[[str], Awaitable[bool]] = _ends  # stands still until somebody answers; true: ask again
 
 
@@ -201,6 +206,7 @@ class Agent:
         dialect = DIALECTS[self._model.protocol]
         shortened = False
         while True:
+            await self._around.goes_on()
             self.context.begin(self._around.status())
             body = dialect.request(self._model, self._system, self.context.messages(), self._most_output())
             outcome = await ask_model(self._around.ask, dialect, body, self._around.sleep, self._tell, self.step > 0)

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from gearcase.cli import options as o
 from gearcase.cli.console import out, print_json
+from gearcase.cli.held import two_lines
 from gearcase.cli.history import History, history
 from gearcase.cli.shapes import counted, state_text, state_word
 from gearcase.cli.text import first_line, neutral
@@ -36,6 +37,8 @@ def ps(
     else:
         console = out()
         console.print(_table(runs, narrow=console.width < 60))
+        for held in filter(None, (two_lines(run.view) for run in runs if run.owner)):
+            console.print(Text.assemble((held[0], "bold red"), "\n", (held[1], "bold"), "\n"), soft_wrap=True)
         if len(folders) > len(shown):
             out().print(Text(f"{counted(len(folders) - len(shown), 'older run')}: gearcase ps --all", "dim"))
 
@@ -54,6 +57,7 @@ def _facts(run: History) -> dict[str, Any]:
         "spent": view.spent,
         "limits": view.limits,
         "steps": view.steps,
+        "held": two_lines(view),
         "seconds": round(view.elapsed(time.time()), 3),
         "created": run.folder.created,
         "pid": run.owner,

@@ -34,7 +34,7 @@ def rewind(
     files_only: Annotated[bool, typer.Option("--files-only", help="Databases stay as they are.")] = False,
     as_json: o.Json = False,
 ) -> None:
-    """Return a run's files and its throw-away databases to a snapshot. It is frozen first, what would be undone is shown, and it stays
+    """Return a run's files and its databases to a snapshot. It is frozen first, what would be undone is shown, and it stays
     frozen until `gearcase resume`.
 
     What ran in its box is ended, its agents are told, and what it had is kept as a snapshot, too. Refused where a database was not kept.

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from gearcase.allowance import day_total, today, user_limits
 from gearcase.cli import delivered, latency, maps, subagents
+from gearcase.cli.held import two_lines
 from gearcase.cli.history import DIED, History
 from gearcase.cli.parts import CheckView, ModelView
 from gearcase.cli.shapes import (
@@ -177,6 +178,8 @@ def _verdict(run: History, record: EndRecord | None) -> RenderableType:
         Text(f"{_goal(view.goal)}\n", "italic"),
     ]
     note = record.note if record else ""
+    if (held := two_lines(view)) is not None:
+        parts.append(Text.assemble((held[0], "bold red"), "\n", (held[1], "bold"), "\n"))
     if note:
         parts.append(Text(f"“{neutral(note.strip(), lines=True, limit=1200)}”\n"))
     error = record.error if record else None
@@ -373,8 +376,8 @@ def _warnings(run: History, record: EndRecord | None) -> Iterator[Text]:
     view = run.view
     for text in record.warnings if record else ():
         yield Text(f"! {neutral(text)}", "yellow")
-    for alarm in record.alarms if record else ():
-        yield Text(f"! {neutral(alarm.get('name', 'alarm'))}: {neutral(alarm.get('message', ''))}", "bold red")
+    for alarm in view.alarms:
+        yield Text(f"! {neutral(alarm.detector)}: {neutral(alarm.fact)}", "bold red")
     for text in view.struck:
         yield Text(f"! limit reached: {neutral(text)}", "yellow")
     if view.overspent.get("usd"):

@@ -44,6 +44,8 @@ class View:
     level: str = "running"
     braked_by: str = ""
     brake_reason: str = ""
+    held_by: events.AlarmRaised | None = None  # what latched or froze it, until it goes on
+    alarms: tuple[events.AlarmRaised, ...] = ()  # those that did more than stand on record
     frozen_since: float = 0.0
     frozen: float = 0.0  # seconds, of finished freezes
     model: str = ""
@@ -196,7 +198,17 @@ def _(view: View, event: events.BrakeChanged, record: Record) -> View:
         since = since or record.time
     elif since:
         since, frozen = 0.0, frozen + record.time - since
-    return replace(view, level=event.level, braked_by=event.by, brake_reason=event.reason, frozen_since=since, frozen=frozen)
+    held = None if event.level == "running" else view.held_by
+    braked = {"level": event.level, "braked_by": event.by, "brake_reason": event.reason, "held_by": held}
+    return replace(view, frozen_since=since, frozen=frozen, **braked)
+
+
+@_on(events.AlarmRaised)
+def _(view: View, event: events.AlarmRaised, record: Record) -> View:
+    if event.action == "shadow":
+        return view
+    held = event if event.action in ("latch", "freeze") else view.held_by
+    return replace(view, held_by=held, alarms=(*view.alarms, event)[-_LIST:])
 
 
 @_on(events.LimitReached)

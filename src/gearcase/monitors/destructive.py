@@ -10,7 +10,7 @@ from typing import Any
 from gearcase.events import Contact, FilesSeen
 from gearcase.monitors.losses import Losses
 from gearcase.monitors.seam import Alarm, Detector, Fact
-from gearcase.monitors.totals import LEAD
+from gearcase.monitors.totals import GIVEN, LEAD
 from gearcase.units import format_bytes
 
 WINDOW = 60.0
@@ -33,6 +33,7 @@ class Destructive(Detector):
     def __init__(self) -> None:
         self._losses = Losses(WINDOW)
         self._lost: dict[str, set[str]] = {}  # door -> tables that were told
+        self._stood = GIVEN  # the snapshot that stood when rows were counted last
 
     def update(self, fact: Fact) -> Alarm | None:
         """Fold one fact in."""
@@ -44,15 +45,17 @@ class Destructive(Detector):
             return None
         told = self._lost.get(event.door, set())
         self._lost[event.door] = set(event.lost)
+        stood, self._stood = self._stood, fact.run.snapshot()
         if not (lost := [name for name in event.lost if name not in told]):
             return None
         said = f"{', '.join(lost[:3])} of {event.door} lost most of their rows, or are gone"
-        return self._alarm(fact, said, {"door": event.door, "tables": lost[:10]}, LEAD)
+        return self._alarm(fact, said, {"door": event.door, "tables": lost[:10], "snapshot": fact.run.snapshot(stood)}, LEAD)
 
     def _files(self, event: FilesSeen, fact: Fact) -> Alarm | None:
-        self._losses.add(event, fact.at)
+        self._losses.add(event, fact.at, fact.run.snapshot())
         lost, size = self._losses.now, self._losses.bytes
         evidence: dict[str, Any] = {"lost": lost, "bytes": size, "of": event.of_files, "gone": event.gone[:5]}
+        evidence["snapshot"] = fact.run.snapshot(self._losses.before)
         if event.kept_gone:
             return self._alarm(fact, f"{event.kept_gone[0]}, which must stay, is gone", {**evidence, "kept": event.kept_gone[:5]})
         if lost >= FILES or (lost >= SHARE_FILES and lost >= SHARE * event.of_files) or size >= BYTES:

@@ -38,13 +38,14 @@ class DiskRemedy(Detector):
                 before = self._lost.get(agent, 0)
                 self._lost[agent] = event.lost
                 if event.lost > before and fact.at - self._full.get(agent, float("-inf")) <= AFTER:
-                    return self._alarm(event, event.lost - before, agent)
+                    return self._alarm(event, event.lost - before, agent, fact.run.snapshot())
             case _:
                 pass
         return None
 
-    def _alarm(self, event: FilesSeen, lost: int, agent: str) -> Alarm:
+    def _alarm(self, event: FilesSeen, lost: int, agent: str, stood: str) -> Alarm:
         named = f" ({', '.join(event.gone[:3])})" if event.gone else ""
         said = f"the disk was full, and {lost} given files{named} are nowhere any more"
         remedy = "what was given is no room to be made: remove what you made yourself, or ask for more with `gear ask-for`"
-        return Alarm(self.name, "freeze", said, remedy, agent, {"lost": lost, "gone": event.gone[:5]})
+        evidence = {"lost": lost, "gone": event.gone[:5], "snapshot": stood}
+        return Alarm(self.name, "freeze", said, remedy, agent, evidence)

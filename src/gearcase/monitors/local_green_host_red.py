@@ -1,9 +1,15 @@
-"""`local_green_host_red`: the agent's own tests pass and the check outside does not. Its tests test something else."""
+"""`local_green_host_red`: the agent's own tests pass and the check outside does not. Its tests test something else.
+
+The snapshot that it names stood when both agreed last that the work is sound: what came later rests on those tests alone.
+"""
 
 from __future__ import annotations
 
-from gearcase.events import CheckRan, TestsClaimed
+from typing import Any
+
+from gearcase.events import CheckRan, Rewound, TestsClaimed
 from gearcase.monitors.seam import Alarm, Detector, Fact
+from gearcase.monitors.totals import GIVEN, LEAD
 
 GREEN, RED, GAP = 0.95, 0.50, 0.40
 """Share of the agent's tests that pass; score of the check below which it is red; or how far the two may lie apart."""
@@ -16,17 +22,23 @@ class LocalGreenHostRed(Detector):
 
     name = "local_green_host_red"
     acts = True
-    kinds = (TestsClaimed, CheckRan)
+    kinds = (TestsClaimed, CheckRan, Rewound)
     needs = frozenset({"check", "tests"})
     rule = "tests inside pass 95 % and the check scores under 50 % (or 40 points less) twice running: note; 4 times: latch"
 
     def __init__(self) -> None:
         self._local: dict[str, tuple[float, TestsClaimed]] = {}
         self._running: dict[tuple[str, str], int] = {}
+        self._agreed: dict[str, str] = {}  # check -> snapshot of the lead's files
 
     def update(self, fact: Fact) -> Alarm | None:
         """Fold one fact in."""
         event = fact.event
+        if isinstance(event, Rewound):
+            if event.by == "operator":  # those tests are gone; what it does now is counted anew
+                self._local.pop(fact.agent, None)
+                self._running = {key: count for key, count in self._running.items() if key[0] != fact.agent}
+            return None
         if isinstance(event, TestsClaimed):
             total = event.passed + event.failed
             if total:
@@ -39,6 +51,8 @@ class LocalGreenHostRed(Detector):
         host = host_score(event)
         key = (fact.agent, event.name)
         apart = (local >= GREEN and host < RED) or local - host >= GAP
+        if fact.agent == LEAD and host >= RED and not apart:
+            self._agreed[event.name] = fact.run.snapshot()
         count = self._running[key] = self._running.get(key, 0) + 1 if apart else 0
         if count < NOTE_AT:
             return None
@@ -47,7 +61,9 @@ class LocalGreenHostRed(Detector):
         remedy = (
             f"the tests do not test what {event.name} does: run it against the real thing, without stand-ins, and read its output"
         )
-        evidence = {"local": round(local, 3), "host": round(host, 3), "running": count, "check": event.name}
+        evidence: dict[str, Any] = {"local": round(local, 3), "host": round(host, 3), "running": count, "check": event.name}
+        if fact.agent == LEAD:
+            evidence["snapshot"] = fact.run.snapshot(self._agreed.get(event.name, GIVEN))
         return Alarm(self.name, "latch" if count >= LATCH_AT else "note", said, remedy, fact.agent, evidence)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from gearcase.events import FilesSeen
+from gearcase.monitors.totals import GIVEN
 
 
 class Losses:
@@ -15,9 +16,13 @@ class Losses:
         self._seen: deque[tuple[float, int, int]] = deque([(float("-inf"), 0, 0)])
         self.now = 0
         self.bytes = 0
+        self.before = GIVEN
+        """The snapshot that stood before the first of them."""
 
-    def add(self, event: FilesSeen, at: float) -> None:
-        """One more look. What has come back is no loss."""
+    def add(self, event: FilesSeen, at: float, stood: str) -> None:
+        """One more look; `stood`: the snapshot before it. What has come back is no loss."""
+        if not self.now:
+            self.before = stood
         self._seen.append((at, event.lost, event.lost_bytes))
         while len(self._seen) > 1 and self._seen[1][0] <= at - self._seconds:
             self._seen.popleft()

@@ -11,6 +11,8 @@ from gearcase.events import Event
 RUN = "run"
 """The account whose limits are the run's."""
 LEAD = "lead"
+GIVEN = "s0"
+"""The snapshot of what was given."""
 
 
 class Totals:
@@ -30,6 +32,8 @@ class Totals:
         self.depth: dict[str, str] = {}  # sub-agent -> parent
         self.ended = False
         self._loops: set[str] = set()
+        self._states: list[str] = []  # of the lead's files, in their order
+        self._gone: set[str] = set()  # those of them that cannot be returned to
         self._fold: dict[type[Event], Callable[[Any, str, float], None]] = {
             events.RunStarted: self._run_started,
             events.RunEnded: self._run_ended,
@@ -44,6 +48,10 @@ class Totals:
             events.AgentTurn: self._turn,
             events.AgentSpawned: self._spawned,
             events.ModelCalled: self._called,
+            events.SnapshotTaken: self._snapshot,
+            events.StepKept: self._step_kept,
+            events.StepsPruned: self._pruned,
+            events.Rewound: self._rewound,
             events.CommandStarted: self._command,
             events.CommandEnded: self._command_ended,
         }
@@ -63,6 +71,13 @@ class Totals:
         money = self.usd / self.usd_limit if self.usd_limit else 0.0
         time = (at - self.began) / self.wall if self.wall and self.began is not None else 0.0
         return max(money, time)
+
+    def snapshot(self, no_later: str = "") -> str:
+        """The newest state that the lead's files can return to, or the newest up to this one: what was given, where there is no other."""
+        states = self._states
+        if no_later:
+            states = states[: states.index(no_later) + 1] if no_later in states else []
+        return next((name for name in reversed(states) if name not in self._gone), GIVEN)
 
     def waiting(self, at: float, patience: float) -> bool:
         """Whether something is in flight for which to wait: a command, a call that nobody bills, or one not older than `patience`."""
@@ -123,3 +138,19 @@ class Totals:
 
     def _command_ended(self, event: events.CommandEnded, agent: str, at: float) -> None:
         self.commands.discard(event.command)
+
+    def _snapshot(self, event: events.SnapshotTaken, agent: str, at: float) -> None:
+        if agent in ("", LEAD):
+            self._states.append(event.snapshot)
+
+    def _step_kept(self, event: events.StepKept, agent: str, at: float) -> None:
+        self._states.append(event.snapshot)
+        if event.lacking:
+            self._gone.add(event.snapshot)
+
+    def _pruned(self, event: events.StepsPruned, agent: str, at: float) -> None:
+        self._gone.update(event.snapshots)
+
+    def _rewound(self, event: events.Rewound, agent: str, at: float) -> None:
+        if agent in ("", LEAD):
+            self._states.append(event.snapshot)  # it is the newest once more

@@ -63,6 +63,7 @@ class Driving:
             limit=lambda: self.pace.limit or "stopped",
             done=lambda: self.note,
             sleep=self.sleep,
+            goes_on=self._goes_on,
             waits_for_upstream=self._waits_for_upstream,
         )
         told = instructions(self.box, doors) + about
@@ -77,7 +78,7 @@ class Driving:
 
     async def _ask(self, path: str, body: bytes) -> Reply:
         """One call of the agent. When its account cannot pay, the reserve does, once the agent has been told to hand in."""
-        await self.brake.wait_for(lambda level: level is Level.RUNNING)
+        await self._goes_on()
         while True:
             winding_down = self.pace.phase != "work"
             account = self.purse.reserve if winding_down else self.purse.work
@@ -93,6 +94,9 @@ class Driving:
             self.questions.asked_once_more = False
         await self.brake.wait_for(lambda level: level < Level.FROZEN)
         return reply
+
+    async def _goes_on(self) -> None:
+        await self.brake.wait_for(lambda level: level is Level.RUNNING)
 
     async def _waits_for_upstream(self, why: str) -> bool:
         return self.questions is not None and await self.questions.upstream_answers(why)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,6 +40,14 @@ class Questions:
     after: float = 1800.0
     asked_once_more: bool = False  # its model, because nobody told what to do; whoever hears of an answer takes it back
 
+    @property
+    def _resume(self) -> str:
+        return f"gearcase resume {self.name}"
+
+    @property
+    def _kill(self) -> str:
+        return f"gearcase kill {self.name}"
+
     async def more_money(self, resource: str) -> bool:
         """Ask where the lead's next call was refused for want of this. True: it may be tried again."""
         if not self.answered or self.pace.box.limits.on_exhausted != "ask":
@@ -52,7 +61,7 @@ class Questions:
             answer = f"gearcase resume {self.name} --add-usd 2"
         await self.brake.pull(Level.FROZEN, BUDGET, f"{why}: {answer}")
         then = "it is stopped" if self.unanswered == "deny" else "it hands in what it has"
-        if not await self.is_answered("budget", f"is frozen: {why}.", then, (answer,)):
+        if not await self.is_answered("budget", f"is frozen: {why}.", then, (answer, self._kill)):
             if self.unanswered == "deny":
                 self.pace.stop(BUDGET, f"nobody answered for {format_duration(self.after)}")
             await self.brake.pull(Level.RUNNING, BUDGET, f"nobody answered for {format_duration(self.after)}: {self.unanswered}")
@@ -70,7 +79,9 @@ class Questions:
         await self.brake.pull(
             Level.FROZEN, UPSTREAM, f"its model does not answer: {told}; to ask again: gearcase resume {self.name}"
         )
-        if not await self.is_answered("upstream", "is frozen: its model does not answer.", "it asks once more"):
+        if not await self.is_answered(
+            "upstream", "is frozen: its model does not answer.", "it asks once more", (self._resume, self._kill)
+        ):
             self.asked_once_more = True
             await self.brake.pull(
                 Level.RUNNING, UPSTREAM, f"nobody answered for {format_duration(self.after)}: it asks once more"
@@ -80,19 +91,17 @@ class Questions:
     def left_frozen(self) -> None:
         """The operator froze it and knows; one who goes away and forgets is told."""
         meanwhile = "Nothing is spent while it stands, and it stands until you answer."
-        answers = (f"gearcase resume {self.name}", f"gearcase kill {self.name}")
-        words = Words("operator", "still stands frozen by its operator.", meanwhile, answers, "normal")
+        words = Words("operator", "still stands frozen by its operator.", meanwhile, (self._resume, self._kill), "normal")
         self.paging.call(OPERATOR, words, later=True)
 
     async def is_answered(
-        self, about: About, what: str, then: str, answers: tuple[str, ...] = (), stands: str = "Nothing is spent while it stands"
+        self, about: About, what: str, then: str, answers: Sequence[str], stands: str = "Nothing is spent while it stands"
     ) -> bool:
         """Page whoever is to answer, now that the brake is pulled, and wait. False: nobody did in time, and `then` holds."""
         held = self.ledger.in_flight("usd")
         flight = f", but for calls in flight (up to {format_money(held)})" if held else ""
         meanwhile = f"{stands}{flight}; without an answer by {clock(self.after)} {then}."
-        resume = answers or (f"gearcase resume {self.name}",)
-        with self.paging.waiting(Words(about, what, meanwhile, (*resume, f"gearcase kill {self.name}"))):
+        with self.paging.waiting(Words(about, what, meanwhile, answers)):
             try:
                 async with asyncio.timeout(self.after):
                     await self.brake.wait_for(lambda level: level in (Level.RUNNING, Level.KILLED))

@@ -196,7 +196,11 @@ class Watcher:
     async def _hold(self, raised: Raised, level: Level) -> None:
         """Pull the brake, and wait for the operator's answer; without one the run is stopped."""
         alarm, name = raised.alarm, self._questions.name
-        reason = f"{alarm.detector}: {alarm.fact}. It goes on with: gearcase resume {name}; it ends with: gearcase kill {name}"
+        answers = (f"gearcase resume {name}", f"gearcase kill {name}")
+        reason = f"{alarm.detector}: {alarm.fact}. It goes on with: {answers[0]}; it ends with: {answers[1]}"
+        if snapshot := alarm.evidence.get("snapshot"):
+            back = f"gearcase rewind {name} --to {snapshot}"
+            reason, answers = f"{reason}; it goes back to before, first, with: {back}", (back, *answers)
         done, stands = "frozen" if level is Level.FROZEN else "latched", _STANDS[level]
         try:
             await self._brake.pull(level, MONITOR, reason)
@@ -206,7 +210,7 @@ class Watcher:
                 done, stands = "latched, but could not be frozen whole,", _STANDS[Level.LATCHED]
         patience = self._questions.after if self._questions.answered else 0.0
         what = f"is {done} by monitor {alarm.detector}: {plainly(alarm.detector)}."
-        if patience and await self._questions.is_answered("monitor", what, "it is stopped", stands=stands):
+        if patience and await self._questions.is_answered("monitor", what, "it is stopped", answers, stands):
             return
         why = f"nobody answered for {format_duration(patience)}" if patience else "nobody watches this run"
         await self._brake.pull(Level.LATCHED, MONITOR, f"{alarm.detector}: {why}, so it is stopped")  # what is checked must move
