@@ -230,4 +230,5 @@ async def opened(kind, tmp_path, model, usd=10**9, address=""):
         await bench.door.close()
         await bench.sandboxes.forget()
         await bench.driver.close()
+        await bench.brake.close()
         await bench.routing.close()

@@ -123,5 +123,6 @@ def test_a_fork_holds_the_moment_and_is_its_own(tmp_path, journal_of):
         finally:
             await agent.close()
             await driver.close()
+            await brake.close()
 
     asyncio.run(scenario())
