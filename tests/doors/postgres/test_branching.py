@@ -1,6 +1,7 @@
 """How much of a branch has arrived is told while it is copied."""
 
 import asyncio
+import subprocess
 from types import SimpleNamespace
 
 from gearcase.doors.postgres import branching
@@ -29,3 +30,26 @@ def test_each_second_it_is_told_how_much_fuller_the_disk_of_the_server_is(monkey
     asyncio.run(asyncio.wait_for(copy(), 10))
     assert [one.bytes for one in told[:4]] == [0, 150, 0, 300]
     assert {(one.door, one.of_bytes) for one in told} == {("postgres.shop", 1000)}
+
+
+def test_what_was_written_before_anybody_reads_is_read():
+    """A small dump is through before the sandbox's reader has opened its end."""
+
+    async def late():
+        fifo = branching.Fifo()
+        try:
+            path = fifo.make()
+            with fifo.wide():
+                subprocess.run(["sh", "-c", f"echo early > {path}"], check=True)
+
+                async def read():
+                    await asyncio.sleep(0.3)
+                    return await asyncio.to_thread(subprocess.check_output, ["cat", path])
+
+                reading = asyncio.create_task(read())
+                await fifo.read_out(reading)
+            return await reading
+        finally:
+            fifo.close()
+
+    assert asyncio.run(asyncio.wait_for(late(), 20)) == b"early\n"

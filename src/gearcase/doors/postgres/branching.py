@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from gearcase.box.dsn import Dsn
 from gearcase.doors.housed import failed
@@ -42,6 +43,7 @@ COPY_WITHIN = 3600.0
 """Seconds."""
 _TELL = 1.0
 """Seconds between two words on how far it is."""
+_KNOCK = 0.05
 _WIDE = 1 << 20
 """Bytes: what any user may have."""
 _LAST_WORDS = 2.0
@@ -95,6 +97,12 @@ class Fifo:
             yield
         finally:
             os.close(reader)
+
+    async def read_out(self, reading: asyncio.Task[Any]) -> None:
+        """Wait for who reads it, when who wrote has ended: one who opens it only then would wait for a writer for ever."""
+        while not reading.done():
+            os.close(os.open(self._folder / _FIFO, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+            await asyncio.wait({reading}, timeout=_KNOCK)
 
     def close(self) -> None:
         """Remove it. Idempotent."""
@@ -240,6 +248,8 @@ async def _pass(
     try:
         with fifo.wide():
             await asyncio.wait({dump, restore}, timeout=COPY_WITHIN, return_when=asyncio.FIRST_COMPLETED)
+            if dump.done() and not _broke_off(dump):
+                await fifo.read_out(restore)
         if not dump.done() and not restore.done():
             raise source.failed(f"timeout expired: not copied within {COPY_WITHIN:g} s")
         if _broke_off(dump):
