@@ -183,7 +183,7 @@ def test_a_question_whose_asker_has_gone_is_cancelled_with_its_task(engine, upst
 
 
 def test_there_is_room_until_there_is_none_and_none_after_the_end(engine, upstream):
-    server = upstream({**SLOW, "delay": 3.0})  # longer than it takes to submit all of them
+    server = upstream({**SLOW, "delay": 8.0})  # longer than it takes to submit all of them
 
     async def scenario():
         async with engine(f"{server.base}/v1#gpt-5-mini") as bench:

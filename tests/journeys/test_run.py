@@ -235,10 +235,21 @@ def test_freeze_without_a_name_stops_whatever_lives(user):
         run.communicate(timeout=30)
 
 
+def catches(pid, number):
+    """Whether a process handles a signal."""
+    with open(f"/proc/{pid}/status") as file:
+        caught = next(int(line.split()[1], 16) for line in file if line.startswith("SigCgt"))
+    return bool(caught >> (number - 1) & 1)
+
+
 def test_what_watches_a_run_and_is_told_to_end_leaves_it_frozen(user):
     model = user.script({"commands": ["while :; do sleep 0.05; done"]})
     run = user.starts("run", "g", "--model", model, "--name", "left-frozen")
     user.waits_for("command_started")
+    deadline = time.monotonic() + 20
+    while not catches(run.pid, signal.SIGTERM):  # on a busy machine the run is at work before its watcher watches
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     run.terminate()
     _, err = run.communicate(timeout=30)
     assert "left-frozen is left frozen" in err and "go on   gearcase resume left-frozen" in err

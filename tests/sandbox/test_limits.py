@@ -193,12 +193,16 @@ def test_a_command_that_starts_while_the_brake_is_pulled_stands_still_and_then_g
             starting = asyncio.create_task(shell(opened, f"echo {number}; while [ ! -e go{number} ]; do :; done; echo over"))
             await asyncio.sleep(number * 0.0007)
             await opened.freeze()
-            async with asyncio.timeout(10):  # without a freezer, one that begins at this moment is stopped when it is seen
-                moved = 1.0
-                while moved >= 0.03:
-                    before = (await opened.usage()).cpu
-                    await asyncio.sleep(0.1)
-                    moved = (await opened.usage()).cpu - before
+            await asyncio.sleep(0.02)
+
+            async def moved():
+                before = (await opened.usage()).cpu
+                await asyncio.sleep(0.1)
+                return (await opened.usage()).cpu - before >= 0.03
+
+            async with asyncio.timeout(10):
+                while await moved():
+                    assert means == "no cgroup", "a freezer holds what begins at this moment"
             await opened.thaw()
             os.close(os.open(f"go{number}", os.O_CREAT | os.O_WRONLY, dir_fd=opened.workspace))
             try:

@@ -323,8 +323,8 @@ class BoxGroups:
     def frozen(self) -> bool:
         """Every process stands still.
 
-        Linux 6.18 says so of both freezers a moment too early on a busy machine, where processes were thawed or forked just before. So it
-        is looked at, too: none runs or waits in the kernel, and none has come while that was looked at.
+        The v2 freezer of Linux 6.18 says so a moment too early on a busy machine, where processes were thawed or forked just before. So
+        it is looked at, too: none runs or waits in the kernel, and none has come while that was looked at.
         """
         if self.unified:
             said, moving = _keyed(f"{self.unified}/cgroup.events", "frozen") == 1, "RD"
