@@ -17,16 +17,22 @@ from gearcase.cli.console import err, out, print_json
 from gearcase.cli.run import show_ending
 from gearcase.cli.text import neutral
 from gearcase.demo.attacks import ATTACKS, HERE, Outcome, attack
+from gearcase.demo.endings import stopped_by
 from gearcase.errors import UsageError
 from gearcase.run.options import RunOptions
 from gearcase.run.process import ending, start
 from gearcase.run.record import EndRecord
 from gearcase.runs import RunFolder
 
+RUNAWAY = "runaway"
+
 
 def demo(
     what: Annotated[
-        str, typer.Argument(metavar=f"[{'|'.join(ATTACKS)}]", help="Only this attack; default: everything.", show_default=False)
+        str,
+        typer.Argument(
+            metavar=f"[{'|'.join([*ATTACKS, RUNAWAY])}]", help="Only this one; default: everything.", show_default=False
+        ),
     ] = "",
     model: o.ModelOption = None,
     worker: Annotated[
@@ -39,9 +45,14 @@ def demo(
 
     A recorded model makes an inventory of real package data; every command is really executed again. With --local its worker model is
     live on this machine (gearcase models pull small), with --model all is live.
+
+    `runaway`: a model that is too small leads, by itself, in a box with a small budget, until something stops it. Not part of everything.
     """
+    if what == RUNAWAY:
+        _no_worker(worker, local)
+        raise typer.Exit(_runaway(model or "local", as_json))
     if what and what not in ATTACKS:
-        raise UsageError("unknown_attack", f"there is no attack {what!r}", remedy=f"one of: {', '.join(ATTACKS)}")
+        raise UsageError("unknown_attack", f"there is no attack {what!r}", remedy=f"one of: {', '.join([*ATTACKS, RUNAWAY])}")
     if what and (model or worker or local):
         raise UsageError("no_work", f"the attack {what} asks no model of yours", remedy="leave the model out, or the attack")
     if local and worker:
@@ -68,6 +79,27 @@ def demo(
         rest = "run \"GOAL\" --give FOLDER --take 'out/**' --check COMMAND --usd 2 --model MODEL"
         out().print(Text(f"Next: {_command()} {rest}", "dim"), soft_wrap=True)
     raise typer.Exit(ran[1].exit_code if ran and ran[1].exit_code else 0 if held else 1)
+
+
+def _no_worker(worker: str | None, local: bool) -> None:
+    if worker or local:
+        raise UsageError("no_worker", "the runaway has no worker", remedy="name who leads: --model local:base")
+
+
+def _runaway(model: str, as_json: bool) -> int:
+    """A small model in a box of its own until a monitor, the check or a limit ends it; 0 where one of these did."""
+    if not as_json:
+        said = f"{neutral(model)} leads by itself: 40 turns, 10 minutes and $0.05 at most. Nobody helps it."
+        err().print(Text(said, "bold"))
+    box = load_box(HERE / RUNAWAY / "box.toml", [Override(("model", "lead"), model, "--model")])
+    started = start(RunOptions(box=box))
+    watch.watch(started, as_json)
+    record = ending(started.folder)
+    show_ending(started.folder, record, as_json)
+    by = stopped_by(record)
+    if not as_json:
+        out().print(Text(f"It was ended by {neutral(by)}." if by else "It ended by itself: see above.", "bold"))
+    return 0 if by or record.status == "accepted" else 1
 
 
 def _command() -> str:
