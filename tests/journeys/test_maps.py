@@ -61,7 +61,7 @@ def test_the_page_works_as_it_is_and_each_line_is_asked_about_once_over_a_kill(u
 def test_a_run_that_is_frozen_in_the_middle_of_a_map_goes_on_and_loses_nothing(user):
     (user.folder / "app.log").write_text("".join(f"line {n}.\n" for n in range(200)))
     command = "echo p > p; gear map --over app.log --split lines:1 --prompt p --out mapped"
-    with user.provides({"text": "x", "fault": "slow", "delay": 0.1}) as provider:
+    with user.provides({"text": "x", "fault": "slow", "delay": 2}) as provider:
         box = [
             "--model",
             f"{provider.base}/v1#small",

@@ -63,7 +63,7 @@ def test_the_change_of_a_repository_is_told_from_where_it_was_given(stage):
 
 
 def test_a_run_that_lives_is_forked_at_this_moment_and_goes_on(stage):
-    model = stage.script({"commands": ["mkdir out; echo one > out/x; sleep 6; echo two >> out/x; gear done"]}, name="first")
+    model = stage.script({"commands": ["mkdir out; echo one > out/x; sleep 20; echo two >> out/x; gear done"]}, name="first")
     run = stage.starts("run", "g", "--model", model, "--take", "out/**", "--name", "amber-fox", "--out", "a", "--json")
     stage.until(lambda: stage.has("step_kept"))
     other = stage.script({"commands": ["echo other >> out/x; gear done"]}, name="other")
