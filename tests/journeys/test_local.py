@@ -6,10 +6,11 @@ from tests.local_model import small
 
 
 @pytest.mark.local
+@pytest.mark.timeout(300)
 def test_a_small_model_leads_a_run_that_ends_cleanly_and_is_paid_for(user):
     user.environment["GEARCASE_MODEL"] = str(small())
-    limits = ("--usd", "0.50", "--steps", "2", "--wall", "60s")
-    ended = user.types("run", "List the files.", "--model", "local", *limits, "--take", "out/**", "--json", timeout=110)
+    limits = ("--usd", "0.50", "--steps", "2", "--wall", "3m")
+    ended = user.types("run", "List the files.", "--model", "local", *limits, "--take", "out/**", "--json", timeout=240)
     record = ended.record
     assert record["status"] in ("exhausted", "unverified"), ended.err
     assert record["residue"] == []
