@@ -7,6 +7,7 @@ import random
 import socket
 
 import pytest
+import uvloop
 
 from gearcase.doors.relay import BULK, CHUNK, MOST_KEPT, Buffers, Relay
 from gearcase.errors import Refused
@@ -99,3 +100,32 @@ def test_what_is_not_paid_does_not_pass():
     _, why, count, _ = passed(WHOLE, 0.0, None, meter)
     assert why == "budget" and count <= 4 << 20
     assert Buffers.kept == 0
+
+
+@pytest.mark.parametrize("words", [b"FATAL: last words", b"x" * (3 << 20)], ids=["a few", "more than one turn"])
+def test_a_server_that_dies_with_something_unread_has_its_last_words_and_is_gone(words):
+    """The event loop tells a broken socket once: what it said before, and that it is gone, are both in that."""
+
+    async def scenario():
+        with pair() as (client, inner):
+            outer, server = socket.socketpair()
+            with outer, server:
+                for one in (outer, server):
+                    one.setblocking(False)
+                    one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+                relay = Relay(inner, outer, lambda count: None, lambda data: data, lambda data: data)
+                running = asyncio.ensure_future(relay.run())
+                await asyncio.sleep(0)
+                client.send(b"SELECT 1")
+                while not relay.out.passed:
+                    await asyncio.sleep(0.01)
+                said = words[: server.send(words)]
+                server.close()  # with SELECT 1 unread
+                heard = b""
+                async with asyncio.timeout(20):
+                    while len(heard) < len(said):
+                        heard += await asyncio.get_running_loop().sock_recv(client, 1 << 20)
+                    return heard == said, len(said), await running
+
+    same, length, why = uvloop.run(scenario())
+    assert same and length >= min(len(words), CHUNK) and why == "ConnectionResetError"

@@ -174,14 +174,22 @@ class _Way:
                 whole = self._send(passed, large is not None)
                 if refused is not None:
                     return self._relay.end(refused.code)
-                if not whole or count < len(buffer) or self._paused:
+                if not whole or self._paused:
                     return None
+            # uvloop tells of a socket that broke once and then watches it no more, though it may have had last words: so it is read
+            # until it has nothing, and watched anew where its turn ends before.
+            self._loop.call_soon(self._again)
         except BlockingIOError:
             return None
         except Refused as error:
             self._relay.end(error.code)
         except OSError as error:
             self._relay.end(type(error).__name__)
+
+    def _again(self) -> None:
+        if self._reading:
+            self._rest()
+            self.go()
 
     def _paid(self, chunk: memoryview) -> tuple[memoryview, Refused | None]:
         """As much of it as is paid for, and why not all."""
