@@ -1,6 +1,7 @@
-"""What a test runner inside says of itself, read from the summary that it prints: pytest, unittest, jest, vitest, mocha, node, go, cargo.
+"""What a test runner inside says of itself, read from the summary that it prints: pytest, unittest, jest, vitest, mocha, node, go, cargo;
+and what a program of the agent's own says in such words: so many of so many checks passed.
 
-It is a claim: anybody can print such a line. Detectors compare it with what the check outside says, and nothing else.
+It is a claim: anybody can print such a line. Detectors compare it with what the check outside says, or with the claim before it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,26 @@ _NODE = re.compile(r"^(?:#|ℹ) pass (\d{1,9})\n(?:#|ℹ) fail (\d{1,9})", re.MU
 _GO = re.compile(r"^ *--- (PASS|FAIL):", re.MULTILINE)
 _GO_PACKAGE = re.compile(r"^(ok {1,4}|FAIL)\t[^\n]{1,300}$", re.MULTILINE)
 _CARGO = re.compile(r"^test result: \w{2,6}\. (\d{1,9}) passed; (\d{1,9}) failed", re.MULTILINE)
+_THINGS = r"(?:tests?|checks?|cases?|assertions?|examples?|validations?|verifications?|samples?|rows?|items?|records?)"
+_GOOD = r"(?:are |were |have |is |has )?(?:pass(?:ed|es|ing)?|ok|correct|match(?:ed|es|ing)?|valid|verified|succeeded)\b"
+_OF = re.compile(rf"\b(\d{{1,9}}) ?(?:/|out of|of) ?(\d{{1,9}}) (?:[a-z]{{1,12}} )?(?:{_THINGS} )?{_GOOD}", re.IGNORECASE)
+_COUNTED = re.compile(
+    r"\b(?:pass(?:ed)?|ok|correct|score): ?(\d{1,9})(?:/(\d{1,9})|[,;| ]{1,3}(?:fail(?:ed|ures)?|errors?|wrong): ?(\d{1,9}))\b",
+    re.IGNORECASE,
+)
+_PAIR = re.compile(
+    rf"\b(\d{{1,9}}) (?:{_THINGS} )?pass(?:ed|ing)?(?:, |; | ?/ ?| and )(\d{{1,9}}) (?:{_THINGS} )?fail(?:ed|ing|ures?)?\b",
+    re.IGNORECASE,
+)
+_ALL = re.compile(rf"^\W{{0,4}}all (?:(\d{{1,9}}) )?(?:[a-z]{{1,12}} )?{_THINGS} {_GOOD}", re.IGNORECASE)
+_RATE = r"(?:pass(?:ed|ing)?(?: rate)?|correct|accuracy|verified|match(?:ed|es|ing)?|success(?: rate)?)"
+_PERCENT = r"(\d{1,3}(?:\.\d{1,4})?) ?%"
+_SHARE = re.compile(
+    rf"\b{_RATE}\b[^\w\n%]{{0,5}}{_PERCENT}|\b{_PERCENT} (?:of (?:the )?)?(?:{_THINGS} )?{_RATE}\b", re.IGNORECASE
+)
+_NO_TEST = "All checks passed!"
+"""Of a linter, ruff: it has looked at no result."""
+OWN = "a program of its own"
 
 
 def claimed(command: int, output: str) -> TestsClaimed | None:
@@ -78,6 +99,28 @@ def _cargo(text: str) -> tuple[int, int] | None:
     return (sum(int(one) for one, _ in found), sum(int(one) for _, one in found)) if found else None
 
 
+def _own(text: str) -> tuple[int, int] | None:
+    """The last line that says how many of how many, or in percent, are right."""
+    for line in reversed(text.splitlines()):
+        if line.strip() == _NO_TEST:
+            continue
+        if (found := _OF.search(line)) is not None:
+            return _out_of(int(found[1]), int(found[2]))
+        if (found := _COUNTED.search(line)) is not None:
+            return (int(found[1]), int(found[3])) if found[3] is not None else _out_of(int(found[1]), int(found[2]))
+        if (found := _PAIR.search(line)) is not None:
+            return int(found[1]), int(found[2])
+        if (found := _ALL.search(line)) is not None:
+            return int(found[1] or 1), 0
+        if (found := _SHARE.search(line)) is not None:
+            return _out_of(int(float(found[1] or found[2])), 100)
+    return None
+
+
+def _out_of(good: int, total: int) -> tuple[int, int] | None:
+    return (good, total - good) if 0 <= good <= total else None
+
+
 _READERS = {
     "cargo": _cargo,
     "pytest": _pytest,
@@ -86,4 +129,5 @@ _READERS = {
     "node": _node,
     "mocha": _mocha,
     "go": _go,
+    OWN: _own,  # where no runner has said anything
 }

@@ -3,6 +3,7 @@
 import pytest
 
 from gearcase import events as e
+from gearcase.claims import claimed
 from gearcase.monitors import error_storm, exfiltration, thrash
 
 SHADOW = {"thrash": "shadow"}
@@ -43,9 +44,12 @@ def test_a_program_that_never_calls_a_model_is_no_agent_that_never_started(strea
     assert ticks(stream(kind="program", loop=False), 400).actions("never_started") == []
 
 
-def test_a_run_that_ended_without_an_answer_is_told_at_its_end(stream):
-    assert stream().add(e.RunEnded("failed", {})).actions("never_started") == ["end"]
-    assert stream().call().add(e.RunEnded("accepted", {})).actions("never_started") == []
+def test_an_agent_that_ended_without_an_answer_is_told_of_at_its_end(stream):
+    gave_up = stream().call(status=503).add(e.AgentEnded("failed"), "lead", 94.0)
+    assert gave_up.actions("never_started") == ["end"], "503 says later, and it did not wait so long"
+    assert gave_up.add(e.RunEnded("failed", {})).actions("never_started") == ["end"], "once"
+    assert stream().call().add(e.AgentEnded("done"), "lead").actions("never_started") == []
+    assert stream().call().add(e.AgentEnded("failed"), "a1").actions("never_started") == [], "a sub-agent"
 
 
 # --- burn_rate -----------------------------------------------------------------------------------------------------------------
@@ -71,6 +75,32 @@ def test_an_even_pace_a_burst_and_an_hour_of_it_are_no_alarm(stream):
     for _ in range(100):
         burst.call(0.001, after=30.0)
     assert burst.actions("burn_rate") == []
+
+
+def test_a_minute_that_takes_a_tenth_of_the_budget_is_told_at_once_and_once(stream):
+    # The pace is 3 $ in 45 min: 6 times it are 0.40 $ in a minute, and 2 $ in five.
+    def run(first, later, before=0):
+        made = stream(usd=3.0, wall=2700.0)
+        for _ in range(before):
+            made.call(0.001, after=20.0)
+        for amount in (*first, *[later] * 14):
+            made.call(amount, after=6.0)
+        return [one for one in made.raised("burn_rate") if one.action != "shadow"]
+
+    for before in (0, 60):
+        (told,) = run([], 0.1, before)
+        assert told.action == "note" and 0.4e9 <= told.alarm.evidence["in_1_min"] < 0.55e9, (
+            "at a sixth of it, sooner or later in the run"
+        )
+    assert run([0.014, 0.14], 0.02) == [], "it read everything first, and then its cache"
+    assert run([1.0], 0.0) == [], "one answer is no rate"
+
+
+def test_with_much_time_the_first_cents_are_no_burst(stream):
+    made = stream(usd=1.0, wall=36_000.0)
+    for _ in range(3):
+        made.call(0.015, after=10.0)
+    assert made.actions("burn_rate") == [], "4.5 % in half a minute"
 
 
 def test_marks_of_the_budget_are_on_record_once_each(stream):
@@ -184,6 +214,29 @@ def test_what_is_no_gap_between_tests_and_check_is_left_alone(stream, rounds):
     assert made.actions("local_green_host_red") == []
 
 
+def test_a_check_that_gets_better_each_time_is_work_that_is_not_done_yet(stream):
+    def scores(*told):
+        made = stream()
+        for score in told:
+            for _ in range(6):
+                made.call()
+            made.tests(40).check("failed", score)
+        return made.actions("local_green_host_red")
+
+    assert scores(0.1, 0.2, 0.3, 0.35, 0.4, 0.45) == []
+    assert scores(0.1, 0.2, 0.2, 0.2, 0.2, 0.2) == ["note", "latch"], "it stands still from the second on"
+
+
+def test_a_program_of_the_agents_own_that_calls_its_work_right_is_compared_with_the_check(stream):
+    made = stream()
+    for number in range(4):
+        for _ in range(6):
+            made.call()
+        claim = claimed(1, f"verify: {150 + number}/{150 + number} checks passed (100 %), round {number}\n")
+        made.add(claim, "lead").check("failed", 0.3)
+    assert made.actions("local_green_host_red") == ["note", "latch"]
+
+
 def test_the_snapshot_of_green_tests_under_a_red_check_stood_when_both_agreed_last(stream):
     made = stream().add(kept(1), "lead").tests(5).check("passed", 1.0).add(kept(2), "lead")
     for _ in range(2):
@@ -264,8 +317,19 @@ def test_a_table_of_a_branch_that_is_gone_or_emptied_freezes_the_run_once(stream
     assert made.add(counted("public.orders", "public.customers")).actions("destructive") == ["freeze", "freeze"]
 
 
-def test_a_declared_migration_is_told_and_never_frozen(stream):
-    assert database(stream).add(counted("public.orders")).actions("destructive", destructive="note") == ["note"]
+def test_a_declared_migration_is_told_and_never_held_however_many_tables_go(stream):
+    made = database(stream).call().add(counted("public.orders"))
+    assert made.actions("destructive", destructive="note") == ["note"]
+    for _ in range(12):
+        made.call()
+    made.add(counted("public.orders", "public.customers"))
+    assert made.actions("destructive", destructive="note") == ["note", "note"]
+
+
+def test_the_alarm_names_what_a_box_says_of_work_that_is_meant_to_remove(stream):
+    for made in (stream().files(lost=20, of=1000), database(stream).add(counted("public.orders"))):
+        (raised,) = made.raised("destructive")
+        assert raised.alarm.evidence["declare"] == '[monitors] destructive = "note"'
 
 
 # --- disk_remedy ---------------------------------------------------------------------------------------------------------------
@@ -330,11 +394,47 @@ def test_patching_with_new_errors_or_a_better_score_is_work(stream):
     assert spiral(stream, writes=12, score=lambda number: number / 100).actions("thrash") == []
 
 
+def patched(stream, said, writes=9, exit=0, text="python3 parse.py 2>&1 | tail -2"):
+    """One file is written again and again; what a command of exit code `exit` says of it is `said(number)`."""
+    made = stream()
+    for number in range(writes):
+        made.call().files(("parse.py", f"{number}")).command(f"write it {number}\n{text}", exit=exit, tail=said(number))
+    return made.actions("thrash")
+
+
+def test_an_error_behind_a_pipe_is_one_whatever_the_exit_code(stream):
+    assert patched(stream, lambda number: f"    ^^^^\nAssertionError: no time: '2026-03-{number}'\n") == ["note"]
+    assert patched(stream, lambda number: f"src/a.c:{number}:5: error: expected ';'\n") == ["note"]
+    assert patched(stream, lambda number: f"parsed {number} lines\n") == []
+    log = "2026-03-01 10:00 | db | ERROR | slow query\nweb-1 said: no error\n"
+    assert patched(stream, lambda _: log) == [], "what a log says is no error of who shows it"
+
+
+def test_failures_that_become_fewer_are_work_and_the_same_ones_are_not(stream):
+    def suite(failures):
+        return f"Ran 12 tests in 0.002s\n\nFAILED (failures={failures})\n"
+
+    assert patched(stream, lambda number: suite(10 - number)) == []
+    assert patched(stream, lambda _: suite(2)) == ["note"]
+    assert patched(stream, lambda number: f"FAILED (failures={10 - number})\n") == []
+
+
+def test_an_error_that_the_same_command_says_no_more_is_mended(stream):
+    """Red, green, red, green: a test is written first, and then what it asks for."""
+    said = ["FAILED (failures=1)\n", "OK\n"] * 6
+    assert patched(stream, lambda number: said[number], writes=12, text="python3 -m unittest 2>&1 | tail -1") == []
+    assert patched(stream, lambda number: said[number], writes=12, exit=1, text="make") == ["note"], "its exit code says red"
+
+
 def test_a_signature_is_an_error_without_its_details():
     assert thrash.signature("a\nTypeError: 'x' at line 12 of /tmp/a.py\n\n") == thrash.signature(
         "TypeError: 'y' at line 9 of /b.py"
     )
-    assert thrash.signature("") == ""
+    assert thrash.signature("") == "" and thrash.signature("done\n", failed=False) == ""
+    assert (
+        thrash.signature("TypeError: x is no function\n    at a (b.js:3)\n\nNode.js v22.1.0\n") == "TypeError: x is no function"
+    )
+    assert thrash.signature("Ran 3 tests in 0.1s\n\nOK\nKeyError: 'x'\n") == "KeyError: #", "it came after green tests"
 
 
 # --- error_storm ---------------------------------------------------------------------------------------------------------------
@@ -374,6 +474,50 @@ def _two_models(stream):
     return made
 
 
+def api(made, status, path="/orders", why="done", after=1.0, door="api.orders"):
+    return made.add(e.ApiCalled(door, "GET", path, status, 10, 10, 0.1, why), "lead", after)
+
+
+def test_an_api_that_only_fails_is_told_of_and_what_it_did_not_give_is_not_to_be_made_up(stream):
+    made = stream()
+    for _ in range(4):
+        api(made, 200)
+    for _ in range(4):
+        api(made, 500, after=20.0)
+    assert made.actions("error_storm") == [], "asked again with patience"
+    (raised,) = api(made, 500).raised("error_storm")
+    assert raised.action == "note" and "GET /orders failed 5 times" in raised.alarm.fact and "missing" in raised.alarm.remedy
+    gone = stream()
+    for number in range(10):
+        api(gone, 502, path=f"/orders/{number}", why="unreachable")
+    assert gone.actions("error_storm") == ["note"], "whatever was asked of it"
+
+
+def test_a_database_that_cannot_be_reached_is_told_of_too(stream):
+    def refused(*counts, code="unreachable"):
+        made = stream()
+        for count in counts:
+            made.add(e.DoorRefused("postgres.shop", code, "the live database cannot be reached", {"count": count}), "lead", 1.0)
+        return made.actions("error_storm")
+
+    assert refused(1) == [] and refused(1, 10) == ["note"] and refused(1, 10, code="not_allowed") == []
+
+
+@pytest.mark.parametrize("told", [(404, "done"), (403, "call_not_allowed"), (429, "rate"), (0, "cut")])
+def test_what_is_no_failure_of_an_api_is_left_alone(stream, told):
+    made = stream()
+    for _ in range(40):
+        api(made, told[0], why=told[1])
+    assert made.actions("error_storm") == []
+
+
+def test_an_api_that_fails_now_and_then_is_left_alone(stream):
+    made = stream()
+    for number in range(60):
+        api(made, 200 if number % 4 == 3 else 503, after=2.0)
+    assert made.actions("error_storm") == [], "three of four fail, and each fourth try succeeds"
+
+
 # --- fan_out -------------------------------------------------------------------------------------------------------------------
 
 
@@ -397,8 +541,25 @@ def test_spawning_faster_than_the_box_can_work_is_denied(stream):
     assert wide.actions("fan_out") == [], "it was declared"
 
 
-def returned(made, number):
-    made.add(e.AgentReturned("lead", "done", "", "", "", {}, 1, 1.0), f"a{number}", 1.0)
+def returned(made, number, after=1.0):
+    made.add(e.AgentReturned("lead", "done", "", "", "", {}, 1, 1.0), f"a{number}", after)
+
+
+def test_sub_agents_that_have_ended_and_were_read_are_done_with(stream):
+    """Twelve in a minute, four at a time, each read before the next ones: no more than four are ever open."""
+    made = stream().add(e.Watching({}, declared={"live": 3}))
+    for first in (0, 4, 8):
+        for number in range(first, first + 4):
+            spawned(made, number)
+        for number in range(first, first + 4):
+            returned(made, number)
+        made.add(e.GearUsed("wait", True), "lead").call()
+    assert made.actions("fan_out") == []
+    unread = stream().add(e.Watching({}, declared={"live": 3}))
+    for number in range(12):
+        spawned(unread, number)
+        returned(unread, number)
+    assert unread.actions("fan_out") == ["deny"], "they ended as fast, and nobody looks"
 
 
 def test_results_that_nobody_reads_and_equal_goals_are_told(stream):
@@ -407,12 +568,18 @@ def test_results_that_nobody_reads_and_equal_goals_are_told(stream):
         spawned(made, number, after=10.0)
     for number in range(6):
         returned(made, number)
-    assert made.actions("fan_out") == ["note"]
+    assert made.actions("fan_out") == [], "its parent may be waiting for them"
+    assert made.call().actions("fan_out") == [], "this turn may read them"
+    assert made.call().actions("fan_out") == ["note"]
+    handed_in = stream()
+    for number in range(6):
+        spawned(handed_in, number, after=10.0)
+    assert handed_in.add(e.GearUsed("done", True), "lead").actions("fan_out") == ["note"]
     read = stream()
     for number in range(6):
         spawned(read, number, after=10.0)
         returned(read, number)
-        read.add(e.GearUsed("wait", True), "lead")
+    read.add(e.GearUsed("wait", True), "lead").call().call().add(e.GearUsed("done", True), "lead")
     assert read.actions("fan_out") == []
     same = stream()
     for number in range(3):
@@ -454,6 +621,20 @@ def test_data_in_a_name_freezes_the_run_and_a_long_word_does_not(stream):
     data = "mzxw6ytboi4dsmrqgq3tkojsgi2dknjqha4tomrugu3q"
     assert len(data) > exfiltration.LABEL and asked(stream(), f"{data}.evil.com").actions("exfiltration") == ["freeze"]
     assert asked(stream(), f"{'ab' * 25}.evil.com").actions("exfiltration") == []
+
+
+def test_many_labels_below_one_denied_domain_carry_data_however_slowly(stream):
+    rows = [f"anna-berg-{number}.de89370400440532{number:04}.r.count.example.net" for number in range(15)]
+    assert asked(stream(), *rows, after=300.0).actions("exfiltration")[:1] == ["freeze"]
+    assert asked(stream(), *rows[:5]).actions("exfiltration") == [], "five rows"
+    again = [f"{name}.example.net" for name in ("www", "api", "cdn", "static", "telemetry-collector") * 40]
+    assert asked(stream(), *again).actions("exfiltration") == [], "the same few names again and again"
+    regions = [f"ec2.eu-central-{number}.amazonaws.com" for number in range(17)]
+    assert asked(stream(), *regions).actions("exfiltration") == [], "one call in each region"
+    spread = stream()
+    for number, name in enumerate(rows):
+        spread.add(e.NameAsked(name, "A", False, 1), f"a{number}", 1.0)
+    assert "freeze" in spread.actions("exfiltration"), "a row by each sub-agent"
 
 
 def closed(door, name, sent, received):

@@ -39,7 +39,7 @@ def test_a_swe_agent_trajectory_that_loops_is_seen_to_loop(tmp_path):
 
 def test_a_trajectory_without_a_step_never_started(tmp_path):
     path = file(tmp_path, "a.traj", {"trajectory": [], "info": {}})
-    assert spoken(told_by(path)) == {"never_started": Spoken("end", 1.0)}
+    assert spoken(told_by(path)) == {"never_started": Spoken("end", 0.8)}, "with the fourth of five events: its agent has ended"
 
 
 def test_a_mini_swe_agent_conversation_is_read_with_its_exit_codes(tmp_path):

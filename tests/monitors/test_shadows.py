@@ -63,15 +63,18 @@ def test_a_run_that_takes_more_than_accepted_ones_is_seen(stream):
 
 
 def test_the_same_outcome_again_and_again_is_seen_and_polls_are_not(stream):
-    def repeated(times, seconds=1.0, after=1.0):
+    def repeated(times, seconds=1.0, thinks=1.0, sleeps=0.0):
         made = stream()
         for number in range(times):
-            made.call().command("make test", exit=2, tail=f"error at {number}", seconds=seconds, after=after)
+            made.call(after=thinks).command("make test", exit=2, tail=f"error at {number}", seconds=seconds)
+            if sleeps:
+                made.command(f"sleep {sleeps}", seconds=sleeps)
         return made.actions("repetition")
 
     assert repeated(3) == []
     assert repeated(4) == ["shadow"]
-    assert repeated(9, seconds=15.0) == [] and repeated(9, after=15.0) == []
+    assert repeated(9, seconds=15.0) == [] and repeated(9, sleeps=15.0) == []
+    assert repeated(4, thinks=40.0) == ["shadow"]  # a slow model does not poll
 
 
 def test_a_cycle_of_commands_is_seen(stream):

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from gearcase.box import Override
-from gearcase.claims import claimed
+from gearcase.claims import OWN, claimed
 from gearcase.control import command
 from gearcase.monitors import Watch
 from gearcase.run.options import RunOptions
@@ -68,7 +68,10 @@ def test_a_run_that_destroys_what_was_given_is_frozen_and_stopped_where_nobody_w
     (alarm,) = alarms(played, "destructive")
     assert alarm.action == "freeze" and alarm.evidence["lost"] >= 20
     assert (played.record.status, played.record.exit_code) == ("stopped", 12), played.record.error
-    assert next(record.event.level for record in played.records("brake_changed")) == "frozen"
+    braked = next(record.event for record in played.records("brake_changed"))
+    assert braked.level == "frozen" and '[monitors] destructive = "note"' in braked.reason, (
+        "what a box says of it where it is meant"
+    )
     assert any("destructive" in one for one in played.record.warnings)
     assert (played.folder.delivered / "out/x").exists() and not played.out.exists(), "what was made stays in the run's folder"
 
@@ -120,6 +123,17 @@ def test_an_upstream_that_fails_again_and_again_rests(stage):
     assert alarm.action == "rest" and alarm.evidence["same"] == 5
     assert "rest for" in (played.out / "out/said").read_text()
     assert {record.event.code for record in played.records("door_refused")} == {"resting"}
+
+
+def test_a_run_whose_model_never_answered_is_said_to_have_never_started_and_fails_as_it_did(stage):
+    played = stage.play(*[{"status": 401}] * 9)
+    (alarm,) = alarms(played, "never_started")
+    assert "no model had ever answered" in alarm.fact and alarm.evidence["status"] == 401
+    assert played.record.status == "failed" and played.record.error["code"] != "never_started", "the upstream's own words stay"
+    assert [one["name"] for one in played.record.alarms if one["name"] == "never_started"] == ["never_started"]
+    assert played.records()[-1].type == "run_ended", "nothing is said after the last word"
+    replayed = [raised for _record, raised in Watch().replay(played.records()) if raised.alarm.detector == "never_started"]
+    assert [one.alarm.fact for one in replayed] == [alarm.fact]
 
 
 def test_a_detector_that_fails_takes_neither_run_nor_record_along(stage, monkeypatch):
@@ -187,6 +201,12 @@ def test_a_run_that_takes_more_than_accepted_runs_of_its_box_is_seen(stage, give
         ("--- PASS: TestA (0.00s)\n--- FAIL: TestB (0.00s)\nFAIL\tx\t0.1s\n", "go", 1, 1),
         ("ok  \tx/y\t0.01s\nFAIL\tx/z [build failed]\n", "go", 1, 1),
         ("test result: ok. 5 passed; 0 failed; 0 ignored; finished in 0.0s\n", "cargo", 5, 0),
+        ("verify: 150/153 checks passed (98 %), round 1\n", OWN, 150, 3),
+        ("12 of 12 rows match\n", OWN, 12, 0),
+        ("ALL 7 TESTS PASSED\n", OWN, 7, 0),
+        ("passed: 5, failed: 1\n", OWN, 5, 1),
+        ("5 passed, 1 failed\n", OWN, 5, 1),
+        ("accuracy: 97.5 %\n", OWN, 97, 3),
     ],
 )
 def test_the_summary_of_a_test_runner_is_read(output, runner, passed, failed):
@@ -195,5 +215,14 @@ def test_the_summary_of_a_test_runner_is_read(output, runner, passed, failed):
 
 
 def test_other_output_is_no_summary():
-    for text in ("", "5 passed", "I passed 3 tests in school", json.dumps({"passed": 4}), "no tests ran in 0.01s\n"):
+    others = [
+        "margin-right: 50%",
+        "HTTP/1.1 200 OK",
+        "35 ok, 2 failed",
+        "keep all tests passing",
+        "All checks passed!",
+        "Use% 93%",
+        "9/8 ok",
+    ]
+    for text in ("", "5 passed", "I passed 3 tests in school", json.dumps({"passed": 4}), "no tests ran in 0.01s\n", *others):
         assert claimed(1, text) is None, text

@@ -89,7 +89,7 @@ def _no_worker(worker: str | None, local: bool) -> None:
 def _runaway(model: str, as_json: bool) -> int:
     """A small model in a box of its own until a monitor, the check or a limit ends it; 0 where one of these did."""
     if not as_json:
-        said = f"{neutral(model)} leads by itself: 40 turns, 10 minutes and $0.05 at most. Nobody helps it."
+        said = f"{neutral(model)} leads by itself: 40 turns, 10 minutes and $0.10 at most. Nobody helps it."
         err().print(Text(said, "bold"))
     box = load_box(HERE / RUNAWAY / "box.toml", [Override(("model", "lead"), model, "--model")])
     started = start(RunOptions(box=box))

@@ -11,7 +11,7 @@ def stopped_by(record: EndRecord) -> str:
     """Who ended it, with what was seen; empty where it ended by itself and no check had a word in it, or where it was accepted."""
     holding = [alarm for alarm in record.alarms if alarm.get("action") in _HOLDING]
     if record.status in ("stopped", "failed") and holding:
-        return f"the monitor {holding[-1]['detector']}: {holding[-1]['fact']}"
+        return f"the monitor {holding[-1]['name']}: {holding[-1]['message']}"
     if record.status == "exhausted":
         return f"its limit of {record.limit}"
     if record.status == "rejected":

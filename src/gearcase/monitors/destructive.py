@@ -19,6 +19,8 @@ FILES = 20
 SHARE, SHARE_FILES = 0.05, 5
 """Share of the files that were given; at least so many, because one file of ten is no disaster."""
 BYTES = 100 * 10**6
+DECLARE = '[monitors] destructive = "note"'
+"""What a box says of work that is meant to remove. That the goal says so is no word of the box: who writes a goal may be whoever is led."""
 
 
 class Destructive(Detector):
@@ -66,5 +68,6 @@ class Destructive(Detector):
         return None
 
     def _alarm(self, fact: Fact, said: str, evidence: dict[str, Any], about: str = "") -> Alarm:
+        evidence["declare"] = DECLARE
         remedy = "stop removing; `gear rewind` lists the states that the files can return to"
         return Alarm(self.name, "freeze", said, remedy, about or fact.agent, evidence)

@@ -114,6 +114,7 @@ class _Telling:
         yield from self._say(e.CheckRan(name, "passed" if passed else "failed", score, 0.0, "", False), LEAD)
 
     def end(self, status: str) -> Iterator[Told]:
+        yield from self._say(e.AgentEnded(status), LEAD)
         yield from self._say(e.RunEnded(status, {}))
 
     def _say(self, event: Event, agent: str = "") -> Iterator[Told]:

@@ -2,8 +2,8 @@
 
 A detector that speaks again about the same agent within `COOL_DOWN` steps is not heard, unless it now wants more. An agent is told at most
 one note in `NOTE_EVERY` steps; what comes between is heard when the detector says it again. The same detector once more after a note: the
-doors are latched and a person is asked. Where a note has no reader (a program that drives itself) it is told to the operator alone, and
-what nobody was told is not held against anybody.
+doors are latched and a person is asked, unless the box itself says that it is to be noted. Where a note has no reader (a program that
+drives itself) it is told to the operator alone, and what nobody was told is not held against anybody.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Ladder:
         """What comes of an alarm; None where it is not heard. `heard`: whether the agent reads notes."""
         action = self._allowed(alarm)
         told = self._noted.get((alarm.detector, alarm.agent)) if heard else None
-        again = action == "note" and told is not None
+        again = action == "note" and told is not None and self._levels.get(alarm.detector) != "note"
         if again:
             action = "latch"
         before = self._said.get((alarm.detector, alarm.agent, alarm.key))

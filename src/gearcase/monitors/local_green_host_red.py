@@ -24,11 +24,12 @@ class LocalGreenHostRed(Detector):
     acts = True
     kinds = (TestsClaimed, CheckRan, Rewound)
     needs = frozenset({"check", "tests"})
-    rule = "tests inside pass 95 % and the check scores under 50 % (or 40 points less) twice running: note; 4 times: latch"
+    rule = "tests inside pass 95 %, the check scores under 50 % (or 40 points less) and no better, twice running: note; 4 times: latch"
 
     def __init__(self) -> None:
         self._local: dict[str, tuple[float, TestsClaimed]] = {}
         self._running: dict[tuple[str, str], int] = {}
+        self._best: dict[tuple[str, str], float] = {}
         self._agreed: dict[str, str] = {}  # check -> snapshot of the lead's files
 
     def update(self, fact: Fact) -> Alarm | None:
@@ -53,8 +54,10 @@ class LocalGreenHostRed(Detector):
         apart = (local >= GREEN and host < RED) or local - host >= GAP
         if fact.agent == LEAD and host >= RED and not apart:
             self._agreed[event.name] = fact.run.snapshot()
-        count = self._running[key] = self._running.get(key, 0) + 1 if apart else 0
-        if count < NOTE_AT:
+        before, best = self._running.get(key, 0), self._best.get(key, host)
+        better, self._best[key] = host > best, max(host, best)
+        count = self._running[key] = (max(before, 1) if better else before + 1) if apart else 0
+        if count < NOTE_AT or better:  # its work is what the check sees: that is touch, however far it has to go
             return None
         said = f"{claim.passed} of {claim.passed + claim.failed} tests pass inside ({claim.runner}), and check {event.name} "
         said += f"{event.verdict} with {host:.0%}, {count} times running"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from gearcase.events import AgentStarted, CommandEnded, CommandStarted, ModelCalled, RunEnded, Tick
+from gearcase.events import AgentEnded, AgentStarted, CommandEnded, CommandStarted, ModelCalled, Tick
 from gearcase.monitors.seam import Alarm, Detector, Fact
+from gearcase.monitors.totals import LEAD
 
 NO_ANSWER = 120.0
 """Seconds of box time without a first answer. Half of one public leaderboard's logged runs never had one."""
@@ -21,9 +22,9 @@ class NeverStarted(Detector):
 
     name = "never_started"
     acts = True
-    kinds = (AgentStarted, ModelCalled, CommandStarted, CommandEnded, Tick, RunEnded)
+    kinds = (AgentStarted, ModelCalled, CommandStarted, CommandEnded, Tick, AgentEnded)
     needs = frozenset({"model", "time"})
-    rule = "no answer of a model in 120 s; later no call, no command and no processor time for 600 s"
+    rule = "no answer of a model in 120 s, or until the agent ended; later no call, no command and no processor time for 600 s"
 
     def __init__(self) -> None:
         self._began: float | None = None
@@ -47,8 +48,8 @@ class NeverStarted(Detector):
             case Tick():
                 self._tick(event, fact)
                 return self._verdict(fact)
-            case RunEnded():
-                return self._at_the_end() if self._began is not None else None
+            case AgentEnded():  # not the run's: after that record there is no other
+                return self._at_the_end() if fact.agent == LEAD else None
             case _:
                 self._life = fact.at
         return None
@@ -94,4 +95,4 @@ class NeverStarted(Detector):
             return None
         remedy = "see that the upstream can be reached and that its key is right: gearcase doctor"
         evidence = {"failed": self._failed, "status": self._status}
-        return Alarm(self.name, "end", "the run ended and no model had ever answered", remedy, evidence=evidence)
+        return Alarm(self.name, "end", "the agent ended and no model had ever answered", remedy, evidence=evidence)

@@ -13,7 +13,8 @@ CYCLE, TIMES = 5, 5
 SAME, WITHIN = 4, 20
 """Times that one command has the same outcome, among so many."""
 POLL = 15.0
-"""Seconds from which a command that comes again is a poll: it waits for something."""
+"""Seconds from which a command that comes again is a poll: so long did the agent's commands take since, this one or others. How long its
+model thought is none of its waiting: a slow model that says the same again and again does not poll."""
 _NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")
 
 
@@ -25,23 +26,25 @@ class Repetition(Detector):
     rule = "a cycle of up to 5 commands 5 times, or the same command with the same outcome 4 times in 20; polls of 15 s are none"
 
     def __init__(self) -> None:
-        self._texts: dict[int, tuple[str, str, float]] = {}  # that run: agent, text, since when
+        self._texts: dict[int, tuple[str, str]] = {}  # that run: agent, text
         self._said: dict[str, deque[tuple[str, str]]] = {}
-        self._began: dict[tuple[str, str], float] = {}
+        self._waited: dict[str, float] = {}  # seconds that an agent's commands have taken
+        self._before: dict[tuple[str, str], float] = {}  # ... when this one had ended last
 
     def update(self, fact: Fact) -> Alarm | None:
         """Fold one fact in."""
         event = fact.event
         if isinstance(event, CommandStarted):
-            self._texts[event.command] = (fact.agent, _NUMBERS.sub("#", " ".join(event.text.split()))[:500], fact.at)
+            self._texts[event.command] = (fact.agent, _NUMBERS.sub("#", " ".join(event.text.split()))[:500])
             return None
         assert isinstance(event, CommandEnded)
-        agent, text, began = self._texts.pop(event.command, (fact.agent, "", fact.at))
-        last = self._began.get((agent, text))
-        self._began[agent, text] = began
-        if len(self._began) > 1000:
-            del self._began[next(iter(self._began))]
-        if not text or event.seconds >= POLL or (last is not None and began - last >= POLL):
+        agent, text = self._texts.pop(event.command, (fact.agent, ""))
+        now = self._waited[agent] = self._waited.get(agent, 0.0) + event.seconds
+        last = self._before.pop((agent, text), None)
+        self._before[agent, text] = now
+        if len(self._before) > 1000:
+            del self._before[next(iter(self._before))]
+        if not text or (last is None and event.seconds >= POLL) or (last is not None and now - last >= POLL):
             return None
         outcome = _NUMBERS.sub("#", (event.tail or event.head)[-500:])
         said = self._said.setdefault(agent, deque(maxlen=CYCLE * TIMES))

@@ -6,7 +6,8 @@ import re
 from collections import deque
 from hashlib import sha256
 
-from gearcase.events import CheckRan, CommandEnded, FilesSeen
+from gearcase.claims import claimed
+from gearcase.events import CheckRan, CommandEnded, CommandStarted, FilesSeen
 from gearcase.monitors.seam import Alarm, Detector, Fact
 
 RETURNS = 2
@@ -23,7 +24,18 @@ _SOURCE = re.compile(
     r"\.(py|pyi|js|jsx|ts|tsx|mjs|go|rs|java|kt|c|h|cc|cpp|hpp|cs|rb|php|swift|scala|sh|sql|html|css|scss|vue|ya?ml|toml|json|md|tex|r|jl|lua|pl)$",
     re.IGNORECASE,
 )
+_LAST = 3
+"""Lines at the end of an output in which a command that ended well may say what went wrong: behind a pipe its exit code is another's."""
+_WRONG = re.compile(
+    r"(?:[A-Za-z_][\w.$]*(?:Error|Exception|error)(?=[:\s(]|$)|Exception in |Uncaught |Caused by|Traceback |not ok \d|FAIL(?:ED|URE)?\b|"
+    r"(?:[\w./+-]+(?::\d+){0,2}: )?(?:line \d+: )?(?:fatal|internal|syntax )? ?(?:[Ee]rror|ERROR|fatal|FATAL|panic)(?:\[\w+\])?: |"
+    r"[\w./+-]+: .{0,200}(?:not found|No such file or directory|Permission denied|cannot )|thread '.{1,80}' panicked)"
+)
+"""How such a line begins. A line of a log that is shown begins with its time."""
+_COUNTS = re.compile(r"\d+ (?:failed|failures?|errors?)\b|(?:failures|errors)=\d")
+"""Of a summary: its numbers are what it says."""
 _NOISE = re.compile(r"0x[0-9a-f]+|\d+(\.\d+)?|'[^']{0,200}'|\"[^\"]{0,200}\"|/[^\s:,)]{1,300}")
+_SECONDS = re.compile(r"\d+\.\d+")
 
 
 class Thrash(Detector):
@@ -31,13 +43,14 @@ class Thrash(Detector):
 
     name = "thrash"
     acts = True
-    kinds = (FilesSeen, CommandEnded, CheckRan)
+    kinds = (FilesSeen, CommandStarted, CommandEnded, CheckRan)
     needs = frozenset({"files"})
     rule = "a source file returns to an earlier content twice; or 8 writes to one in 20 steps, the same error 3 times, no better score"
 
     def __init__(self) -> None:
         self._files: dict[tuple[str, str], _File] = {}
-        self._errors: dict[str, deque[tuple[int, str]]] = {}
+        self._errors: dict[str, deque[tuple[int, str, str]]] = {}  # agent -> step, what ran, what it said
+        self._texts: dict[int, str] = {}  # of commands that run
         self._best: dict[str, float] = {}
         self._improved: dict[str, int] = {}  # agent -> step
 
@@ -45,6 +58,8 @@ class Thrash(Detector):
         """Fold one fact in."""
         event = fact.event
         match event:
+            case CommandStarted():
+                self._texts[event.command] = last_part(event.text)
             case CommandEnded():
                 self._command(event, fact)
             case CheckRan():
@@ -60,10 +75,13 @@ class Thrash(Detector):
         return None
 
     def _command(self, event: CommandEnded, fact: Fact) -> None:
-        if event.exit_code == 0 and event.ended == "exited":
-            return
+        ran = self._texts.pop(event.command, "")
         errors = self._errors.setdefault(fact.agent, deque(maxlen=WITHIN))
-        errors.append((fact.step, signature(event.tail or event.head)))
+        said = signature(event.tail or event.head, failed=event.exit_code != 0 or event.ended != "exited")
+        if said:
+            errors.append((fact.step, ran, said))
+        elif ran:  # the very same says nothing of it any more: it is mended
+            self._errors[fact.agent] = deque((one for one in errors if one[1] != ran), WITHIN)
 
     def _check(self, event: CheckRan, fact: Fact) -> None:
         score = event.score if event.score is not None else float(event.verdict == "passed")
@@ -93,8 +111,8 @@ class Thrash(Detector):
 
     def _most_common(self, fact: Fact) -> tuple[str, int]:
         counts: dict[str, int] = {}
-        for step, error in self._errors.get(fact.agent, ()):
-            if step > fact.step - WITHIN and error:
+        for step, _ran, error in self._errors.get(fact.agent, ()):
+            if step > fact.step - WITHIN:
                 counts[error] = counts.get(error, 0) + 1
         return max(counts.items(), key=lambda pair: pair[1], default=("", 0))
 
@@ -129,9 +147,21 @@ class _File:
         return sum(one > step for one in self._steps)
 
 
-def signature(output: str) -> str:
-    """The last line that is not empty, without what differs from time to time: numbers, addresses, paths, quoted words."""
-    for line in reversed(output[-4096:].splitlines()):
-        if line.strip():
-            return _NOISE.sub("#", line.strip()[:400])
-    return ""
+def signature(output: str, failed: bool = True) -> str:
+    """What went wrong, without what differs from time to time: numbers, addresses, paths, quoted words. Empty where nothing did.
+
+    A test runner's summary is what it counts: fewer failures are another error. Else it is the last line that begins like an error, or
+    the last one of a command that failed. One that ended well is asked of its last lines alone.
+    """
+    text = output[-4096:]
+    if (claim := claimed(0, text)) is not None and claim.failed:
+        return f"{claim.passed} passed, {claim.failed} failed"
+    lines = [line.strip()[:400] for line in text.splitlines() if line.strip()]
+    wrong = next((line for line in reversed(lines if failed else lines[-_LAST:]) if _WRONG.match(line)), "")
+    line = wrong or (lines[-1] if failed and lines else "")
+    return _SECONDS.sub("#", line) if _COUNTS.search(line) else _NOISE.sub("#", line)
+
+
+def last_part(text: str) -> str:
+    """The last command of a text: what ran, where all before it wrote what runs."""
+    return re.split(r"\n|;|&&", text.strip())[-1].strip()[:300]

@@ -23,6 +23,7 @@ from gearcase.box.monitors import plainly
 from gearcase.brake import Brake, Level
 from gearcase.errors import GearcaseError, Refused, RunError
 from gearcase.events import (
+    AgentEnded,
     AlarmRaised,
     CommandEnded,
     CommandStarted,
@@ -93,6 +94,8 @@ class Watcher:
         if isinstance(event, RunEnded):
             self._over = True
             return
+        if isinstance(event, AgentEnded) and agent == LEAD:
+            self.acts = False  # nobody is left to be told or held: what is seen now is on record
         if self.stir is not None and isinstance(event, CommandEnded | Tick | CommandStarted):
             self.stir(agent or LEAD, event)
         try:
@@ -201,6 +204,8 @@ class Watcher:
         if snapshot := alarm.evidence.get("snapshot"):
             back = f"gearcase rewind {name} --to {snapshot}"
             reason, answers = f"{reason}; it goes back to before, first, with: {back}", (back, *answers)
+        if declare := alarm.evidence.get("declare"):
+            reason = f"{reason}. Where it is meant to be, the box says so: {declare}"
         done, stands = "frozen" if level is Level.FROZEN else "latched", _STANDS[level]
         try:
             await self._brake.pull(level, MONITOR, reason)
