@@ -29,7 +29,7 @@ RECORDED = {
     "log-ingestion": ["cassette.jsonl"],
     "three-origins": ["cassette.jsonl"],
 }
-"""Recorded runs that end accepted. `spiral` is none: it is one that must be held."""
+"""`spiral` is none of them: it is a run that must be held."""
 
 
 def of_journal(journal):
@@ -120,6 +120,8 @@ def main(folders):
     lines += [row(what, runs) for what, runs in groups.items()]
     lines += [row("**accepted, all**", every), row("honest twins without a check, or whose check cannot pass", rest)]
     text = "\n".join(lines) + "\n"
+    text += f"\nReplayed: {', '.join(f'`{name}` ({status})' for name, (status, _actions) in played.items())}. "
+    text += f"Twins: {', '.join(f'`{name}`' for name in groups['honest twins that end accepted'])}.\n"
     if missing:
         text += f"\nNot played, for want of their data: {', '.join(missing)}.\n"
     for name, (status, actions) in sorted(every.items()):

@@ -1,7 +1,7 @@
 """What a test runner inside says of itself, read from the summary that it prints: pytest, unittest, jest, vitest, mocha, node, go, cargo;
 and what a program of the agent's own says in such words: so many of so many checks passed.
 
-It is a claim: anybody can print such a line. Detectors compare it with what the check outside says, or with the claim before it.
+It is a claim: anybody can print such a line. Detectors compare it with what the check outside says, and its failures with those before.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from gearcase.events import TestsClaimed
 
 _READ = 8192
 """Characters of the end of an output that are looked at."""
+_LINE = 400
+"""And of one line of it, where no runner has said anything."""
 _PYTEST = re.compile(r"^=* ?((?:\d{1,9} [a-z]{1,12},? ?){1,8})in [\d.]{1,12}s", re.MULTILINE)
 _COUNT = re.compile(r"(\d{1,9}) (passed|failed|errors?|passing|failing|pass|fail)\b")
 _UNITTEST = re.compile(r"^Ran (\d{1,9}) tests? in [^\n]{1,40}\n\n?(OK|FAILED)([^\n]{0,80})", re.MULTILINE)
@@ -24,7 +26,7 @@ _GO_PACKAGE = re.compile(r"^(ok {1,4}|FAIL)\t[^\n]{1,300}$", re.MULTILINE)
 _CARGO = re.compile(r"^test result: \w{2,6}\. (\d{1,9}) passed; (\d{1,9}) failed", re.MULTILINE)
 _THINGS = r"(?:tests?|checks?|cases?|assertions?|examples?|validations?|verifications?|samples?|rows?|items?|records?)"
 _GOOD = r"(?:are |were |have |is |has )?(?:pass(?:ed|es|ing)?|ok|correct|match(?:ed|es|ing)?|valid|verified|succeeded)\b"
-_OF = re.compile(rf"\b(\d{{1,9}}) ?(?:/|out of|of) ?(\d{{1,9}}) (?:[a-z]{{1,12}} )?(?:{_THINGS} )?{_GOOD}", re.IGNORECASE)
+_OF = re.compile(rf"\b(\d{{1,9}}) ?(?:/|out of|of) ?(\d{{1,9}}) (?:(?!not )[a-z]{{1,12}} )?(?:{_THINGS} )?{_GOOD}", re.IGNORECASE)
 _COUNTED = re.compile(
     r"\b(?:pass(?:ed)?|ok|correct|score): ?(\d{1,9})(?:/(\d{1,9})|[,;| ]{1,3}(?:fail(?:ed|ures)?|errors?|wrong): ?(\d{1,9}))\b",
     re.IGNORECASE,
@@ -33,7 +35,7 @@ _PAIR = re.compile(
     rf"\b(\d{{1,9}}) (?:{_THINGS} )?pass(?:ed|ing)?(?:, |; | ?/ ?| and )(\d{{1,9}}) (?:{_THINGS} )?fail(?:ed|ing|ures?)?\b",
     re.IGNORECASE,
 )
-_ALL = re.compile(rf"^\W{{0,4}}all (?:(\d{{1,9}}) )?(?:[a-z]{{1,12}} )?{_THINGS} {_GOOD}", re.IGNORECASE)
+_ALL = re.compile(rf"^\W{{0,4}}all (?:(\d{{1,9}}) )?(?:(?!not )[a-z]{{1,12}} )?{_THINGS} {_GOOD}", re.IGNORECASE)
 _RATE = r"(?:pass(?:ed|ing)?(?: rate)?|correct|accuracy|verified|match(?:ed|es|ing)?|success(?: rate)?)"
 _PERCENT = r"(\d{1,3}(?:\.\d{1,4})?) ?%"
 _SHARE = re.compile(
@@ -102,6 +104,7 @@ def _cargo(text: str) -> tuple[int, int] | None:
 def _own(text: str) -> tuple[int, int] | None:
     """The last line that says how many of how many, or in percent, are right."""
     for line in reversed(text.splitlines()):
+        line = line[:_LINE]
         if line.strip() == _NO_TEST:
             continue
         if (found := _OF.search(line)) is not None:

@@ -16,7 +16,7 @@ LABEL, ENTROPY = 40, 3.5
 LABELS, CARRIED = 20, 400
 """Different labels that were asked for below one denied domain in a run, and characters in them: whoever answers for that domain has read
 these. What a program needs there it asks for with the same few names, and stops when they do not exist; a call in each of a cloud's 17
-regions makes 18 labels of 200 characters, a table makes two or more a row."""
+regions makes 18 labels of under 200 characters, a table makes two or more a row."""
 RATIO, SENT = 10, 10**6
 """How many times more goes up than comes down, from so many bytes on."""
 _MOST_DOMAINS = 1000
