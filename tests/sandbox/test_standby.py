@@ -3,10 +3,12 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
 from contextlib import asynccontextmanager
 
-from gearcase.sandbox import processes
+from gearcase.sandbox import owners, processes
 from gearcase.sandbox.namespaces import NamespacesDriver
 from gearcase.seams import Command, Limits, SandboxSpec
 
@@ -93,3 +95,34 @@ def test_no_joiner_outlives_its_box_not_even_a_frozen_one():
             assert pids and not any(map(alive, pids))
 
     asyncio.run(scenario())
+
+
+_HOST = """
+import asyncio, os, sys
+from gearcase.sandbox import owners
+from gearcase.sandbox.namespaces import NamespacesDriver
+from gearcase.seams import Limits, SandboxSpec
+owners.runtime_folder = lambda: sys.argv[1]  # where nobody else's start sweeps
+async def main():
+    box = await NamespacesDriver().open(SandboxSpec(f"standby-{os.getpid()}-host", Limits(128 << 20, 1.0, 32 << 20, 16)))
+    while len(box._live.parts.standbys.pids) < 2:
+        await asyncio.sleep(0.01)
+    await box.freeze()
+    print(*box._live.parts.standbys.pids, flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+def test_a_killed_host_takes_the_joiners_of_a_frozen_box_along(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", _HOST, tmp_path / "runtime"], stdout=subprocess.PIPE) as host:
+        pids = [int(word) for word in host.stdout.readline().split()]
+        assert len(pids) == 2 and all(map(alive, pids))
+        host.kill()
+    try:
+        until = time.monotonic() + 10
+        while any(map(alive, pids)) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert not any(map(alive, pids))
+    finally:
+        owners.sweep(f"{tmp_path}/runtime/boxes")

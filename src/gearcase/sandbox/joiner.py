@@ -32,6 +32,8 @@ def run(asked: Mapping[str, Any], wire: Wire, program: bytes) -> None:
     report and the Landlock ruleset where there are."""
     raise_oom_score(asked["oom_score_adj"])
     reset_signals()
+    # One that waits in a frozen box hears no end of its wire: it dies with the launcher. Set before it may be put into the box's cgroups.
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     wire.send({"kind": "joiner", "pid": os.getpid()})
     request, descriptors = wire.await_request("join")
     if request["processors"]:
